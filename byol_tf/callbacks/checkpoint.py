@@ -1,0 +1,137 @@
+"""Checkpoints from which a killed run continues as if nothing had happened, and the run's config beside them."""
+
+import hashlib
+import json
+import os
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from byol_tf.errors import UserError
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Saves and restores everything a run consists of.
+
+    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step) and the optimizer (slots,
+    iterations, loss scale). Data, augmentation, learning rate and τ are functions of the seed and the step, so
+    nothing else has to be kept for the continued run to equal the uninterrupted one. TensorFlow writes a
+    checkpoint under temporary names and renames it, so a kill at any moment leaves the last whole one.
+
+    Args:
+        folder: of the checkpoints, shared by all workers; the last two stay.
+        model: the compiled BYOL model.
+        every_steps: between two checkpoints; the end of each epoch is one as well.
+        chief: False on the other workers: saving gathers variables from all of them, so they take part, and write
+            to a scratch folder beside `folder`.
+
+    Raises:
+        UserError: every_steps below 1.
+    """
+
+    def __init__(self, folder: str, model: keras.Model, every_steps: int, chief: bool = True):
+        super().__init__()
+        if every_steps < 1:
+            raise UserError(f"checkpoint_every_steps is {every_steps}; give at least 1.")
+        self.every_steps = every_steps
+        model.optimizer.build(model.trainable_variables)  # The slots must exist to be restored.
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._folder = folder
+        self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"
+        self._manager = tf.train.CheckpointManager(self._checkpoint, self._scratch or folder, max_to_keep=2)
+        self._saved_step = 0
+
+    def restore(self) -> int:
+        """Restores the latest checkpoint, if there is one; returns the number of steps trained so far.
+
+        Raises:
+            UserError: the checkpoint belongs to another architecture or optimizer.
+        """
+        latest = tf.train.latest_checkpoint(self._folder)
+        if latest:
+            restore(self._checkpoint, latest)
+        self._saved_step = int(self._checkpoint.model.step.numpy())
+        return self._saved_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.step.numpy()) // self.every_steps > self._saved_step // self.every_steps:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save()
+
+    def on_train_end(self, logs=None):
+        if self._scratch and tf.io.gfile.exists(self._scratch):
+            tf.io.gfile.rmtree(self._scratch)
+
+    def _save(self):
+        step = int(self.model.step.numpy())
+        if step > self._saved_step:
+            self._manager.save(checkpoint_number=step)
+            self._saved_step = step
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    """Restores `path` into `checkpoint`, every object of which must be found in it.
+
+    Raises:
+        UserError: no such checkpoint, or one of another architecture.
+    """
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched()
+    except tf.errors.NotFoundError as error:
+        raise UserError(f"there is no checkpoint '{path}'; give the path without its .index ending.") from error
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        logging.debug("restore: %s", error)
+        raise UserError(
+            f"the checkpoint '{path}' is of another architecture or optimizer; restore it with the config it was "
+            "trained with (config.json in its run folder)."
+        ) from error
+
+
+def claim_run_dir(run_dir: str, config: dict) -> None:
+    """Writes `config` as `run_dir`/config.json, or checks that the run already there has the same one.
+
+    Raises:
+        UserError: another config, naming the fields that differ, or a folder that cannot be written.
+    """
+    path = os.path.join(run_dir, "config.json")
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            differing = _differences(json.load(file), json.loads(json.dumps(config)))
+        if differing:
+            raise UserError(
+                f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give another run folder, "
+                "or the config it was started with to continue it."
+            )
+        return
+    try:
+        tf.io.gfile.makedirs(run_dir)
+        write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"the run folder '{run_dir}' cannot be written ({error}); choose another.") from error
+
+
+def fingerprint(config: dict) -> str:
+    """Twelve hex digits that stand for a config: of the SHA-256 of its sorted JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Writes a file under a temporary name, then renames it, so that no reader sees half of it."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    differing = []
+    for key in sorted(old.keys() | new.keys()):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            differing += _differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            differing.append(f"{prefix}{key}: {was} there, {now} here")
+    return differing

@@ -1,0 +1,19 @@
+"""What `make demo` trains: a quarter-width ResNet-18 on the few thousand images of examples/images, in minutes.
+
+    byol-pretrain --config=cifar10_demo --data_dir=examples/images/train --run_dir=demo/run
+"""
+
+from byol_tf.configs import cifar10, defaults
+
+
+def get_config(arg: str = ""):
+    """`arg`: empty or `smoke`."""
+    config = cifar10.get_config()
+    config.epochs = 40
+    config.batch_size = 128
+    config.encoder.width = 0.25
+    config.hidden_size = 1024
+    config.optimizer.warmup_epochs = 4.0
+    config.knn_examples = 2_500
+    config.knn_every_epochs = 5
+    return defaults.smoke(config) if arg == "smoke" else config

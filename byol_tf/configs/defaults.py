@@ -1,0 +1,89 @@
+"""Every field of a config, with the values all recipes share; a recipe states only what differs.
+
+The numbers are those of the paper's appendix B and of its authors' code.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The common fields. A recipe must still set `epochs`, `batch_size` and `image_size`."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.epochs = ml_collections.config_dict.placeholder(int)
+    config.batch_size = ml_collections.config_dict.placeholder(int)  # global, images
+    config.image_size = ml_collections.config_dict.placeholder(int)  # pixels
+    config.precision = "auto"  # or float32, mixed_bfloat16, mixed_float16
+
+    config.encoder = ml_collections.ConfigDict()
+    config.encoder.depth = 50
+    config.encoder.width = 1.0
+    config.encoder.stem = "imagenet"  # or small
+    config.encoder.zero_init_last_gamma = True
+    config.projection_size = 256
+    config.hidden_size = 4096
+    config.base_ema = 0.99
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "lars"  # or lamb
+    config.optimizer.base_lr = 0.3  # for a batch of 256; scaled linearly
+    config.optimizer.weight_decay = 1e-6
+    config.optimizer.momentum = 0.9
+    config.optimizer.trust_coefficient = 1e-3  # lars only
+    config.optimizer.warmup_epochs = 10.0
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.place = "host"  # or device: inside train_step
+    config.augment.view_1 = view(blur_prob=1.0, solarize_prob=0.0)
+    config.augment.view_2 = view(blur_prob=0.1, solarize_prob=0.2)
+    config.normalize = ml_collections.ConfigDict()
+    config.normalize.mean = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in [0, 1]
+    config.normalize.std = (0.229, 0.224, 0.225)
+    config.eval_crop_fraction = 0.875  # of the shorter side, when evaluating and serving
+
+    config.data = ml_collections.ConfigDict()
+    config.data.shuffle_buffer = 10_000  # records; TFRecord and TFDS sources only
+    config.data.max_corrupt_fraction = 0.01
+
+    config.online_classifier = True  # where the data have labels; reports, never trains the encoder
+    config.knn_every_epochs = 10  # 0: never
+    config.knn_examples = 5_000
+    config.checkpoint_every_steps = 1_000
+    return config
+
+
+def view(blur_prob: float, solarize_prob: float) -> ml_collections.ConfigDict:
+    """The fields of `augmentations.ViewConfig`; T and T' differ in blur and solarization only."""
+    return ml_collections.ConfigDict(
+        dict(
+            crop_area=(0.08, 1.0),
+            crop_aspect=(3 / 4, 4 / 3),
+            flip_prob=0.5,
+            jitter_prob=0.8,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.2,
+            hue=0.1,
+            grayscale_prob=0.2,
+            blur_prob=blur_prob,
+            blur_sigma=(0.1, 2.0),
+            solarize_prob=solarize_prob,
+            solarize_threshold=0.5,
+        )
+    )
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks a recipe to a tiny network, 32 pixels and one epoch of small batches."""
+    config.epochs = 1
+    config.batch_size = 8
+    config.image_size = 32
+    config.encoder.depth = 18
+    config.encoder.width = 0.125
+    config.encoder.stem = "small"
+    config.projection_size = 16
+    config.hidden_size = 32
+    config.optimizer.warmup_epochs = 0.1
+    config.knn_every_epochs = 1
+    config.knn_examples = 64
+    return config

@@ -1,0 +1,1 @@
+"""Evaluation of a frozen encoder: features once, then one module a protocol."""

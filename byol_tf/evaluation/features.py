@@ -1,0 +1,119 @@
+"""Representations of a data set, computed once and shared by all protocols of a frozen encoder."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from byol_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What protocols of a frozen encoder work on, in host memory.
+
+    Attributes:
+        representations: float32 `[N, D]`.
+        labels: int32 `[N]`, -1 where unknown.
+        keys: bytes `[N]`, the names of the examples.
+    """
+
+    representations: np.ndarray
+    labels: np.ndarray
+    keys: np.ndarray
+
+    def select(self, indices) -> "Features":
+        """The examples at `indices`: a slice, a mask, or positions."""
+        return Features(self.representations[indices], self.labels[indices], self.keys[indices])
+
+
+def extract(encoder: Callable[..., tf.Tensor], dataset: tf.data.Dataset) -> Features:
+    """Runs the encoder over the data once, in inference mode.
+
+    Args:
+        encoder: a Keras model, or any function `(images, training)`: float `[B, H, W, 3]` → `[B, D]`.
+        dataset: finite, of `(images, labels, keys)` as `data.evaluation_dataset` gives.
+
+    Returns:
+        N × D × 4 bytes of representations; float32 also where the encoder computes in half precision.
+
+    Raises:
+        UserError: the encoder gives a feature map or values that are not finite, or there are no images.
+    """
+    image_spec = dataset.element_spec[0]
+
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)],
+    )
+    def represent(images):
+        representations = encoder(images, training=False)
+        check_flat(representations.shape)
+        return tf.cast(representations, tf.float32)
+
+    batches = []
+    done = 0
+    for images, labels, keys in dataset:
+        batches.append((represent(images).numpy(), labels.numpy(), keys.numpy()))
+        done += len(batches[-1][0])
+        logging.log_every_n_seconds(logging.INFO, "encoded %d images", 10, done)
+    if not done:
+        raise UserError("there are no images to encode; give a data set that holds some.")
+    features = Features(*(np.concatenate(column) for column in zip(*batches, strict=True)))
+    _check_finite(features)
+    return features
+
+
+def check_flat(shape: tf.TensorShape) -> None:
+    """Raises `UserError` unless `shape`, an encoder's output, is `[B, D]` with D known."""
+    if shape.rank != 2 or shape[-1] is None:
+        raise UserError(
+            f"the encoder's output has the shape {shape}, not [B, D]; end it with global pooling "
+            "(in keras.applications: include_top=False, pooling='avg')."
+        )
+
+
+def align(passes: Sequence[Features]) -> list[Features]:
+    """Cuts several passes over one data set to the examples that all of them hold.
+
+    They can differ because a JPEG that is damaged near its end still gives a random crop above it.
+
+    Raises:
+        UserError: keys repeat, so that examples cannot be told apart.
+    """
+    if all(np.array_equal(features.keys, passes[0].keys) for features in passes):
+        return list(passes)
+    common = set(passes[0].keys).intersection(*(features.keys for features in passes[1:]))
+    aligned = [
+        features.select([position for position, key in enumerate(features.keys) if key in common])
+        for features in passes
+    ]
+    if any(not np.array_equal(features.keys, aligned[0].keys) for features in aligned):
+        raise UserError(
+            "several examples have the same key and one of them is corrupt; make image/key unique "
+            "or remove the corrupt images (the log names each)."
+        )
+    return aligned
+
+
+def check_labelled(features: Features, role: str) -> None:
+    """Raises `UserError` unless every example has a label; `role` is its name in the message."""
+    unknown = np.flatnonzero(features.labels < 0)
+    if unknown.size:
+        raise UserError(
+            f"{unknown.size} of the {len(features.labels)} {role} examples have no label (first: "
+            f"{features.keys[unknown[0]].decode(errors='replace')}), and accuracy needs labels; give a folder with one "
+            "subfolder a class, or TFRecords with image/label."
+        )
+
+
+def _check_finite(features: Features) -> None:
+    broken = np.flatnonzero(~np.isfinite(features.representations).all(axis=1))
+    if broken.size:
+        raise UserError(
+            f"the representations of {broken.size} of {len(features.keys)} images are not finite "
+            f"(first: {features.keys[broken[0]].decode(errors='replace')}); if it is all of them the checkpoint has "
+            "diverged: take an earlier one."
+        )

@@ -1,0 +1,96 @@
+"""Weighted k-nearest-neighbour accuracy, the protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4).
+
+Without training and without hyper-parameters to choose, it is the quickest figure of a representation.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from byol_tf.errors import UserError
+from byol_tf.evaluation.features import Features, check_labelled
+
+# Bounds the similarities and the one-hot votes of a chunk of queries: 256 MB each.
+_MAX_ELEMENTS = 2**26
+
+
+@dataclasses.dataclass(frozen=True)
+class KNNResult:
+    """Accuracies in [0, 1].
+
+    Attributes:
+        top_1: part of the test examples whose class has the most votes.
+        top_5: part whose class is among the five (or all, where there are fewer) with the most votes.
+        k: neighbours that voted.
+        num_test: test examples.
+    """
+
+    top_1: float
+    top_5: float
+    k: int
+    num_test: int
+
+
+def knn_accuracy(
+    train: Features, test: Features, k: int = 200, temperature: float = 0.07
+) -> KNNResult:
+    """Classifies each test example by its k nearest training examples.
+
+    Nearness is cosine similarity s; a neighbour's vote for its class weighs exp(s / temperature). Of
+    equally near examples the first is taken, of classes with equal votes the one with the lower label. A
+    test example of a class that `train` does not have counts as wrong.
+
+    Args:
+        train: N labelled examples.
+        test: M labelled examples.
+        k: clipped to N.
+        temperature: above 0.
+
+    Raises:
+        UserError: examples without labels, or different encoders.
+    """
+    check_labelled(train, "training")
+    check_labelled(test, "test")
+    if train.representations.shape[1] != test.representations.shape[1]:
+        raise UserError(
+            f"the training features have {train.representations.shape[1]} dimensions, the test features "
+            f"{test.representations.shape[1]}; take both from one encoder."
+        )
+    k = min(k, len(train.labels))
+    num_classes = int(train.labels.max()) + 1
+    classify = functools.partial(
+        _ranked_classes,
+        neighbours=_normalized(train.representations),
+        labels=tf.constant(train.labels),
+        temperature=tf.constant(temperature, tf.float32),
+        k=k,
+        num_classes=num_classes,
+    )
+    chunk = max(1, _MAX_ELEMENTS // max(len(train.labels), k * num_classes))
+    ranked = np.concatenate(
+        [
+            classify(_normalized(test.representations[start : start + chunk])).numpy()
+            for start in range(0, len(test.labels), chunk)
+        ]
+    )
+    hits = ranked == test.labels[:, np.newaxis]
+    return KNNResult(
+        float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), k, len(test.labels)
+    )
+
+
+def _normalized(representations: np.ndarray) -> tf.Tensor:
+    return tf.math.l2_normalize(tf.convert_to_tensor(representations), axis=1)
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _ranked_classes(queries, neighbours, labels, temperature, k, num_classes):
+    """The up to five classes with the most votes, best first: `[b, D]` → int32 `[b, min(5, C)]`."""
+    similarity = tf.matmul(queries, neighbours, transpose_b=True)  # [b, N]
+    similarity, nearest = tf.math.top_k(similarity, k)  # Among equals, the lower index first.
+    weights = tf.exp(similarity / temperature)  # [b, k]
+    ballots = tf.one_hot(tf.gather(labels, nearest), num_classes)  # [b, k, C]
+    votes = tf.einsum("bk,bkc->bc", weights, ballots)
+    return tf.math.top_k(votes, min(5, num_classes)).indices

@@ -1,0 +1,162 @@
+"""From image bytes to what an encoder eats: decode, centre crop, resize, normalise.
+
+Evaluation and serving both go through `Preprocessing`, so an exported encoder sees what the evaluated one
+saw. Everything is TensorFlow graph code: it works eagerly, in tf.data and inside a SavedModel.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from byol_tf import errors
+
+# Of RGB in [0, 1] over ImageNet's training set (DeepMind's byol, dataset.py:normalize_images).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Decodes one image file to RGB.
+
+    JPEG (grey, colour and CMYK), PNG (grey, palette, RGBA, 16 bit), BMP (grey, 24 and 32 bit) and GIF (its
+    first frame). Alpha is dropped, not blended. An EXIF orientation is ignored, as TensorFlow and the
+    authors' code ignore it: a photo stored sideways is seen sideways, in training and in serving alike.
+
+    Args:
+        image_bytes: scalar string, the file's content.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, if the bytes are no complete image of these formats.
+    """
+    image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+
+    def decode_bmp() -> tf.Tensor:
+        # TensorFlow refuses to decode a 1- or 4-channel BMP to 3 channels; 1 broadcasts, 4 loses alpha.
+        image = tf.io.decode_bmp(image_bytes)[..., :3]
+        return tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [3]], axis=0))
+
+    image = tf.cond(
+        tf.strings.regex_full_match(image_bytes, r"(?s)BM.*"),
+        decode_bmp,
+        lambda: tf.io.decode_image(image_bytes, channels=3, expand_animations=False),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes to a square, without antialiasing, as the authors' code does.
+
+    Args:
+        images: uint8 or float32 [H, W, 3] or [B, H, W, 3].
+        image_size: side S of the result, in pixels.
+
+    Returns:
+        float32 [S, S, 3] or [B, S, S, 3]; the cubic overshoots the range of the input.
+    """
+    return tf.image.resize(images, [image_size, image_size], tf.image.ResizeMethod.BICUBIC)
+
+
+def to_unit_range(images: tf.Tensor) -> tf.Tensor:
+    """Maps float [...] in about [0, 255] to [0, 1] and clips the overshoot of a resize."""
+    return tf.clip_by_value(images * (1.0 / 255.0), 0.0, 1.0)
+
+
+def normalize(images: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
+    """Returns (images - mean) / std, channel by channel, of float [..., 3] in [0, 1]; float32."""
+    images = tf.cast(images, tf.float32)
+    return (images - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
+
+
+def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raises `UserError` unless mean and std are three finite numbers each, the stds positive."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise errors.UserError(
+                f"{name} must be three finite numbers, one for each of R, G, B in [0, 1]; got {values!r}."
+            )
+    if min(std) <= 0:
+        raise errors.UserError(f"std must be positive in every channel; got {std!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Centre crop, bicubic resize and normalisation: all that an image meets before a frozen encoder.
+
+    Attributes:
+        image_size: side S of the result, in pixels, at least 1.
+        crop_fraction: side of the central square that is kept, as a fraction in (0, 1] of the shorter side
+            of the image. 0.875 is 224 of 256, the paper's evaluation crop (appendix C.1).
+        mean: of each channel of RGB in [0, 1], subtracted.
+        std: of each channel of RGB in [0, 1], divided by; positive.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    image_size: int
+    crop_fraction: float = 0.875
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self):
+        # Configs and JSON give lists; a frozen value that compares equal after a round trip needs tuples.
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        if int(self.image_size) != self.image_size or self.image_size < 1:
+            raise errors.UserError(
+                f"image_size must be a whole number of pixels, at least 1; got {self.image_size!r}."
+            )
+        if not 0 < self.crop_fraction <= 1:
+            raise errors.UserError(
+                "crop_fraction must be in (0, 1], the part of the shorter side that is kept; "
+                f"got {self.crop_fraction!r}."
+            )
+        check_normalization(self.mean, self.std)
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Preprocesses decoded images.
+
+        Args:
+            images: uint8 [..., H, W, 3]; batch, H and W may be unknown until run.
+
+        Returns:
+            float32 [..., S, S, 3], normalised.
+        """
+        images = tf.convert_to_tensor(images, tf.uint8)
+        batch = tf.shape(images)[:-3]
+        images = self._center_crop(images)
+        cropped_shape = tf.shape(images)[-3:]
+        resized = to_unit_range(
+            resize_bicubic(
+                tf.reshape(images, tf.concat([[-1], cropped_shape], axis=0)), self.image_size
+            )
+        )
+        size = [self.image_size, self.image_size, 3]
+        static_batch = images.shape[:-3]
+        resized = tf.reshape(resized, tf.concat([batch, size], axis=0))
+        return self.normalize(tf.ensure_shape(resized, static_batch.concatenate(size)))
+
+    def from_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Decodes and preprocesses image files: string [B] -> float32 [B, S, S, 3], normalised."""
+        return tf.map_fn(
+            lambda content: self(decode_image(content)),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([self.image_size, self.image_size, 3], tf.float32),
+        )
+
+    def normalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns (images - mean) / std of float [..., 3] in [0, 1]; float32."""
+        return normalize(images, self.mean, self.std)
+
+    def _center_crop(self, images: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(images)
+        height, width = shape[-3], shape[-2]
+        shorter = tf.cast(tf.minimum(height, width), tf.float32)
+        side = tf.maximum(tf.cast(tf.round(self.crop_fraction * shorter), tf.int32), 1)
+        # An odd remainder puts the extra pixel above and to the left, as in the authors' code.
+        top, left = (height - side + 1) // 2, (width - side + 1) // 2
+        return images[..., top : top + side, left : left + side, :]

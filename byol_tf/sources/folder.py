@@ -1,0 +1,90 @@
+"""A folder of image files, with or without class subfolders."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from byol_tf.errors import UserError
+from byol_tf.sources.source import Source
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+
+class FolderSource(Source):
+    """The image files below a folder, whose immediate subfolders, sorted, are the classes.
+
+    A file deeper down belongs to its outermost subfolder. Where some images lie in the folder itself the
+    whole set counts as unlabelled. Hidden files and folders are left out, links followed. Only the
+    paths are in memory, and a permutation of them.
+
+    Raises:
+        UserError: the folder cannot be read or holds no images.
+    """
+
+    def __init__(self, folder: str):
+        paths = sorted(_image_paths(folder))
+        if not paths:
+            kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
+            raise UserError(
+                f"the folder '{folder}' holds no images ({kinds}) and no TFRecords; give a folder of "
+                "images, with or without class subfolders."
+            )
+        class_names, labels = _classes(folder, paths)
+        super().__init__(folder, len(paths), class_names)
+        self._paths = tf.constant([os.fsencode(path) for path in paths])
+        self._labels = tf.constant(labels, tf.int32)
+
+    def load(self, name, payload, label):
+        return tf.io.read_file(payload), label, name
+
+    def _records(self):
+        return tf.data.Dataset.range(self.num_examples)
+
+    def _shuffled_records(self, seed, shuffle_buffer):
+        # A whole permutation is 8 bytes an image. index_shuffle would need none, but its orders were
+        # found to depend on a few bits of the seed only: epochs repeated one another.
+        indices = tf.range(self.num_examples, dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(indices, seed)
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    def _examples(self, records):
+        names = tf.gather(self._paths, records)
+        files = tf.strings.join([os.path.join(self.name, ""), names])
+        return names, files, tf.gather(self._labels, records)
+
+
+def _image_paths(folder: str) -> list[str]:
+    """Paths, relative to `folder`, of all image files below it."""
+
+    def fail(error):
+        raise UserError(
+            f"the folder '{error.filename}' cannot be read ({error.strerror}); mend its permissions "
+            "or move it elsewhere."
+        ) from error
+
+    paths = []
+    for parent, subfolders, files in os.walk(folder, onerror=fail, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        relative = os.path.relpath(parent, folder)
+        paths += [
+            os.path.normpath(os.path.join(relative, name))
+            for name in files
+            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+        ]
+    return paths
+
+
+def _classes(folder: str, paths: list[str]) -> tuple[tuple[str, ...] | None, np.ndarray]:
+    """Class names and labels int `[N]` of relative paths; None and -1 where some have no class."""
+    classes = [path.split(os.sep)[0] for path in paths if os.sep in path]
+    if len(classes) < len(paths):
+        if classes:
+            logging.warning(
+                "%s: %d images lie beside the class subfolders; using the set without labels.",
+                folder, len(paths) - len(classes),
+            )
+        return None, np.full(len(paths), -1)
+    class_names, labels = np.unique(classes, return_inverse=True)
+    return tuple(class_names.tolist()), labels

@@ -1,0 +1,117 @@
+"""TFRecord files of tf.Example, such as the pipeline's ImageExampleGen writes."""
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from byol_tf.errors import UserError
+from byol_tf.sources.source import Source, shuffle_stream
+
+# Fixed, where AUTOTUNE would make the order of records depend on the machine.
+_FILES_AT_ONCE = 8
+_RECORDS_PER_TURN = 16
+
+
+class TFRecordSource(Source):
+    """TFRecord files (gzip where they end in .gz) of tf.Example.
+
+    Features: `image/encoded`, and where known `image/label` (int64 from 0), `image/label_text`,
+    `image/key`. Where some examples have no label the whole set counts as unlabelled. Opening reads all
+    records once, to count them and to collect the classes. An epoch shuffles the files, then their
+    records through a buffer.
+
+    Raises:
+        UserError: a file is damaged, or holds something else.
+    """
+
+    def __init__(self, name: str, files: list[str]):
+        self._files = sorted(files)
+        class_texts: dict[int, str] = {}
+        num_examples = sum(_scan(file, class_texts) for file in self._files)
+        if not num_examples:
+            raise UserError(f"the TFRecords '{name}' are empty; give files that hold tf.Examples.")
+        labelled = class_texts.pop(-1, None) is None
+        if class_texts and not labelled:
+            logging.warning("%s: some examples lack image/label; using the set without labels.", name)
+        class_names = None
+        if labelled:
+            labels = range(max(class_texts) + 1)
+            class_names = tuple(class_texts.get(label) or str(label) for label in labels)
+        super().__init__(name, num_examples, class_names)
+
+    def load(self, name, payload, label):
+        features = tf.io.parse_single_example(
+            payload,
+            {
+                "image/encoded": tf.io.FixedLenFeature([], tf.string),
+                "image/label": tf.io.FixedLenFeature([], tf.int64, -1),
+                "image/key": tf.io.FixedLenFeature([], tf.string, ""),
+            },
+        )
+        if self.class_names is not None:
+            label = tf.cast(features["image/label"], tf.int32)
+        key = features["image/key"]
+        return features["image/encoded"], label, tf.where(key == "", name, key)
+
+    def _records(self):
+        return tf.data.Dataset.from_tensor_slices(self._files).flat_map(_numbered_records)
+
+    def _shuffled_records(self, seed, shuffle_buffer):
+        files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), seed)
+        records = tf.data.Dataset.from_tensor_slices(files).interleave(
+            _numbered_records,
+            cycle_length=_FILES_AT_ONCE,
+            block_length=_RECORDS_PER_TURN,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return shuffle_stream(records, seed, shuffle_buffer)
+
+    def _examples(self, records):
+        files, numbers, serialized = records
+        names = tf.strings.join([files, tf.as_string(numbers)], separator="#")
+        return names, serialized, tf.fill(tf.shape(names), -1)
+
+
+def _numbered_records(file: tf.Tensor) -> tf.data.Dataset:
+    """Dataset of (file, number of the record in it, serialized example)."""
+    compression = tf.where(tf.strings.regex_full_match(file, r".*\.gz"), "GZIP", "")
+    return tf.data.Dataset.zip((
+        tf.data.Dataset.from_tensors(file).repeat(),
+        tf.data.Dataset.range(tf.int64.max),
+        tf.data.TFRecordDataset(file, compression),
+    ))
+
+
+def _scan(file: str, class_texts: dict[int, str]) -> int:
+    """Counts the records of a file; adds the text of each label, -1 for a missing one, to class_texts."""
+    features = {
+        "image/encoded": tf.io.VarLenFeature(tf.string),
+        "image/label": tf.io.FixedLenFeature([], tf.int64, -1),
+        "image/label_text": tf.io.FixedLenFeature([], tf.string, ""),
+    }
+
+    def read_labels(_, numbers, serialized):
+        example = tf.io.parse_example(serialized, features)
+        have_images = tf.size(example["image/encoded"].values) == tf.size(numbers)
+        labels = tf.maximum(example["image/label"], -1)
+        return have_images, labels, example["image/label_text"]
+
+    count = 0
+    batches = _numbered_records(tf.constant(file)).batch(64).map(read_labels, tf.data.AUTOTUNE)
+    try:
+        for have_images, labels, texts in batches.as_numpy_iterator():
+            if not have_images:
+                raise UserError(
+                    f"'{file}' has examples without the feature image/encoded; write each image's "
+                    "file content there."
+                )
+            count += len(labels)
+            for label, text in set(zip(labels.tolist(), texts.tolist(), strict=True)):
+                class_texts[label] = text.decode(errors="replace") or class_texts.get(label, "")
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"'{file}' is no intact TFRecord file of tf.Examples (soon after record {count}: "
+            f"{error.message.splitlines()[0]}); write it anew."
+        ) from error
+    return count
