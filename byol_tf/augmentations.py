@@ -1,9 +1,11 @@
 """The two view distributions T and T' of BYOL (paper section 3.1, appendix B, table 6).
 
-Crops are taken on the host, while the image is decoded. What follows, `augment`, is batched, statically shaped
-and runs anywhere: eagerly, in tf.data, inside `train_step` under XLA. `TwoViews` joins both to whole views.
+Crops are taken on the host, while the image is decoded. What follows, `augment`, is batched,
+statically shaped and runs anywhere: eagerly, in tf.data, inside `train_step` under XLA. `TwoViews`
+joins both to whole views.
 
-Nothing here holds state: an explicit seed, two integers, decides every draw, the same on host and device.
+Nothing here holds state: an explicit seed, two integers, decides every draw, the same on host and
+device.
 """
 
 import dataclasses
@@ -83,8 +85,8 @@ def random_crop_windows(
 ) -> tf.Tensor:
     """Draws the window of one random resized crop for each of N views.
 
-    Area and aspect are drawn once and the sides clamped to the image, where other implementations draw again
-    until a window fits: DeepMind's byol, dataset.py:_decode_and_random_crop.
+    Area and aspect are drawn once and the sides clamped to the image, where other implementations
+    draw again until a window fits: DeepMind's byol, dataset.py:_decode_and_random_crop.
 
     Args:
         height, width: of the image in pixels, int32 scalars.
@@ -112,8 +114,8 @@ def decode_and_random_crops(
 ) -> list[tf.Tensor]:
     """Decodes one image file to N random resized crops, on the host.
 
-    Of a JPEG only the smallest window that holds all crops is decoded, once; other formats are decoded whole.
-    Formats, alpha and EXIF orientation are those of `preprocessing.decode_image`.
+    Of a JPEG only the smallest window that holds all crops is decoded, once; other formats are
+    decoded whole. Formats, alpha and EXIF orientation are those of `preprocessing.decode_image`.
 
     Args:
         image_bytes: scalar string, the file's content.
@@ -149,7 +151,9 @@ def _resized_crops(image_bytes, seed, image_size, views) -> list[tf.Tensor]:
         start = tf.reduce_min(windows[:, :2], axis=0)
         end = tf.reduce_max(windows[:, :2] + windows[:, 2:], axis=0)
         union = tf.concat([start, end - start], axis=0)
-        image = tf.image.decode_and_crop_jpeg(image_bytes, union, channels=3)
+        image = tf.image.decode_and_crop_jpeg(
+            image_bytes, union, channels=3, dct_method=preprocessing.JPEG_DCT
+        )
         return image, windows - tf.concat([start, [0, 0]], axis=0)
 
     def from_other() -> tuple[tf.Tensor, tf.Tensor]:
@@ -158,7 +162,6 @@ def _resized_crops(image_bytes, seed, image_size, views) -> list[tf.Tensor]:
         return image, random_crop_windows(height, width, seed, views)
 
     image, windows = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
-    image = tf.cast(image, tf.float32)  # Once: the resize of float is the faster one.
     crops = []
     for top, left, height, width in (tf.unstack(windows[view]) for view in range(len(views))):
         crop = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, 3]))
@@ -216,8 +219,8 @@ def draw_orders(draws: tf.Tensor) -> tf.Tensor:
 class TwoViews(keras.layers.Layer):
     """Two views of each image, one drawn from T and one from T', normalised.
 
-    Called, it makes them of crops, in `train_step` on the device. `from_bytes` makes them of an image file, on the
-    host.
+    Called, it makes them of crops, in `train_step` on the device. `from_bytes` makes them of an
+    image file, on the host.
 
     Args:
         view_1: T, a `ViewConfig` or a dict of its fields.
@@ -236,11 +239,13 @@ class TwoViews(keras.layers.Layer):
         std: tuple[float, float, float] = preprocessing.IMAGENET_STD,
         **kwargs,
     ):
-        kwargs.setdefault("dtype", "float32")  # Under a mixed policy too: pixels are not activations.
+        # Under a mixed policy too: pixels are not activations.
+        kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         preprocessing.check_normalization(mean, std)
         self.view_1, self.view_2 = (
-            view if isinstance(view, ViewConfig) else ViewConfig(**view) for view in (view_1, view_2)
+            view if isinstance(view, ViewConfig) else ViewConfig(**view)
+            for view in (view_1, view_2)
         )
         self.mean, self.std = tuple(mean), tuple(std)
 
@@ -265,8 +270,8 @@ class TwoViews(keras.layers.Layer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Makes the two views of one image file, for `Dataset.map`.
 
-        One image at a time fits the cache of a CPU and skips what was not drawn; XLA fuses the rest. That was
-        several times as fast as a batch, with or without XLA.
+        One image at a time fits the cache of a CPU and skips what was not drawn; XLA fuses the
+        rest. That was several times as fast as a batch, with or without XLA.
 
         Args:
             image_bytes: scalar string, the file's content.
@@ -274,15 +279,16 @@ class TwoViews(keras.layers.Layer):
             image_size: side S of the views, in pixels.
 
         Returns:
-            (view_1, view_2), float32 [S, S, 3]: what `call` gives of `decode_and_random_crops`, with a seed each
-            split from `seed`.
+            (view_1, view_2), float32 [S, S, 3]: what `call` gives of
+            `decode_and_random_crops`, with the two seeds that `seed` splits into.
 
         Raises:
             tf.errors.InvalidArgumentError: when run, if the bytes are no complete image.
         """
         crop_seed, view_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
         crops = _resized_crops(image_bytes, crop_seed, image_size, (self.view_1, self.view_2))
-        # Out here, XLA cannot trade the transposition for strided planes, which doubled the time of the blur.
+        # Out here, XLA cannot trade the transposition for strided planes, which doubled the time of
+        # the blur.
         planes = [tf.transpose(crop[tf.newaxis], _TO_PLANES) for crop in crops]
         views = self._compiled_views(planes, view_seed)
         return tuple(tf.transpose(view, _TO_PIXELS)[0] for view in views)
@@ -298,7 +304,7 @@ class TwoViews(keras.layers.Layer):
 
     def _normalized_views(self, planes: Sequence[tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         seeds = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        mean, std = (np.float32(value)[:, np.newaxis, np.newaxis] for value in (self.mean, self.std))
+        mean, std = (np.reshape(values, [3, 1, 1]) for values in (self.mean, self.std))
         return [
             preprocessing.normalize(_augment_planes(*arguments), mean, std)
             for arguments in zip(planes, seeds, (self.view_1, self.view_2), strict=True)
@@ -318,8 +324,8 @@ class TwoViews(keras.layers.Layer):
 def _uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
     """Draws float32 of 24 bits, uniform in [0, 1).
 
-    From the bits of a named generator: by default XLA and the CPU kernels may take different generators, and of
-    the same bits they keep different ones for a float.
+    From the bits of a named generator: by default XLA and the CPU kernels may take different
+    generators, and of the same bits they keep different ones for a float.
     """
     bits = tf.random.stateless_uniform(
         shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"

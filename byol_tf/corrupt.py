@@ -1,9 +1,9 @@
 """Decoding that survives corrupt images: skipped, counted, named in the log; too many end the run.
 
-TensorFlow has no decoder that reports failure as a value, and an exception inside `Dataset.map` takes its
-element away. So a chunk of examples is decoded by a small dataset within one call of `map`, and
-`ignore_errors` drops what fails; which examples are missing is then known, and none is decoded twice.
-Such a dataset costs about two milliseconds, which the chunk's examples share.
+TensorFlow has no decoder that reports failure as a value, and an exception inside `Dataset.map`
+takes its element away. So a chunk of examples is decoded by a small dataset within one call of
+`map`, and `ignore_errors` drops what fails; which examples are missing is then known, and none is
+decoded twice. Such a dataset costs about two milliseconds, which the chunk's examples share.
 """
 
 import re
@@ -17,11 +17,11 @@ from byol_tf.errors import UserError
 
 
 class CorruptExamples:
-    """The examples of one source that could not be decoded, each counted once however often it is met.
+    """The corrupt examples of one source, each counted once however often it is met.
 
     Attributes:
         reasons: from an example's name to the decoder's message, in the order they were found.
-        error: what ended the run, or None. tf.data can pass it on as a `tf.errors.OpError` only.
+        error: why the run must end, or None. tf.data passes it on as a `tf.errors.OpError`.
     """
 
     def __init__(self, source_name: str, num_examples: int):
@@ -32,45 +32,39 @@ class CorruptExamples:
         self._lock = threading.Lock()  # Chunks are decoded in parallel.
 
     def add(self, name: str, reason: str, max_fraction: float) -> None:
-        """Counts and logs one corrupt example.
+        """Counts and logs one corrupt example; sets `error` if there are now too many.
 
         Args:
             name: the file's path within the source, or the record's file and number.
             reason: what the decoder says.
-            max_fraction: the part of the source's examples that may be corrupt, in [0, 1]. Unless it is
-                0 one always may, so that a single bad file does not end a run on a small folder.
-
-        Raises:
-            UserError: more than that are corrupt.
+            max_fraction: the part of the source's examples that may be corrupt, in [0, 1]. Unless
+                it is 0 one always may, so that a single bad file does not end a run on a small
+                folder.
         """
         with self._lock:
-            if name in self.reasons:
-                return
-            self.reasons[name] = reason
+            if name not in self.reasons:
+                self.reasons[name] = reason
+                logging.warning(
+                    "%s: skipping the corrupt image %s (%s); %d of %d so far.",
+                    self._source_name, name, reason, len(self.reasons), self._num_examples,
+                )
             count = len(self.reasons)
-            logging.warning(
-                "%s: skipping the corrupt image %s (%s); %d of %d so far.",
-                self._source_name, name, reason, count, self._num_examples,
-            )
             at_least = 1 if max_fraction > 0 else 0
             if count > max(int(max_fraction * self._num_examples), at_least):
-                self._end_run(
-                    f"{count} of the {self._num_examples} images in '{self._source_name}' are corrupt, "
-                    f"more than max_corrupt_fraction={max_fraction:g} allows (the last: {name}: "
-                    f"{reason}); remove them, as named in the log, or allow more."
+                self.error = self.error or UserError(
+                    f"{count} of the {self._num_examples} images in '{self._source_name}' are "
+                    f"corrupt, more than max_corrupt_fraction={max_fraction:g} allows (such as "
+                    f"{name}: {self.reasons[name]}); remove them, as named in the log, or allow "
+                    "more."
                 )
 
-    def no_good_one(self) -> None:
-        """Raises UserError: in a batch of corrupt images none can take another's place."""
+    def fail_batch(self) -> None:
+        """Sets `error`: in a batch of corrupt images none can take another's place."""
         with self._lock:
-            self._end_run(
-                f"all images of a batch from '{self._source_name}' are corrupt; remove them, as named "
-                "in the log, or give a larger batch."
+            self.error = self.error or UserError(
+                f"all images of a batch from '{self._source_name}' are corrupt; remove them, as "
+                "named in the log, or give a larger batch."
             )
-
-    def _end_run(self, sentence: str) -> None:
-        self.error = self.error or UserError(sentence)
-        raise self.error
 
 
 def decode_chunks(
@@ -82,21 +76,22 @@ def decode_chunks(
     """Decodes chunks of examples, in parallel and in order.
 
     Args:
-        chunks: of tuples of tensors `[c, ...]`, whose second holds the examples' names, string `[c]`.
+        chunks: of tuples of tensors `[c, ...]`; the second holds the names, string `[c]`.
         decode: from the tensors of one example to a tuple of tensors of static shape.
         corrupt: is told of the examples for which `decode` fails.
         max_fraction: as for `CorruptExamples.add`.
 
     Returns:
-        Dataset of `(decoded, valid)`: `decode`'s tuple, of tensors `[c, ...]`, zero where corrupt; and
-        bool `[c]`.
+        Dataset of `(decoded, valid)`: `decode`'s tuple, of tensors `[c, ...]`, zero where corrupt;
+        and bool `[c]`.
     """
 
     def report(*columns):
         for example in zip(*columns, strict=True):
             name = tf.compat.as_bytes(example[1]).decode(errors="replace")
-            if name not in corrupt.reasons:
-                corrupt.add(name, _reason(decode, example), max_fraction)
+            reason = corrupt.reasons.get(name) or _reason(decode, example)
+            corrupt.add(name, reason, max_fraction)
+        return str(corrupt.error or "")
 
     def decode_chunk(*chunk):
         static_size = chunk[1].shape[0]
@@ -107,8 +102,10 @@ def decode_chunks(
             .map(lambda row, example: (row, decode(*example)))
             .ignore_errors()
         )
-        # A row more, of zeros: it stands in for corrupt ones, and a chunk without a good one has a row.
-        zeros = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), decoded.element_spec)
+        # A last row of zeros stands in for the corrupt, and for all where none is good.
+        zeros = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), decoded.element_spec
+        )
         decoded = decoded.concatenate(tf.data.Dataset.from_tensors(zeros))
         rows, columns = decoded.batch(size + 1).get_single_element()
         num_good = tf.size(rows, tf.int64) - 1
@@ -121,7 +118,7 @@ def decode_chunks(
                 tf.fill([size], num_good), rows[:-1, tf.newaxis], tf.range(num_good)
             )
             valid = place < num_good
-            tf.numpy_function(report, [tf.boolean_mask(part, ~valid) for part in chunk], [])
+            _end_run_if(report, *(tf.boolean_mask(part, ~valid) for part in chunk))
             return tuple(tf.gather(column, place) for column in columns), valid
 
         decoded, valid = tf.cond(num_good == size, all_good, some_corrupt)
@@ -133,7 +130,7 @@ def decode_chunks(
 
 
 def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) -> tuple:
-    """Puts a batch's first good example in the place of each corrupt one, so that the batch stays full.
+    """Puts a batch's first good example in the place of each corrupt one: the batch stays full.
 
     Args:
         decoded: tensors `[B, ...]`.
@@ -144,16 +141,26 @@ def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) 
         As `decoded`.
     """
 
-    def fail():
-        tf.numpy_function(corrupt.no_good_one, [], [])
-        return valid
+    def report(any_valid):
+        if not any_valid:
+            corrupt.fail_batch()
+        return "" if any_valid else str(corrupt.error)
 
     def replace():
-        good = tf.cond(tf.reduce_any(valid), lambda: valid, fail)
-        rows = tf.where(good, tf.range(tf.size(good, tf.int64)), tf.argmax(good))
+        _end_run_if(report, tf.reduce_any(valid))
+        rows = tf.where(valid, tf.range(tf.size(valid, tf.int64)), tf.argmax(valid))
         return tuple(tf.gather(part, rows) for part in decoded)
 
     return tf.cond(tf.reduce_all(valid), lambda: decoded, replace)
+
+
+def _end_run_if(report: Callable[..., str], *tensors: tf.Tensor) -> None:
+    """Fails in the graph with the sentence that `report` returns, if any.
+
+    Were it to raise, TensorFlow would print the stack trace.
+    """
+    sentence = tf.numpy_function(report, tensors, tf.string)
+    tf.debugging.Assert(sentence == "", [sentence])
 
 
 def _reason(decode: Callable[..., tuple], example: tuple) -> str:
@@ -162,4 +169,6 @@ def _reason(decode: Callable[..., tuple], example: tuple) -> str:
         decode(*(tf.convert_to_tensor(part) for part in example))
     except tf.errors.OpError as error:
         return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+    except UnicodeDecodeError:  # TensorFlow's message quotes the bytes.
+        return "no tf.Example"
     return "unreadable at the first attempt only"

@@ -1,14 +1,13 @@
 """Encoded images -> tf.data batches: two views for training, one preprocessed image for evaluation.
 
-Training input is a pure function of (seed, step): the number of the step is all it takes to resume. Each
-file is read once for its two views. Randomness, where s is the config's seed:
-  the order of epoch e is drawn from (s, e);
-  crop i of the example at position p from (s, i, p), whatever the batch size and number of workers;
-  the rest of a view, on the host, from (s, number of the per-replica batch).
+Training input is a pure function of (seed, step): the number of the step is all it takes to resume.
+The order of epoch e is drawn from (seed, e) and the views of the example at position p of the
+endless sequence of epochs from (seed, p), whatever the batch size and the number of workers. Each
+file is read once for its two views.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_collections
 import numpy as np
@@ -23,7 +22,7 @@ from byol_tf.sources import Shard, Source, open_source
 # A chunk of decoded crops has enough examples to make its overhead small, and one fits per core.
 _CHUNK_BYTES = 16 << 20
 _CHUNK_EXAMPLES = (16, 64)
-_CROP_1, _CROP_2, _AUGMENT, _FLIP = range(4)  # What a seed is for.
+_VIEWS, _CROP, _FLIP = range(3)  # What a seed is for.
 
 
 def two_view_dataset(
@@ -36,9 +35,10 @@ def two_view_dataset(
     """Endless batches of two views of each image.
 
     A global batch is `config.batch_size` consecutive positions of the endless sequence of shuffled
-    epochs, and may span two. With an `input_context` (`strategy.distribute_datasets_from_function`) the
-    dataset yields per-replica batches, b = batch_size / replicas: the worker's rows of every global
-    batch. A corrupt image gives its place to another of its batch, so that positions stay exact.
+    epochs, and may span two. With an `input_context` (`strategy.distribute_datasets_from_function`)
+    the dataset yields per-replica batches, b = batch_size / replicas: the worker's rows of every
+    global batch. A corrupt image gives its place to another of its batch, so that positions stay
+    exact.
 
     Args:
         source: an opened source, or what `open_source` takes.
@@ -47,9 +47,10 @@ def two_view_dataset(
         input_context: of the worker, under a strategy.
 
     Returns:
-        Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` of an unlabelled source. Views:
-        float32 `[b, S, S, 3]`, normalised where augment.place is "host"; where it is "device", mere
-        crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32 `[b]`.
+        Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` of an unlabelled source.
+        Views: float32 `[b, S, S, 3]`, normalised where augment.place is "host"; where it is
+        "device", mere crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32
+        `[b]`.
 
     Raises:
         UserError: a value of `config` is out of range, the replicas cannot share the batch, or the
@@ -75,11 +76,21 @@ def two_view_dataset(
             "%s: its %d images are fewer than batch_size %d, so a batch repeats some of them.",
             source.name, source.num_examples, config.batch_size,
         )
-    batches = _two_crops(source, config, shard, start_step, batch_size)
-    if config.augment.place == "host":
-        batches = _augmented(batches, config, shard, start_step, batch_size)
-    if source.class_names is None:
-        batches = batches.map(lambda views, labels: (views,))
+
+    def fill(decoded, valid):
+        *views, labels = corrupt.replace_corrupt(decoded, valid, source.corrupt)
+        return (tuple(views),) if source.class_names is None else (tuple(views), labels)
+
+    examples = source.shuffled(
+        config.seed, shard, start_step, _chunk_size(config.image_size), config.data.shuffle_buffer
+    )
+    decoded = corrupt.decode_chunks(
+        examples,
+        _decoder_of_two_views(source, config),
+        source.corrupt,
+        config.data.max_corrupt_fraction,
+    )
+    batches = decoded.rebatch(batch_size, drop_remainder=True).map(fill)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
@@ -91,20 +102,21 @@ def evaluation_dataset(
     train_seed: int | None = None,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Every image once, in order, as a frozen encoder sees it; corrupt ones are left out and logged.
+    """Every image once, in order, as a frozen encoder sees it, but the corrupt, which are logged.
 
     Args:
         source: an opened source, or what `open_source` takes.
         preprocessing: centre crop, size and normalisation.
         batch_size: b; the last batch may be smaller.
-        train_seed: where given, a random crop and flip drawn from it take the place of the centre crop:
+        train_seed: where given, a random crop and flip drawn from it replace the centre crop:
             linear evaluation's training augmentation (paper appendix C.1).
         limit: where given, this many images at most, evenly spaced over the source and so over a
             folder's classes.
 
     Returns:
-        Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`, -1 in an unlabelled
-        source; keys string `[b]`: the path within a folder, `image/key`, or a record's number).
+        Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`, -1 in an
+        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or a record's
+        number).
 
     Raises:
         UserError: the source or the batch size is bad.
@@ -119,7 +131,7 @@ def evaluation_dataset(
             return preprocessing(decode_image(image_bytes)), label, key
         crop = augmentations.decode_and_random_crop(
             image_bytes,
-            _example_seed(train_seed, _CROP_1, index),
+            _example_seed(train_seed, _CROP, index),
             preprocessing.image_size,
             augmentations.VIEW_1,
         )
@@ -137,7 +149,7 @@ def evaluation_dataset(
 
 @contextlib.contextmanager
 def clean_errors(source: Source) -> Iterator[None]:
-    """Raises the UserError behind the `tf.errors.OpError` with which too many corrupt images end a run.
+    """Raises the UserError behind a `tf.errors.OpError`, when corrupt images ended a run.
 
     with clean_errors(source):
         model.fit(two_view_dataset(source, config))
@@ -150,50 +162,27 @@ def clean_errors(source: Source) -> Iterator[None]:
         raise source.corrupt.error from error
 
 
-def _two_crops(source, config, shard, start_step, batch_size) -> tf.data.Dataset:
-    """Dataset of `((crops_1, crops_2), labels)`: float32 `[b, S, S, 3]` in [0, 1], int32 `[b]`."""
-    view_1, view_2 = _views(config)
-
-    def crop(image_bytes, use, position, view):
-        seed = _example_seed(config.seed, use, position)
-        return augmentations.decode_and_random_crop(image_bytes, seed, config.image_size, view)
+def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
+    """A function from an example to `(view_1, view_2, label)`, or crops in place of views."""
+    two_views = augmentations.TwoViews(
+        config.augment.view_1,
+        config.augment.view_2,
+        mean=config.normalize.mean,
+        std=config.normalize.std,
+    )
 
     def decode(position, name, payload, label):
         image_bytes, label, _ = source.load(name, payload, label)
-        crop_1 = crop(image_bytes, _CROP_1, position, view_1)
-        crop_2 = crop(image_bytes, _CROP_2, position, view_2)
-        return crop_1, crop_2, label
+        seed = _example_seed(config.seed, _VIEWS, position)
+        if config.augment.place == "host":
+            views = two_views.from_bytes(image_bytes, seed, config.image_size)
+        else:
+            views = augmentations.decode_and_random_crops(
+                image_bytes, seed, config.image_size, (two_views.view_1, two_views.view_2)
+            )
+        return *views, label
 
-    def fill(decoded, valid):
-        crops_1, crops_2, labels = corrupt.replace_corrupt(decoded, valid, source.corrupt)
-        return (crops_1, crops_2), labels
-
-    chunk_size = _chunk_size(config.image_size)
-    chunks = source.shuffled(
-        config.seed, shard, start_step, chunk_size, config.data.shuffle_buffer
-    )
-    chunks = corrupt.decode_chunks(
-        chunks, decode, source.corrupt, config.data.max_corrupt_fraction
-    )
-    return chunks.rebatch(batch_size, drop_remainder=True).map(fill)
-
-
-def _augmented(batches, config, shard, start_step, batch_size) -> tf.data.Dataset:
-    """Batches of crops -> of normalised views: all of T and T' but the crop."""
-    two_views = augmentations.TwoViews(
-        *_views(config), mean=config.normalize.mean, std=config.normalize.std
-    )
-    replicas, replicas_here = shard.batch_size // batch_size, shard.size // batch_size
-
-    def augment(index, batch):
-        crops, labels = batch
-        # Numbers the per-replica batches of the whole run, whichever worker makes them.
-        step, replica = start_step + index // replicas_here, index % replicas_here
-        number = step * replicas + shard.first // batch_size + replica
-        seed = tf.stack([_seed(config.seed, _AUGMENT), tf.cast(number, tf.int32)])
-        return two_views(crops, seed=seed), labels
-
-    return batches.enumerate().map(augment, tf.data.AUTOTUNE, deterministic=True)
+    return decode
 
 
 def _chunk_size(image_size: int) -> int:
@@ -209,13 +198,6 @@ def _example_seed(seed: int, use: int, position: tf.Tensor) -> tf.Tensor:
 def _seed(seed: int, use: int) -> int:
     """31 bits, independent from one use of `seed` to another."""
     return int(np.random.SeedSequence([seed, use]).generate_state(1)[0] >> 1)
-
-
-def _views(config) -> tuple[augmentations.ViewConfig, augmentations.ViewConfig]:
-    return (
-        augmentations.ViewConfig(**config.augment.view_1),
-        augmentations.ViewConfig(**config.augment.view_2),
-    )
 
 
 def _options() -> tf.data.Options:

@@ -6,10 +6,11 @@
 | `pixels` | `images`: uint8 [B, H, W, 3] | `embedding`: float32 [B, D] |
 | `examples` | `examples`: string [B] | `embedding`: float32 [B, D] |
 
-`image_bytes` are whole files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples` serialized
-tf.Examples with the feature `image/encoded`, which is what TFX's BulkInferrer and Evaluator send. The
-whole preprocessing is in the graph. For evaluation the model also has the function `encode`: preprocessed
-images float32 [B, S, S, 3] → [B, D]. `assets.extra/` holds warm-up requests and `model_card.json`.
+`image_bytes` are whole files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
+serialized tf.Examples with the feature `image/encoded`, which is what TFX's BulkInferrer and
+Evaluator send. The whole preprocessing is in the graph. For evaluation the model also has the
+function `encode`: preprocessed images float32 [B, S, S, 3] → [B, D]. `assets.extra/` holds warm-up
+requests and `model_card.json`.
 """
 
 import contextlib
@@ -27,17 +28,16 @@ import tensorflow as tf
 import byol_tf
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import check_flat
-from byol_tf.precision import policy_scope
+from byol_tf.portable import in_float32, without_xla
 from byol_tf.preprocessing import Preprocessing
 from byol_tf.warmup import warmup_inputs, write_warmup
 
 CARD_PATH = "assets.extra/model_card.json"
 
-# TFX sends up to 1000 images at once, TF Serving as many as max_batch_size says: pixels and activations
-# are held for this many at a time. Larger batches were not faster.
+# TFX sends up to 1000 images at once, TF Serving as many as max_batch_size says: pixels and
+# activations are held for this many at a time. Larger batches were not faster.
 _IMAGES_AT_ONCE = 64
 _TOLERANCE = 1e-4
-_HALF = ("bfloat16", "float16")
 
 
 def save_encoder(
@@ -50,32 +50,34 @@ def save_encoder(
 ) -> None:
     """Writes the encoder as a SavedModel with the signatures above.
 
-    It appears under its name only when it is complete, reloaded and compared with the encoder. It uses no
-    XLA, which TF Serving has off by default, and computes in float32 whatever it was trained in: most
-    serving CPUs emulate bfloat16, and its eight bits would make embeddings differ between machines.
+    It appears under its name only when it is complete, reloaded and compared with the encoder. It
+    uses no XLA, which TF Serving has off by default, and computes in float32 whatever it was
+    trained in: most serving CPUs emulate bfloat16, and its eight bits would make embeddings differ
+    between machines.
 
     Args:
         encoder: `[B, S, S, 3]` → `[B, D]`.
-        path: of the new SavedModel, `<model>/<version>`; TF Serving finds versions that are numbers.
+        path: of the new SavedModel, `<model>/<version>`; TF Serving wants a number as version.
         image_size: S; images get the default `Preprocessing` of that size.
         preprocessing: takes the place of the default one.
         metadata: further entries of the model card, such as the config and the metrics; JSON.
 
     Raises:
-        UserError: the path exists or cannot be written; the encoder has no `[B, D]` output, takes no
-            images of that size, gives values that are not finite, or cannot be copied to float32.
+        UserError: the path exists or cannot be written; the encoder has no `[B, D]` output, takes
+            no images of that size, gives values that are not finite, or cannot be copied to
+            float32.
     """
     path = os.fspath(path).rstrip("/")
     preprocessing = preprocessing or Preprocessing(image_size)
     _check(encoder, path, preprocessing)
-    encoder = _in_float32(encoder)
+    encoder = in_float32(encoder)
     inputs = warmup_inputs(preprocessing.image_size)
 
     # Not a number, so no server takes it for a version.
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         module, signatures = _servable(encoder, preprocessing)
-        with _writing(path), _without_xla(encoder):
+        with _writing(path), without_xla(encoder):
             tf.saved_model.save(module, temporary, signatures=signatures)
             write_warmup(temporary, os.path.basename(os.path.dirname(path)) or encoder.name, inputs)
             _write_card(temporary, encoder, preprocessing, metadata or {})
@@ -91,8 +93,8 @@ def load_encoder(path: str) -> tuple[Callable[..., tf.Tensor], Preprocessing, di
     """Loads an exported encoder for evaluation.
 
     Returns:
-        A function `(images, training=False)`, preprocessed images float32 `[B, S, S, 3]` → `[B, D]`; the
-        preprocessing of those images; the model card.
+        A function `(images, training=False)`, preprocessed images float32 `[B, S, S, 3]` →
+        `[B, D]`; the preprocessing of those images; the model card.
 
     Raises:
         UserError: no SavedModel of `save_encoder`.
@@ -118,12 +120,9 @@ def _servable(encoder: keras.Model, preprocessing: Preprocessing) -> tuple[tf.Mo
     def function(embed, spec):
         return tf.function(embed, autograph=False, input_signature=[spec])
 
-    def encode(images):
-        return tf.cast(encoder(images, training=False), tf.float32)
-
     def embedding(preprocess, inputs):
         def embed(part):
-            return encode(preprocess(part))
+            return module.encode(preprocess(part))  # Traced once for all signatures.
 
         return {"embedding": _in_parts(embed, inputs, encoder.output_shape[-1])}
 
@@ -140,7 +139,10 @@ def _servable(encoder: keras.Model, preprocessing: Preprocessing) -> tuple[tf.Mo
     module = tf.Module()
     # The weights and not the encoder, which would add every Keras layer to the file.
     module.weights = encoder.weights
-    module.encode = function(encode, tf.TensorSpec([None, size, size, 3], tf.float32, "images"))
+    module.encode = function(
+        lambda images: tf.cast(encoder(images, training=False), tf.float32),
+        tf.TensorSpec([None, size, size, 3], tf.float32, "images"),
+    )
     pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
     return module, {
         "serving_default": function(from_bytes, tf.TensorSpec([None], tf.string, "image_bytes")),
@@ -210,56 +212,10 @@ def _check(encoder: keras.Model, path: str, preprocessing: Preprocessing) -> Non
         )
 
 
-def _in_float32(encoder: keras.Model) -> keras.Model:
-    """The encoder, or where it computes in half precision a copy in float32 with the same weights."""
-    if not any(layer.compute_dtype in _HALF for layer in _layers(encoder)):
-        return encoder
-
-    def in_float32(config):
-        if isinstance(config, dict):
-            if config.get("class_name") == "Policy":
-                return "float32"
-            config = {key: in_float32(value) for key, value in config.items()}
-            return config | ({"dtype": "float32"} if config.get("dtype") in _HALF else {})
-        if isinstance(config, (list, tuple)):
-            return type(config)(in_float32(value) for value in config)
-        return config
-
-    try:
-        config = in_float32(keras.saving.serialize_keras_object(encoder))
-        with policy_scope("float32"):
-            # Safe: the code of a Lambda layer comes from the encoder in memory, not from a file.
-            copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"the encoder '{encoder.name}' cannot be rebuilt in float32 from its config ({error}); "
-            "register its custom layers with keras.saving.register_keras_serializable."
-        ) from error
-    copy.set_weights(encoder.get_weights())
-    return copy
-
-
-@contextlib.contextmanager
-def _without_xla(encoder: keras.Model) -> Iterator[None]:
-    """Has Keras trace grouped convolutions without XLA, which it takes for the sake of their gradient."""
-    grouped = [layer for layer in _layers(encoder) if getattr(layer, "groups", 1) > 1]
-    for layer in grouped:
-        layer._jit_compiled_convolution_op = layer.convolution_op
-    try:
-        yield
-    finally:
-        for layer in grouped:
-            del layer._jit_compiled_convolution_op
-
-
-def _layers(encoder: keras.Model) -> list[keras.layers.Layer]:
-    return [part for part in (encoder, *encoder.submodules) if isinstance(part, keras.layers.Layer)]
-
-
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
     """Turns a failure to write into a sentence."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"the model '{path}' cannot be written ({error}); choose another.") from error
+        raise UserError(f"'{path}' cannot be written ({error}); choose another path.") from error

@@ -1,9 +1,10 @@
 """The operations that make up a view: (planes, ...) -> planes, float32 [B, 3, S, S] in [0, 1].
 
-Channels come first because the colour operations combine whole channels: as planes, each is a long run of
-neighbours in memory for a vector unit. Arguments are one number an image, float32 [B], unless said otherwise.
-The variants are those of DeepMind's byol (utils/augmentations.py): brightness is added, contrast is about each
-channel's mean over the image, saturation and hue act in HSV, and each operation clips its result to [0, 1].
+Channels come first because the colour operations combine whole channels: as planes, each is a long
+run of neighbours in memory for a vector unit. Arguments are one number an image, float32 [B],
+unless said otherwise. The variants are those of DeepMind's byol (utils/augmentations.py):
+brightness is added, contrast is about each channel's mean over the image, saturation and hue act in
+HSV, and each operation clips its result to [0, 1].
 """
 
 import itertools
@@ -17,10 +18,10 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 def apply_where(
     chosen: tf.Tensor, operation: Callable[..., tf.Tensor], planes: tf.Tensor, *arguments
 ) -> tf.Tensor:
-    """Returns operation(planes, *arguments) for the images where `chosen`, bool [B]; the rest as they are.
+    """Returns operation(planes, *arguments) of the images that are `chosen`, bool [B], else planes.
 
-    A single image takes a branch and saves the work. A batch computes both and selects: a branch would make
-    an accelerator wait for the host.
+    A single image takes a branch and saves the work. A batch computes both and selects: a branch
+    would make an accelerator wait for the host.
     """
     if planes.shape[0] == 1:
         return tf.cond(chosen[0], lambda: operation(planes, *arguments), lambda: planes)
@@ -33,7 +34,7 @@ def flip(planes: tf.Tensor) -> tf.Tensor:
 
 
 def adjust_linear(planes: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
-    """Adds `brightness` (0 leaves it) after scaling about each channel's mean by `contrast` (1 leaves it)."""
+    """Scales by `contrast` about each channel's mean, adds `brightness`; 1 and 0 change nothing."""
     contrast = _per_image(contrast)
     mean = tf.reduce_mean(planes, axis=[2, 3], keepdims=True)
     return _clip(planes * contrast + (mean * (1.0 - contrast) + _per_image(brightness)))
@@ -63,7 +64,8 @@ def adjust_hsv(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.T
         ),
     )
     sextant += 6.0 * hue[:, tf.newaxis, tf.newaxis]
-    # At a given hue and value, RGB moves along the line to grey: saturation 1 is where chroma equals value.
+    # At a given hue and value, RGB moves along the line to grey: saturation 1 is where chroma
+    # equals value.
     chroma = tf.minimum(chroma * saturation[:, tf.newaxis, tf.newaxis], value)
     # R, G, B = value - chroma * clip(min(k, 4 - k), 0, 1), k = (n + sextant) mod 6, n = 5, 3, 1.
     k = tf.reshape([5.0, 3.0, 1.0], [3, 1, 1]) + sextant[:, tf.newaxis]  # [B, 3, S, S]
@@ -72,9 +74,10 @@ def adjust_hsv(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.T
     return _clip(value[:, tf.newaxis] - chroma[:, tf.newaxis] * distance)
 
 
-# What follows each other in any of the 24 orders of the four colour operations fits into these slots: L for
-# adjust_linear, one of brightness and contrast, since values are clipped in between; H for adjust_hsv, either
-# or both of saturation and hue, which commute. So a batch of mixed orders takes 6 passes instead of 16.
+# What follows each other in any of the 24 orders of the four colour operations fits into these
+# slots: L for adjust_linear, one of brightness and contrast, since values are clipped in between; H
+# for adjust_hsv, either or both of saturation and hue, which commute. So a batch of mixed orders
+# takes 6 passes instead of 16.
 _SLOTS = "LHLLHL"
 ORDERS = tuple(itertools.permutations((_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE)))
 
@@ -145,8 +148,8 @@ def to_grayscale(planes: tf.Tensor) -> tf.Tensor:
 def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs with a Gaussian of standard deviation `sigma`, in pixels.
 
-    The kernel is about a tenth of the image: 2r + 1 taps, r = S // 20. There are zeros beyond the border, which
-    darkens the rim, as in the authors' code (their convolution pads with SAME).
+    The kernel is about a tenth of the image: 2r + 1 taps, r = S // 20. There are zeros beyond the
+    border, which darkens the rim, as in the authors' code (their convolution pads with SAME).
     """
     size = planes.shape[2]
     radius = size // 20

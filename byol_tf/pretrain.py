@@ -64,11 +64,13 @@ def pretrain(
     if start_step >= total_steps:
         return model
 
-    views = distribution.distribute_datasets_from_function(
-        lambda context: data.two_view_dataset(
-            source, config, start_step=start_step, input_context=context
+    def views(step):
+        return distribution.distribute_datasets_from_function(
+            lambda context: data.two_view_dataset(
+                source, config, start_step=step, input_context=context
+            )
         )
-    )
+
     callbacks = _monitors(config, source)
     bar = None
     if chief:
@@ -77,7 +79,7 @@ def pretrain(
     callbacks.append(saver)  # Last: what a checkpoint says is done has been logged.
     try:
         with data.clean_errors(source):
-            _fit(model, iter(views), steps_per_epoch, start_step, config.epochs, callbacks)
+            _fit(model, views, steps_per_epoch, start_step, config.epochs, callbacks)
     finally:
         if bar is not None:
             bar.close()
@@ -189,16 +191,19 @@ def _monitors(config, source) -> list[keras.callbacks.Callback]:
 
 
 def _fit(model, views, steps_per_epoch, start_step, epochs, callbacks) -> None:
-    """`fit` from `start_step` to the end, first the rest of an epoch that was interrupted."""
+    """`fit` from `start_step` to the end, first the rest of an epoch that was interrupted.
+
+    `views` gives the dataset from a step on.
+    """
     epoch, done = divmod(start_step, steps_per_epoch)
     if done:
         model.fit(
-            views, initial_epoch=epoch, epochs=epoch + 1, steps_per_epoch=steps_per_epoch - done,
+            views(start_step), initial_epoch=epoch, epochs=epoch + 1, steps_per_epoch=steps_per_epoch - done,
             callbacks=callbacks, verbose=0,
         )
         epoch += 1
     if epoch < epochs:
         model.fit(
-            views, initial_epoch=epoch, epochs=epochs, steps_per_epoch=steps_per_epoch,
+            views(epoch * steps_per_epoch), initial_epoch=epoch, epochs=epochs, steps_per_epoch=steps_per_epoch,
             callbacks=callbacks, verbose=0,
         )

@@ -1,7 +1,7 @@
 """Warm-up requests of an exported encoder: what TF Serving replays before a version is available.
 
-A TFRecord file of `tensorflow.serving.PredictionLog`, one Predict request a signature. One that failed would
-make the version fail to load, and more than 1000 would too.
+A TFRecord file of `tensorflow.serving.PredictionLog`, one Predict request a signature. One that
+failed would make the version fail to load, and more than 1000 would too.
 """
 
 import os
@@ -13,7 +13,7 @@ PATH = "assets.extra/tf_serving_warmup_requests"
 
 
 def warmup_inputs(image_size: int) -> dict[str, dict[str, np.ndarray]]:
-    """One request a signature, a batch with the same image for each: signature → input name → value.
+    """One request a signature, each with the same image: signature → input name → value.
 
     Args:
         image_size: side of the image, pixels.
@@ -34,7 +34,7 @@ def warmup_inputs(image_size: int) -> dict[str, dict[str, np.ndarray]]:
 def write_warmup(
     model_dir: str, model_name: str, inputs: dict[str, dict[str, np.ndarray]]
 ) -> None:
-    """Adds the requests to the SavedModel in `model_dir`, as sent to a model served as `model_name`."""
+    """Adds the requests to the SavedModel in `model_dir`, addressed to the model `model_name`."""
     # Not at the top: training needs no serving protos.
     from tensorflow_serving.apis import prediction_log_pb2
 

@@ -1,9 +1,10 @@
 """Command lines: thin absl mains. Flags are parsed before TensorFlow is imported, so `--help` answers at once."""
 
+import os
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from byol_tf.errors import UserError
 
@@ -21,9 +22,20 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted; what was saved stays, and the same command continues a training run.", 130)
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's C++ notices are not for users.
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """As absl's own parser, with a sentence also for what ml_collections raises of an override."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{str(error).strip().splitlines()[-1].strip()} (see --help)")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _fail(f"a --config override does not fit: {' '.join(str(error).split())}")
 
 
 def _fail(sentence: str, status: int = 1) -> None:

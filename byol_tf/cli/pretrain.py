@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from byol_tf.cli import run_main
+from byol_tf.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -43,10 +44,22 @@ _STRATEGY = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
+    config = _config()  # Before TensorFlow is imported.
     from byol_tf.pretrain import pretrain
 
-    pretrain(_CONFIG.value, _DATA_DIR.value, _RUN_DIR.value, _STRATEGY.value)
+    pretrain(config, _DATA_DIR.value, _RUN_DIR.value, _STRATEGY.value)
     print(f"The pretrained run is in {_RUN_DIR.value}; export its encoder with byol-export --run_dir={_RUN_DIR.value}")
+
+
+def _config():
+    recipes = "a recipe (imagenet, cifar10, cifar10_demo) or a Python file with get_config"
+    if _CONFIG.value is None:
+        raise UserError(f"--config is missing; give {recipes}.")
+    try:
+        return _CONFIG.value.copy_and_resolve_references()
+    except OSError as error:  # ml_collections' way to say, late, that it found no such file.
+        given = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise UserError(f"--config={given} is no recipe and no file; give {recipes}.") from error
 
 
 def run() -> None:

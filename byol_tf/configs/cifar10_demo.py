@@ -13,7 +13,10 @@ def get_config(arg: str = ""):
     config.batch_size = 128
     config.encoder.width = 0.25
     config.hidden_size = 1024
+    # A short run takes larger steps, and a target that follows sooner.
+    config.optimizer.base_lr = 4.0
     config.optimizer.warmup_epochs = 4.0
+    config.base_ema = 0.98
     config.knn_examples = 2_500
     config.knn_every_epochs = 5
     return defaults.smoke(config) if arg == "smoke" else config

@@ -33,14 +33,16 @@ def extract(encoder: Callable[..., tf.Tensor], dataset: tf.data.Dataset) -> Feat
     """Runs the encoder over the data once, in inference mode.
 
     Args:
-        encoder: a Keras model, or any function `(images, training)`: float `[B, H, W, 3]` → `[B, D]`.
+        encoder: a Keras model or any function `(images, training)`, float `[B, H, W, 3]` →
+            `[B, D]`.
         dataset: finite, of `(images, labels, keys)` as `data.evaluation_dataset` gives.
 
     Returns:
-        N × D × 4 bytes of representations; float32 also where the encoder computes in half precision.
+        Features of all images, float32 also where the encoder computes in half precision.
 
     Raises:
-        UserError: the encoder gives a feature map or values that are not finite, or there are no images.
+        UserError: the encoder gives a feature map or values that are not finite; there are no
+            images.
     """
     image_spec = dataset.element_spec[0]
 
@@ -104,7 +106,7 @@ def check_labelled(features: Features, role: str) -> None:
     if unknown.size:
         raise UserError(
             f"{unknown.size} of the {len(features.labels)} {role} examples have no label (first: "
-            f"{features.keys[unknown[0]].decode(errors='replace')}), and accuracy needs labels; give a folder with one "
+            f"{_name(features, unknown[0])}), and accuracy needs labels; give a folder with one "
             "subfolder a class, or TFRecords with image/label."
         )
 
@@ -114,6 +116,10 @@ def _check_finite(features: Features) -> None:
     if broken.size:
         raise UserError(
             f"the representations of {broken.size} of {len(features.keys)} images are not finite "
-            f"(first: {features.keys[broken[0]].decode(errors='replace')}); if it is all of them the checkpoint has "
+            f"(first: {_name(features, broken[0])}); if it is all of them the checkpoint has "
             "diverged: take an earlier one."
         )
+
+
+def _name(features: Features, position: int) -> str:
+    return features.keys[position].decode(errors="replace")

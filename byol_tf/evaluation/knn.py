@@ -1,6 +1,6 @@
-"""Weighted k-nearest-neighbour accuracy, the protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4).
+"""Weighted k-nearest-neighbour accuracy, as in Wu et al. 2018 (arXiv 1805.01978, section 3.4).
 
-Without training and without hyper-parameters to choose, it is the quickest figure of a representation.
+Without training and hyper-parameters to choose, it is the quickest figure of a representation.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ class KNNResult:
 
     Attributes:
         top_1: part of the test examples whose class has the most votes.
-        top_5: part whose class is among the five (or all, where there are fewer) with the most votes.
+        top_5: part whose class is among the five, or all where there are fewer, with the most
+            votes.
         k: neighbours that voted.
         num_test: test examples.
     """
@@ -38,9 +39,9 @@ def knn_accuracy(
 ) -> KNNResult:
     """Classifies each test example by its k nearest training examples.
 
-    Nearness is cosine similarity s; a neighbour's vote for its class weighs exp(s / temperature). Of
-    equally near examples the first is taken, of classes with equal votes the one with the lower label. A
-    test example of a class that `train` does not have counts as wrong.
+    Nearness is cosine similarity s; a neighbour's vote for its class weighs exp(s / temperature).
+    Of equally near examples the first is taken, of classes with equal votes the one with the lower
+    label. A test example of a class that `train` does not have counts as wrong.
 
     Args:
         train: N labelled examples.
@@ -55,8 +56,8 @@ def knn_accuracy(
     check_labelled(test, "test")
     if train.representations.shape[1] != test.representations.shape[1]:
         raise UserError(
-            f"the training features have {train.representations.shape[1]} dimensions, the test features "
-            f"{test.representations.shape[1]}; take both from one encoder."
+            f"the training features have {train.representations.shape[1]} dimensions, the test "
+            f"features {test.representations.shape[1]}; take both from one encoder."
         )
     k = min(k, len(train.labels))
     num_classes = int(train.labels.max()) + 1

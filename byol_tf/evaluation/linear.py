@@ -1,9 +1,10 @@
 """Linear evaluation (paper section 4.1, appendix C.1): a linear classifier on the frozen encoder.
 
-SGD with Nesterov momentum, no regularisation of any kind, a cosine learning rate. The learning rate is
-chosen on examples held out of the training set; the classifier is then trained anew on all of it and meets
-the test set once. Works on features: the encoder saw each image V times, as V random crops and flips, and
-epoch e trains on pass e mod V. With V = 80, the number of epochs, that is the paper's protocol exactly.
+SGD with Nesterov momentum, no regularisation of any kind, a cosine learning rate. The learning rate
+is chosen on examples held out of the training set; the classifier is then trained anew on all of it
+and meets the test set once. Works on features: the encoder saw each image V times, as V random
+crops and flips, and epoch e trains on pass e mod V. With V = 80, the number of epochs, that is the
+paper's protocol exactly.
 """
 
 import dataclasses
@@ -32,7 +33,6 @@ class LinearResult:
         base_lr: the learning rate chosen, for a batch of 256.
         validation_accuracy: top-1 on the held-out examples by base learning rate.
         batch_size: as trained.
-        num_views: V.
         num_test: test examples.
     """
 
@@ -42,7 +42,6 @@ class LinearResult:
     base_lr: float
     validation_accuracy: dict[float, float]
     batch_size: int
-    num_views: int
     num_test: int
 
 
@@ -62,20 +61,20 @@ def linear_accuracy(
     All learning rates of the sweep are trained in one program, on the same batches.
 
     Args:
-        train_views: V passes over the training set, aligned with `train`: random crops and flips, or just
-            `[train]`, which is cheaper and a little less accurate.
+        train_views: V passes over the training set, aligned with `train`: random crops and flips,
+            or just `[train]`, which is cheaper.
         train: the training set's centre crops; those held out are what validation looks at.
         test: the test set's centre crops.
         seed: of the split and the shuffles.
         epochs: of the sweep and of the last training alike.
         batch_size: clipped to the number of training examples; what is left of an epoch is dropped.
-        base_lrs: the sweep; the rate used is base × batch / 256, with the batch as clipped. Of equally good
-            ones the first is taken.
+        base_lrs: the sweep; the rate used is base × batch / 256, with the batch as clipped. Of
+            equally good ones the first is taken.
         validation_fraction: part of the training set that is held out, in (0, 0.5].
 
     Raises:
-        UserError: labels missing, or of classes the training set does not have; too few examples or classes;
-            views that are not of the training set.
+        UserError: labels missing, or of classes the training set does not have; too few examples or
+            classes; views that are not of the training set.
     """
     _check(train_views, train, test, validation_fraction)
     kept, held_out = validation_split(train.labels, validation_fraction, seed)
@@ -96,9 +95,8 @@ def linear_accuracy(
         top_5=float(hits_5.mean()),
         interval=wilson_interval(int(hits_1.sum()), len(hits_1)),
         base_lr=float(base_lr),
-        validation_accuracy={float(lr): float(top) for lr, top in zip(base_lrs, top_1, strict=True)},
+        validation_accuracy=dict(zip(map(float, base_lrs), top_1.tolist(), strict=True)),
         batch_size=min(batch_size, len(train.labels)),
-        num_views=len(views),
         num_test=len(test.labels),
     )
 
@@ -237,8 +235,8 @@ def _check(train_views, train, test, validation_fraction) -> None:
     unknown = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if unknown:
         raise UserError(
-            f"the test set has labels the training set does not have: {unknown[:10]}; give sets with "
-            "the same classes."
+            f"the test set has labels the training set does not have: {unknown[:10]}; give sets "
+            "with the same classes."
         )
     classes, counts = np.unique(train.labels, return_counts=True)
     if len(classes) < 2:
@@ -246,11 +244,11 @@ def _check(train_views, train, test, validation_fraction) -> None:
     if math.floor(counts[counts > 1].sum() * validation_fraction) < 1:
         raise UserError(
             f"the training set has {len(train.labels)} examples, too few to hold out "
-            f"{validation_fraction:.0%} of them for the choice of the learning rate; give more examples."
+            f"{validation_fraction:.0%} of them to choose the learning rate; give more examples."
         )
     for view in train_views:
         if not np.array_equal(view.keys, train.keys):
             raise UserError(
-                "the augmented passes do not hold the same examples as the training set; pass all of "
-                "them through features.align first."
+                "the augmented passes do not hold the same examples as the training set; pass all "
+                "of them through features.align first."
             )

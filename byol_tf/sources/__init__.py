@@ -1,4 +1,4 @@
-"""Where encoded images come from: one module a kind of source, and `open_source`, which picks one."""
+"""Where encoded images come from: a module for each kind of source, and `open_source`."""
 
 import os
 

@@ -15,9 +15,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 class FolderSource(Source):
     """The image files below a folder, whose immediate subfolders, sorted, are the classes.
 
-    A file deeper down belongs to its outermost subfolder. Where some images lie in the folder itself the
-    whole set counts as unlabelled. Hidden files and folders are left out, links followed. Only the
-    paths are in memory, and a permutation of them.
+    A file deeper down belongs to its outermost subfolder. Where some images lie in the folder
+    itself the whole set counts as unlabelled. Hidden files and folders are left out, links
+    followed. Only the paths are in memory, and a permutation of them.
 
     Raises:
         UserError: the folder cannot be read or holds no images.
@@ -28,8 +28,8 @@ class FolderSource(Source):
         if not paths:
             kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
             raise UserError(
-                f"the folder '{folder}' holds no images ({kinds}) and no TFRecords; give a folder of "
-                "images, with or without class subfolders."
+                f"the folder '{folder}' holds no images ({kinds}) and no TFRecords; give a folder "
+                "of images, with or without class subfolders."
             )
         class_names, labels = _classes(folder, paths)
         super().__init__(folder, len(paths), class_names)
@@ -43,8 +43,8 @@ class FolderSource(Source):
         return tf.data.Dataset.range(self.num_examples)
 
     def _shuffled_records(self, seed, shuffle_buffer):
-        # A whole permutation is 8 bytes an image. index_shuffle would need none, but its orders were
-        # found to depend on a few bits of the seed only: epochs repeated one another.
+        # A whole permutation is 8 bytes an image. index_shuffle would need none, but its orders
+        # were found to depend on a few bits of the seed only: epochs repeated one another.
         indices = tf.range(self.num_examples, dtype=tf.int64)
         order = tf.random.experimental.stateless_shuffle(indices, seed)
         return tf.data.Dataset.from_tensor_slices(order)
@@ -60,8 +60,8 @@ def _image_paths(folder: str) -> list[str]:
 
     def fail(error):
         raise UserError(
-            f"the folder '{error.filename}' cannot be read ({error.strerror}); mend its permissions "
-            "or move it elsewhere."
+            f"the folder '{error.filename}' cannot be read ({error.strerror}); mend its "
+            "permissions or move it elsewhere."
         ) from error
 
     paths = []

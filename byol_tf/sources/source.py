@@ -1,8 +1,8 @@
-"""What all sources of images share: examples in order for evaluation, shuffled by position for training.
+"""What all sources of images share: examples in order, or shuffled and numbered by position.
 
-Nothing is decoded here. Positions number the shuffled examples of all epochs, 0, 1, 2, ...: epoch e of N
-examples is the positions from e N on. Which example stands at a position depends on the seed alone, so
-that a run resumes from a step number.
+Nothing is decoded here. Positions number the shuffled examples of all epochs, 0, 1, 2, ...: epoch e
+of N examples is the positions from e N on. Which example stands at a position depends on the seed
+alone, so that a run resumes from a step number.
 """
 
 import abc
@@ -36,8 +36,9 @@ class Shard:
 class Source(abc.ABC):
     """A set of encoded images.
 
-    Examples are tuples of scalars (name string, payload string, label int32), which `load` turns into
-    bytes of an image. Names are for messages; the label is -1 where it is unknown before `load`.
+    Examples are tuples of scalars (name string, payload string, label int32), which `load` turns
+    into bytes of an image. Names are for messages; the label is -1 where it is unknown before
+    `load`.
 
     Attributes:
         name: as the user gave it.
@@ -56,11 +57,11 @@ class Source(abc.ABC):
         """All examples once, or `limit` of them, evenly spaced.
 
         Returns:
-            Dataset of chunks `(index int64, name, payload, label)`, each `[c]` with c <= chunk_size.
+            Dataset of chunks `(index int64, name, payload, label)`, each `[c]`, c <= chunk_size.
         """
         records = self._records().enumerate()
         if limit is not None and limit < self.num_examples:
-            records = records.filter(lambda index, record: index * limit % self.num_examples < limit)
+            records = records.filter(lambda index, _: index * limit % self.num_examples < limit)
         return self._chunks(records, chunk_size, drop_remainder=False)
 
     def shuffled(
@@ -69,16 +70,16 @@ class Source(abc.ABC):
         """The shard's examples from the global batch `start_step` on, without end.
 
         Each epoch holds each example exactly once, in an order of its own, and need not end with a
-        batch. To start within an epoch, streams (TFRecord, TFDS) read and drop the records before. To
-        shard, each worker goes through all records (of a folder: all indices) and drops what others
-        own; nothing dropped is decoded.
+        batch. To start within an epoch, streams (TFRecord, TFDS) read and drop the records before.
+        To shard, each worker goes through all records (of a folder: all indices) and drops what
+        others own; nothing dropped is decoded.
 
         Args:
             seed: of the order.
             shard: which positions to yield.
             start_step: global batches to pass over.
             chunk_size: c.
-            shuffle_buffer: records that a stream holds in memory to shuffle from; a folder is shuffled
+            shuffle_buffer: records a stream holds in memory to shuffle from; a folder is shuffled
                 as a whole.
 
         Returns:
@@ -89,7 +90,7 @@ class Source(abc.ABC):
 
         def one_epoch(epoch):
             # Else the program's seed (tf.random.set_seed) would mix into that of Dataset.shuffle.
-            tf.compat.v1.set_random_seed(0)
+            tf.compat.v1.set_random_seed(1)
             order_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
             records = self._shuffled_records(order_seed, shuffle_buffer)
             return records.skip(tf.where(epoch == first_epoch, tf.constant(passed, tf.int64), 0))
@@ -102,7 +103,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def load(self, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor) -> tuple:
-        """Scalars (image_bytes string, label int32, key string) of one example; label -1 if unknown."""
+        """Scalars (image_bytes, label, key) of an example: string, int32, -1 if unknown, string."""
 
     @abc.abstractmethod
     def _records(self) -> tf.data.Dataset:

@@ -16,9 +16,9 @@ _NAME = re.compile(r"tfds:([\w./-]+(?::\d+\.[\d.*]+)?)(?::(.+))?")
 class TFDSSource(Source):
     """A split of a data set that TFDS has prepared on disk; nothing is downloaded.
 
-    Its first image feature is the image, its first class label, if any, the label; the image stays encoded
-    until a view is cut. The order of files is fixed, since TFDS shuffles when it prepares; an epoch
-    is shuffled by the buffer.
+    Its first image feature is the image, its first class label, if any, the label; the image stays
+    encoded until a view is cut. The order of files is fixed, since TFDS shuffles when it prepares;
+    an epoch is shuffled by the buffer.
 
     Raises:
         UserError: the name, split or feature does not exist, or the data set is not prepared.
@@ -92,6 +92,6 @@ def _prepared_builder(tfds: types.ModuleType, name: str):
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise UserError(
-            f"the TFDS data set '{name}' is not prepared in {data_dir or '~/tensorflow_datasets'}; run "
-            f"`tfds build {name}`, or set TFDS_DATA_DIR to where it is."
+            f"the TFDS data set '{name}' is not prepared in {data_dir or '~/tensorflow_datasets'}; "
+            f"run `tfds build {name}`, or set TFDS_DATA_DIR to where it is."
         ) from error

@@ -16,9 +16,9 @@ class TFRecordSource(Source):
     """TFRecord files (gzip where they end in .gz) of tf.Example.
 
     Features: `image/encoded`, and where known `image/label` (int64 from 0), `image/label_text`,
-    `image/key`. Where some examples have no label the whole set counts as unlabelled. Opening reads all
-    records once, to count them and to collect the classes. An epoch shuffles the files, then their
-    records through a buffer.
+    `image/key`. Where some examples have no label the whole set counts as unlabelled. Opening reads
+    all records once, to count them and to collect the classes. An epoch shuffles the files, then
+    their records through a buffer.
 
     Raises:
         UserError: a file is damaged, or holds something else.
@@ -32,7 +32,7 @@ class TFRecordSource(Source):
             raise UserError(f"the TFRecords '{name}' are empty; give files that hold tf.Examples.")
         labelled = class_texts.pop(-1, None) is None
         if class_texts and not labelled:
-            logging.warning("%s: some examples lack image/label; using the set without labels.", name)
+            logging.warning("%s: some examples lack image/label; using none of the labels.", name)
         class_names = None
         if labelled:
             labels = range(max(class_texts) + 1)
@@ -84,7 +84,7 @@ def _numbered_records(file: tf.Tensor) -> tf.data.Dataset:
 
 
 def _scan(file: str, class_texts: dict[int, str]) -> int:
-    """Counts the records of a file; adds the text of each label, -1 for a missing one, to class_texts."""
+    """Counts a file's records; notes the text of each label, of -1 where one has none."""
     features = {
         "image/encoded": tf.io.VarLenFeature(tf.string),
         "image/label": tf.io.FixedLenFeature([], tf.int64, -1),
@@ -109,9 +109,9 @@ def _scan(file: str, class_texts: dict[int, str]) -> int:
             count += len(labels)
             for label, text in set(zip(labels.tolist(), texts.tolist(), strict=True)):
                 class_texts[label] = text.decode(errors="replace") or class_texts.get(label, "")
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, UnicodeDecodeError) as error:  # Messages may quote raw bytes.
         raise UserError(
-            f"'{file}' is no intact TFRecord file of tf.Examples (soon after record {count}: "
-            f"{error.message.splitlines()[0]}); write it anew."
+            f"'{file}' is no intact TFRecord file of tf.Examples (bad within the 64 records after "
+            f"record {count}); write it anew."
         ) from error
     return count

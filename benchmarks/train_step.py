@@ -1,0 +1,169 @@
+"""How fast is a BYOL step, what does `fit()` add to it, and how does PyTorch do on the same network and step?
+
+    python benchmarks/train_step.py --torch_python=TORCH_VENV/bin/python
+    python benchmarks/train_step.py --network=resnet50 --torch_python=...
+
+Rivals, each a process of its own, timed in turns while the others wait:
+  tf-fit-*      `fit()` on views in memory      tf-step-*    the compiled `train_step` alone
+  torch-eager-* and torch-compile-*             channels_last, the step of torch_byol.py
+in float32 and bfloat16 (Keras mixed_bfloat16, torch.autocast). The views are random: the input pipeline has a
+benchmark of its own. On a GPU both sides use it, TensorFlow with XLA.
+
+Targets: fit at most 3 % slower than the bare step; TensorFlow's best at least 2 times PyTorch's best on a CPU with AMX.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+NETWORKS = {  # depth, image size, stem, batch size
+    "resnet18": (18, 32, "small", 64),
+    "resnet18-quarter": (18, 32, "small", 256),
+    "resnet50": (50, 224, "imagenet", 8),
+}
+WIDTHS = {"resnet18-quarter": 0.25}
+PRECISIONS = ("float32", "bfloat16")
+
+
+def tf_worker(network: str, precision: str, use_fit: bool):
+    """Yields a function that trains `n` steps and returns the seconds they took."""
+    import keras
+    import tensorflow as tf
+
+    from byol_tf import networks, optimizers
+    from byol_tf.byol import BYOL
+    from byol_tf.precision import policy_scope
+
+    depth, size, stem, batch_size = NETWORKS[network]
+    with policy_scope("mixed_bfloat16" if precision == "bfloat16" else "float32"):
+        encoder = networks.resnet(depth, WIDTHS.get(network, 1), size, stem)
+        model = BYOL(encoder, total_steps=10_000)
+    model.compile(optimizers.LARS(0.1))
+    views = np.random.default_rng(0).normal(size=(2, batch_size, size, size, 3)).astype("float32")
+    batches = tf.data.Dataset.from_tensors(((views[0], views[1]),)).repeat()
+
+    class Clock(keras.callbacks.Callback):
+        """Seconds from the first step's end to the last's: without what `fit` does once."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.last = time.perf_counter()
+            if batch == 0:
+                self.first = self.last
+
+    def fit(steps):
+        clock = Clock()
+        model.fit(batches, steps_per_epoch=steps + 1, verbose=0, callbacks=[clock])
+        return clock.last - clock.first
+
+    step = tf.function(model.train_step, jit_compile=model.jit_compile)
+    batch = next(iter(batches))
+
+    def bare(steps):
+        start = time.perf_counter()
+        for _ in range(steps):
+            step(batch)["loss"].numpy()
+        return time.perf_counter() - start
+
+    return fit if use_fit else bare
+
+
+def torch_worker(network: str, precision: str, compiled: bool):
+    import torch_byol
+
+    depth, size, stem, batch_size = NETWORKS[network]
+    return torch_byol.trainer(depth, WIDTHS.get(network, 1), size, stem, batch_size, precision, compiled)
+
+
+def serve(name: str, network: str) -> None:
+    """A rival's process: trains as many steps as each line on standard input says."""
+    side, kind, precision = name.split("-")
+    if side == "tf":
+        train = tf_worker(network, precision, kind == "fit")
+    else:
+        train = torch_worker(network, precision, kind == "compile")
+    train(2)  # Traces, compiles, warms up.
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seconds = train(int(line))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "peak_gib": round(peak, 2)}), flush=True)
+
+
+def measure(names, network, pythons, steps, rounds) -> dict:
+    """Images per second of each round, and peak memory, by rival."""
+    batch_size = NETWORKS[network][3]
+    rivals = {}
+    for name in names:
+        command = [pythons[name.split("-")[0]], __file__, f"--network={network}", f"--serve={name}"]
+        rivals[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        while (line := rivals[name].stdout.readline()) != "ready\n":  # One at a time: compiling takes all cores.
+            if not line:
+                raise SystemExit(f"{name} failed; run {' '.join(command)} to see why")
+    results = {name: {"images_per_second": [], "peak_gib": 0} for name in names}
+    for _ in range(rounds):
+        for name, process in rivals.items():
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            results[name]["images_per_second"].append(steps * batch_size / answer["seconds"])
+            results[name]["peak_gib"] = answer["peak_gib"]
+    for process in rivals.values():
+        process.stdin.close()
+        process.wait()
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=NETWORKS, default="resnet18")
+    parser.add_argument("--torch_python", help="python of an environment with torch; without it no PyTorch rivals")
+    parser.add_argument("--steps", type=int, default=4, help="a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve, args.network)
+        return
+
+    import recording
+
+    names = [f"tf-{kind}-{p}" for p in PRECISIONS for kind in ("fit", "step")]
+    if args.torch_python:
+        names += [f"torch-{kind}-{p}" for p in PRECISIONS for kind in ("eager", "compile")]
+    pythons = {"tf": sys.executable, "torch": args.torch_python}
+    context = recording.context("tensorflow", "keras")
+    results = measure(names, args.network, pythons, args.steps, args.rounds)
+
+    print(f"{args.network}, batch {NETWORKS[args.network][3]}, {context['cpu']}, load before {context['load']}")
+    print(f"{'rival':24} {'images/s':>9} {'min':>8} {'max':>8} {'peak GiB':>9}")
+    medians = {}
+    for name, result in results.items():
+        speeds = result["images_per_second"]
+        medians[name] = statistics.median(speeds)
+        print(f"{name:24} {medians[name]:9.1f} {min(speeds):8.1f} {max(speeds):8.1f} {result['peak_gib']:9.2f}")
+    ratios = {}
+    for precision in PRECISIONS:
+        pairs = zip(*(results[f"tf-{kind}-{precision}"]["images_per_second"] for kind in ("step", "fit")))
+        ratios[f"overhead of fit, {precision}"] = statistics.median(step / fit - 1 for step, fit in pairs)
+    if args.torch_python:
+        best = {side: max(v for k, v in medians.items() if k.startswith(side)) for side in ("tf", "torch")}
+        ratios["best tensorflow / best pytorch"] = best["tf"] / best["torch"]
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.3f}")
+    path = recording.append("train_step", context | {"network": args.network, "results": results, "ratios": ratios})
+    print(f"recorded in {path.name}")
+
+
+if __name__ == "__main__":
+    main()

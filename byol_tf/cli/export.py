@@ -1,0 +1,77 @@
+"""byol-export: the encoder of a run as a SavedModel that TF Serving, byol-serve and TFX load.
+
+    byol-export --run_dir=runs/photos --output=exported/photos/1
+"""
+
+import json
+import os
+
+from absl import flags, logging
+
+from byol_tf.cli import run_main
+
+_FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command; see `--help`."""
+    del argv
+    logging.set_verbosity(logging.WARNING)  # TensorFlow names every weight several times.
+    import tensorflow as tf
+
+    from byol_tf import export, pretrain
+
+    config = pretrain.load_config(_FLAGS.run_dir)
+    folder = os.path.join(_FLAGS.run_dir, "checkpoints")
+    checkpoint = _FLAGS.checkpoint or tf.train.latest_checkpoint(folder)
+    encoder = pretrain.restore_encoder(_FLAGS.run_dir, checkpoint)
+    version = os.path.basename(_FLAGS.output.rstrip("/"))
+    if not version.isdecimal():
+        logging.warning("TF Serving serves versions that are numbers, and '%s' is none.", version)
+    export.save_encoder(
+        encoder,
+        _FLAGS.output,
+        preprocessing=pretrain.preprocessing_from_config(config),
+        metadata={
+            "checkpoint": checkpoint,
+            "config": config.to_dict(),
+            "evaluation": _evaluation(checkpoint),
+        },
+    )
+    print(f"The encoder is in {_FLAGS.output}.")
+
+
+def _evaluation(checkpoint: str) -> dict | None:
+    """What byol-evaluate wrote into the run, if it was about this checkpoint."""
+    try:
+        with open(os.path.join(_FLAGS.run_dir, "evaluation.json")) as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        return None
+    return record if record["model"] == checkpoint else None
+
+
+def run() -> None:
+    """Console entry point."""
+    _define_flags()
+    run_main(main)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("run_dir", None, "A run of byol-pretrain.", required=True)
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "The checkpoint to export, its path without .index; by default the latest of the run.",
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "The new SavedModel's folder, MODEL/VERSION. TF Serving serves the highest version below "
+        "MODEL, of those that are numbers.",
+        required=True,
+    )
+
+
+if __name__ == "__main__":
+    run()

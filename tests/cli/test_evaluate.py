@@ -1,0 +1,116 @@
+import json
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+
+from byol_tf import export, pretrain
+from byol_tf.callbacks import checkpoint
+from byol_tf.configs import cifar10_demo
+
+CLASSES = ("airplane", "bird", "frog")
+
+
+def evaluate(*flags):
+    command = [sys.executable, "-m", "byol_tf.cli.evaluate", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def error(*flags):
+    """What a command that must fail prints, which has to be a sentence and no trace."""
+    result = evaluate(*flags)
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    return result.stderr
+
+
+def copy(images, path, count):
+    for name in CLASSES:
+        (path / name).mkdir(parents=True)
+        for file in sorted((images / name).glob("*.jpg"))[:count]:
+            (path / name / file.name).write_bytes(file.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(images_dir, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    train = copy(images_dir / "train", path / "train", 20)
+    return f"--train_dir={train}", f"--test_dir={copy(images_dir / 'test', path / 'test', 8)}"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run of which only the encoder was saved; its weights are those of another seed."""
+    path = tmp_path_factory.mktemp("run")
+    config = cifar10_demo.get_config("smoke")
+    checkpoint.claim_run_dir(str(path), config.to_dict())
+    keras.utils.set_random_seed(7)
+    encoder = pretrain.build_encoder(config)
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
+    saved.save(str(path / "checkpoints" / "ckpt"))
+    export.save_encoder(
+        encoder,
+        path / "exported" / "1",
+        preprocessing=pretrain.preprocessing_from_config(config),
+        metadata={"config": config.to_dict()},
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_a_run_becomes_a_table_and_a_record(run_dir, data):
+    result = evaluate(f"--run_dir={run_dir}", *data, "--views=1")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((run_dir / "evaluation.json").read_text())
+    (row,) = record["rows"]
+    assert row["encoder"] == "BYOL" and row["linear"]["num_test"] == 24
+    assert f"| {100 * row['knn']['top_1']:.1f} " in result.stdout
+    assert f"| {100 * row['linear']['top_1']:.1f} [" in result.stdout
+    assert f"--run_dir={run_dir}" in record["command"] and record["command"] in result.stdout
+    assert record["train"]["examples"] == 60 and record["model"].endswith("ckpt-1")
+
+    # The exported encoder is the same encoder, and knows the config that the baselines need.
+    path = run_dir / "exported"
+    result = evaluate(
+        f"--saved_model={path / '1'}", *data, "--baselines", "--protocol=knn",
+        f"--output={path / 'results.json'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "kNN" in result.stdout and "linear" not in result.stdout
+    exported = json.loads((path / "results.json").read_text())
+    assert exported["config_fingerprint"] == record["config_fingerprint"]
+    rows = {row["encoder"]: row["knn"] for row in exported["rows"]}
+    assert list(rows) == ["BYOL", "random encoder", "raw pixels"]
+    assert rows["BYOL"] == row["knn"]
+    # The run's weights are of another seed than its config's.
+    assert rows["random encoder"] != rows["BYOL"]
+
+
+def test_help_explains_the_flags():
+    result = evaluate("--help")
+    assert "byol-evaluate: kNN and linear evaluation" in result.stdout
+    assert "--train_dir: Labelled images" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--train_dir=a", "--test_dir=b"], "Exactly one of (run_dir, saved_model)"),
+        (["--run_dir=run", "--test_dir=b"], "Flag --train_dir must have a value"),
+        (
+            ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--protocol=knn,svm"],
+            "give one or more of knn, linear, separated by commas",
+        ),
+        (["--run_dir=run", "--train_dir=a", "--test_dir=b", "--views=-1"], "--views"),
+    ],
+)
+def test_a_wrong_flag_is_named(flags, sentence):
+    assert sentence in error(*flags)
+
+
+def test_a_folder_for_the_results_is_asked_for_before_the_work(run_dir, data, tmp_path):
+    output = tmp_path / "missing" / "results.json"
+    message = error(f"--run_dir={run_dir}", *data, f"--output={output}")
+    assert f"error: there is no folder for '{output}'" in message

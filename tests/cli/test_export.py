@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from byol_tf import pretrain
+from byol_tf.callbacks import checkpoint
+from byol_tf.configs import cifar10_demo
+
+
+def export(*flags):
+    command = [sys.executable, "-m", "byol_tf.cli.export", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    config = cifar10_demo.get_config("smoke")
+    checkpoint.claim_run_dir(str(path), config.to_dict())
+    encoder = pretrain.build_encoder(config)
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
+    for _ in range(2):
+        saved.save(str(path / "checkpoints" / "ckpt"))
+        encoder.weights[0].assign_add(tf.ones_like(encoder.weights[0]))
+    record = {"model": str(path / "checkpoints" / "ckpt-2"), "rows": ["accuracies"]}
+    (path / "evaluation.json").write_text(json.dumps(record))
+    return path
+
+
+@pytest.fixture(scope="module")
+def image(images_dir):
+    return (images_dir / "test" / "frog" / "0001.jpg").read_bytes()
+
+
+def embedding(path, image):
+    model = tf.saved_model.load(str(path))
+    result = model.signatures["serving_default"](image_bytes=tf.constant([image]))
+    return result["embedding"].numpy()
+
+
+def expected(run_dir, name, image):
+    config = pretrain.load_config(str(run_dir))
+    encoder = pretrain.restore_encoder(str(run_dir), str(run_dir / "checkpoints" / name))
+    images = pretrain.preprocessing_from_config(config).from_bytes(tf.constant([image]))
+    return encoder(images, training=False).numpy()
+
+
+def test_the_latest_checkpoint_becomes_a_saved_model(run_dir, image, tmp_path):
+    path = tmp_path / "photos" / "1"
+    result = export(f"--run_dir={run_dir}", f"--output={path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"The encoder is in {path}.\n"
+    np.testing.assert_allclose(
+        embedding(path, image), expected(run_dir, "ckpt-2", image), rtol=0, atol=1e-5
+    )
+    card = json.loads((path / "assets.extra" / "model_card.json").read_text())
+    assert card["checkpoint"].endswith("ckpt-2") and card["config"]["image_size"] == 32
+    assert card["evaluation"]["rows"] == ["accuracies"]
+
+
+@pytest.mark.slow
+def test_an_earlier_checkpoint_is_exported_without_the_figures_of_the_latest(
+    run_dir, image, tmp_path
+):
+    path = tmp_path / "photos"
+    earlier = run_dir / "checkpoints" / "ckpt-1"
+    result = export(f"--run_dir={run_dir}", f"--checkpoint={earlier}", f"--output={path}")
+    assert result.returncode == 0, result.stderr
+    assert "TF Serving serves versions that are numbers, and 'photos' is none" in result.stderr
+    np.testing.assert_allclose(
+        embedding(path, image), expected(run_dir, "ckpt-1", image), rtol=0, atol=1e-5
+    )
+    card = json.loads((path / "assets.extra" / "model_card.json").read_text())
+    assert card["evaluation"] is None
+
+
+def test_a_missing_run_gets_a_sentence(tmp_path):
+    result = export(f"--run_dir={tmp_path}", f"--output={tmp_path / '1'}")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "holds no run" in result.stderr.splitlines()[-1]
+
+
+def test_missing_flags_are_named(tmp_path):
+    result = export(f"--run_dir={tmp_path}")
+    assert result.returncode == 1 and "Flag --output must have a value" in result.stderr

@@ -1,0 +1,28 @@
+"""What all tests share: two logical CPU devices, real images, fixed seeds."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Two devices for MirroredStrategy; must happen before TensorFlow starts its runtime.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def images_dir() -> pathlib.Path:
+    """The repository's small real image set: `train/<class>/*.jpg`, `test/<class>/*.jpg`."""
+    return ROOT / "examples" / "images"

@@ -1,0 +1,139 @@
+"""The source tree against what the build files, the locks and DESIGN say about it."""
+
+import ast
+import configparser
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+MODULES = sorted(ROOT.glob("byol_tf/**/*.py"))
+TESTS = sorted(set(ROOT.glob("tests/**/test_*.py")) - {pathlib.Path(__file__)})
+
+
+def imported_names(path: pathlib.Path) -> set[str]:
+    """Dotted names imported anywhere in `path`, with `from a import b` counted as `a.b`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def module_file(name: str) -> pathlib.Path | None:
+    """The file of byol_tf that `import name` or `from parent import name` runs, if any."""
+    while name.startswith("byol_tf"):
+        path = ROOT / name.replace(".", "/")
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.exists():
+                return candidate
+        name = name.rpartition(".")[0]
+    return None
+
+
+class BuildFile:
+    """The targets of one BUILD file, read by running it with recording stand-ins for the rules."""
+
+    def __init__(self, path: pathlib.Path):
+        self.folder = path.parent
+        self.targets = []  # (rule, source files, labels of deps)
+        rules = {rule: self._recorder(rule) for rule in ("py_library", "py_binary", "py_test")}
+        ignored = dict.fromkeys(("package", "exports_files"), lambda *args, **kwargs: None)
+        package = self.folder.relative_to(ROOT).as_posix()
+        functions = {"glob": self._glob, "package_name": lambda: package}
+        exec(compile(path.read_text(), path, "exec"), {**rules, **ignored, **functions})
+
+    def _recorder(self, rule: str):
+        def record(name, srcs=(), deps=(), **unused):
+            files = {self.folder / src for src in srcs if not src.startswith("//")}
+            labels = {self._label(dep) for dep in deps}
+            self.targets.append((rule, self._label(f":{name}"), files, labels))
+
+        return record
+
+    def _glob(self, patterns, exclude=()):
+        files = {file for pattern in patterns for file in self.folder.glob(pattern)}
+        names = {file.relative_to(self.folder).as_posix() for file in files}
+        return sorted(names - set(exclude))
+
+    def _label(self, label: str) -> str:
+        """`label` in full: //folder:name."""
+        package, _, name = label.partition(":")
+        package = package or f"//{self.folder.relative_to(ROOT).as_posix()}"
+        return f"{package}:{name or package.rpartition('/')[2]}"
+
+
+@pytest.fixture(scope="module")
+def targets() -> list:
+    files = [*ROOT.glob("byol_tf/**/BUILD"), *ROOT.glob("tests/**/BUILD")]
+    return [target for file in files for target in BuildFile(file).targets]
+
+
+def test_every_module_is_in_one_bazel_target(targets):
+    declared = [f for rule, _, files, _ in targets if rule != "py_test" for f in files]
+    assert sorted(f for f in declared if f in set(MODULES)) == MODULES
+
+
+def test_every_test_is_in_a_py_test(targets):
+    declared = {f for rule, _, files, _ in targets if rule == "py_test" for f in files}
+    assert sorted(set(TESTS) - declared) == []
+
+
+def test_bazel_deps_are_what_the_modules_import(targets):
+    owner = {file: label for _, label, files, _ in targets for file in files & set(MODULES)}
+    for _, label, files, deps in targets:
+        if files & set(MODULES):
+            imports = {module_file(name) for file in files for name in imported_names(file)}
+            assert deps == {owner[file] for file in imports if file} - {label}, label
+
+
+def test_the_bazel_target_of_the_package_is_all_of_it(targets):
+    owners = {label for _, label, files, _ in targets if files & set(MODULES)}
+    deps = next(deps for _, label, _, deps in targets if label == "//byol_tf:byol_tf")
+    assert deps == {label for label in owners if not label.startswith("//byol_tf/cli:")}
+
+
+def test_byol_tf_knows_neither_tfx_nor_its_users():
+    for path in MODULES:
+        roots = {name.partition(".")[0] for name in imported_names(path)}
+        assert roots.isdisjoint({"tfx", "apache_beam", "pipelines", "serving"}), path
+
+
+def test_console_scripts_name_functions_that_exist():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for line in setup["options.entry_points"]["console_scripts"].strip().splitlines():
+        module, function = line.partition("=")[2].strip().split(":")
+        body = ast.parse(module_file(module).read_text()).body
+        assert function in {node.name for node in body if isinstance(node, ast.FunctionDef)}, line
+
+
+def test_what_answers_before_flags_are_parsed_imports_no_tensorflow():
+    files = [*ROOT.glob("byol_tf/cli/*.py"), *ROOT.glob("byol_tf/configs/*.py")]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    imports = ", ".join(["byol_tf.errors", *names]).replace(".__init__", "")
+    code = f"import sys, {imports}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    heavy = {"tensorflow", "keras", "tensorflow_addons", "tensorflow_datasets", "sklearn"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_core_lock_is_part_of_full_lock():
+    core, full = (
+        set(re.findall(r"(?m)^\S+==\S+", (ROOT / f"requirements/{name}.lock").read_text()))
+        for name in ("core", "full")
+    )
+    assert core and core <= full
+
+
+def test_locks_name_no_machine():
+    for lock in ROOT.glob("requirements/*.lock"):
+        assert not re.search(r"(?m)https?:|file:|@ |^\s*--|/tmp|/home", lock.read_text()), lock
