@@ -46,7 +46,7 @@ $(DEMO)/run/checkpoints/checkpoint: FORCE | $(VENV)/.project
 
 $(DEMO)/evaluation.md: $(DEMO)/run/checkpoints/checkpoint
 	$(BIN)/byol-evaluate --run_dir=$(DEMO)/run --train_dir=$(DATA)/train --test_dir=$(DATA)/test \
-	    --baselines >$@.tmp
+	    --baselines --views=0 >$@.tmp
 	mv $@.tmp $@
 
 $(DEMO)/exported/1/saved_model.pb: $(DEMO)/run/checkpoints/checkpoint

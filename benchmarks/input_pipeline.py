@@ -3,13 +3,14 @@
     python benchmarks/input_pipeline.py
 
 Rivals, each a process of its own on one core, timed in turns while the others are stopped:
-  decode    the ceiling: read a file and decode it whole, once for each of its two views; nothing else
+  decode    the ceiling: read and decode the whole file, once for each of its two views, no more
   byol_tf   `data.two_view_dataset`: read, decode, two views of 224x224, normalised, in batches
   pillow    the same views by Pillow and NumPy: one decode, crops, 8-bit images as in torchvision's
             transforms (table look-ups, HSV images, box blurs), normalised float32 batches
-  gpu       where there is one: `two_view_dataset` of crops, the rest of the views on the GPU with XLA
-The photos are synthetic, 500x375, JPEG of quality 90 and about 110 kB, the mean of ImageNet's training
-set: noise whose spectrum falls as that of photos does, in correlated channels, and some grain.
+  gpu       where there is one: `two_view_dataset` of crops, the rest on the GPU under XLA
+The photos are synthetic, 500x375, JPEG of quality 90 and about 105 kB, close to the mean of
+ImageNet's training set: noise whose spectrum falls as that of photos does, correlated channels,
+some grain.
 
 Targets: byol_tf at least 2 times pillow and 0.6 of the ceiling.
 """
@@ -153,7 +154,7 @@ RIVALS = {
 
 
 def work(name: str, folder: pathlib.Path, batches: int, connection) -> None:
-    """Sends the first batch's moments, then for each "go" a round's images/s, per CPU-s, peak MB."""
+    """Sends the first batch's moments, then for each "go" images/s, images/CPU-s and peak MB."""
     import tensorflow as tf
 
     if hasattr(os, "sched_setaffinity"):
@@ -205,15 +206,17 @@ def race(names: list[str], folder: pathlib.Path, rounds: int, batches: int) -> d
 
 
 def main() -> None:
+    import tensorflow as tf
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=256, help="photos to make (default 256)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each rival (default 7)")
     parser.add_argument("--batches", type=int, default=8, help="batches of 64 a round (default 8)")
-    parser.add_argument("--gpu", action="store_true", help="let the GPU take part")
     flags = parser.parse_args()
 
     record = recording.context("tensorflow", "pillow", "numpy")
-    names = [name for name in RIVALS if name != "gpu" or flags.gpu]
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    names = [name for name in RIVALS if name != "gpu" or has_gpu]
     with tempfile.TemporaryDirectory() as folder:
         photo_kb = make_photos(pathlib.Path(folder), flags.photos)
         results = race(names, pathlib.Path(folder), flags.rounds, flags.batches)

@@ -173,7 +173,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
     """Everything a view goes through after the crop, each image with draws of its own.
 
     Args:
-        images: float32 [B, S, S, 3] in [0, 1]; shape static.
+        images: float32 [B, S, S, 3] in [0, 1]; S is static.
         seed: int [2].
         view: the distribution.
 
@@ -187,7 +187,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
 def _augment_planes(planes: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
     """`augment` of planes, float32 [B, 3, S, S]."""
     flip, jitter, order, brightness, contrast, saturation, hue, gray, blur, sigma, solarize = (
-        tf.unstack(_uniform([11, planes.shape[0]], seed))
+        tf.unstack(_uniform([11, tf.shape(planes)[0]], seed))
     )
     min_sigma, max_sigma = view.blur_sigma
     jitters = (
@@ -255,7 +255,7 @@ class TwoViews(keras.layers.Layer):
         """Augments and normalises.
 
         Args:
-            crops: a pair of float32 [B, S, S, 3] in [0, 1]; shapes static.
+            crops: a pair of float32 [B, S, S, 3] in [0, 1]; S is static.
             seed: int [2].
 
         Returns:

@@ -150,7 +150,7 @@ def test_crops_equal_decode_then_slice_then_resize(image_format, number):
         window = decoded[top : top + height, left : left + width]
         expected = tf.image.resize(window, [24, 24], "bicubic") / 255.0
         difference = np.abs(crop - tf.clip_by_value(expected, 0.0, 1.0))
-        # A JPEG decoder upsamples colour from the neighbours, which the window's outer columns lack.
+        # A JPEG decoder upsamples colour from neighbours, which the window's outer columns lack.
         assert difference.max() < (0.03 if image_format == "JPEG" else 1e-5)
         assert np.median(difference) < 1e-5
 
@@ -280,6 +280,15 @@ def test_the_global_seed_of_the_program_does_not_matter():
     before = augmented(VIEW_1, images(2, 24))
     tf.random.set_seed(2)
     np.testing.assert_array_equal(before, augmented(VIEW_1, images(2, 24)))
+
+
+def test_the_batch_may_be_unknown_until_run():
+    spec = [tf.TensorSpec([None, 24, 24, 3]), tf.TensorSpec([2], tf.int32)]
+    traced = tf.function(
+        lambda crops, seed: augmentations.augment(crops, seed, VIEW_1), input_signature=spec
+    )
+    result = traced(images(3, 24), tf.constant([3, 5]))
+    np.testing.assert_allclose(result, augmented(VIEW_1, images(3, 24)), atol=1e-5)
 
 
 def test_images_of_a_batch_are_augmented_differently():

@@ -9,7 +9,7 @@ from byol_tf import image_ops
 
 # Corners and edges of the colour cube: greys, primaries, two channels tied.
 CORNERS = np.float32(
-    [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0.7, 0.7]]
+    [[0, 0, 0], [1, 1, 1], [0.5] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0.7, 0.7]]
 )
 
 

@@ -24,7 +24,7 @@ def encoded(image: Image.Image, image_format: str, **options) -> bytes:
 
 
 def cubic_weights(size: int, new_size: int) -> np.ndarray:
-    """Keys' cubic (a = -0.5) at half-pixel centres, renormalised at the border: [new_size, size]."""
+    """Keys' cubic (a = -0.5) at half-pixel centres, normalised at the border: [new_size, size]."""
 
     def cubic(x):
         x = np.abs(x)
@@ -50,7 +50,7 @@ def expected(image: np.ndarray, size: int, fraction: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "height, width, size, fraction",
-    [(64, 64, 32, 0.875), (33, 57, 32, 0.875), (91, 40, 24, 1.0), (10, 7, 32, 0.5), (1, 5, 8, 0.875)],
+    [(64, 64, 32, 0.875), (33, 57, 32, 0.875), (91, 40, 24, 1), (10, 7, 32, 0.5), (1, 5, 8, 0.875)],
 )
 def test_equals_center_crop_and_bicubic_of_numpy(height, width, size, fraction):
     image = photo(height, width)

@@ -79,7 +79,9 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
         UserError: no such checkpoint, or one of another architecture.
     """
     try:
-        checkpoint.restore(path).assert_existing_objects_matched()
+        status = checkpoint.restore(path)
+        status.assert_existing_objects_matched()
+        status.expect_partial()  # An encoder alone may be restored: no warning for the rest.
     except tf.errors.NotFoundError as error:
         raise UserError(f"there is no checkpoint '{path}'; give the path without its .index ending.") from error
     except (AssertionError, ValueError, tf.errors.OpError) as error:

@@ -42,12 +42,14 @@ class FolderSource(Source):
     def _records(self):
         return tf.data.Dataset.range(self.num_examples)
 
-    def _shuffled_records(self, seed, shuffle_buffer):
+    def _shuffled_epoch(self, epoch):
         # A whole permutation is 8 bytes an image. index_shuffle would need none, but its orders
         # were found to depend on a few bits of the seed only: epochs repeated one another.
         indices = tf.range(self.num_examples, dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(indices, seed)
-        return tf.data.Dataset.from_tensor_slices(order)
+        order = tf.random.experimental.stateless_shuffle(indices, epoch.seed)[epoch.skipped :]
+        positions = tf.range(epoch.first + epoch.skipped, epoch.first + self.num_examples)
+        owned = epoch.shard.owns(positions)
+        return tf.data.Dataset.from_tensor_slices((positions[owned], order[owned]))
 
     def _examples(self, records):
         names = tf.gather(self._paths, records)

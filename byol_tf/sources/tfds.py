@@ -61,8 +61,8 @@ class TFDSSource(Source):
     def _records(self):
         return self._dataset
 
-    def _shuffled_records(self, seed, shuffle_buffer):
-        return shuffle_stream(self._dataset, seed, shuffle_buffer)
+    def _shuffled_epoch(self, epoch):
+        return shuffle_stream(self._dataset, epoch)
 
     def _examples(self, records):
         numbers, image_bytes, labels = records

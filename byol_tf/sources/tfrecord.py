@@ -1,6 +1,5 @@
 """TFRecord files of tf.Example, such as the pipeline's ImageExampleGen writes."""
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -56,8 +55,8 @@ class TFRecordSource(Source):
     def _records(self):
         return tf.data.Dataset.from_tensor_slices(self._files).flat_map(_numbered_records)
 
-    def _shuffled_records(self, seed, shuffle_buffer):
-        files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), seed)
+    def _shuffled_epoch(self, epoch):
+        files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), epoch.seed)
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             _numbered_records,
             cycle_length=_FILES_AT_ONCE,
@@ -65,7 +64,7 @@ class TFRecordSource(Source):
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return shuffle_stream(records, seed, shuffle_buffer)
+        return shuffle_stream(records, epoch)
 
     def _examples(self, records):
         files, numbers, serialized = records
