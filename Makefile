@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast bazel lock clean FORCE
+.PHONY: help venv demo test test-fast bazel bench lock clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +61,10 @@ test-fast: venv  ## run the tests that take seconds
 
 bazel: venv  ## bazel build //... && bazel test //... with Debian's Bazel, offline
 	tools/bazel.sh
+
+bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTorch rivals
+	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
 lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs uv)
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --all-extras \

@@ -1,11 +1,8 @@
 """The two view distributions T and T' of BYOL (paper section 3.1, appendix B, table 6).
 
-Crops are taken on the host, while the image is decoded. What follows, `augment`, is batched,
-statically shaped and runs anywhere: eagerly, in tf.data, inside `train_step` under XLA. `TwoViews`
-joins both to whole views.
-
-Nothing here holds state: an explicit seed, two integers, decides every draw, the same on host and
-device.
+The crop is random_crop.py's, on the host. What follows, `augment`, is batched and runs anywhere:
+eagerly, in tf.data, inside `train_step` under XLA. `TwoViews` joins both to whole views. There is
+no state: an explicit seed, two integers, decides every draw, the same on host and device.
 """
 
 import dataclasses
@@ -16,157 +13,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from byol_tf import errors, image_ops, preprocessing
+from byol_tf import image_ops, preprocessing, random_crop, stateless
+from byol_tf.view_config import VIEW_1, VIEW_2, ViewConfig
 
 _TO_PLANES, _TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewConfig:
-    """The numbers of one view distribution; the defaults are what T and T' share (paper table 6).
-
-    Attributes:
-        crop_area: range of the crop's area, as a fraction of the image's, in (0, 1].
-        crop_aspect: range of the crop's width / height, drawn log-uniformly.
-        flip_prob: probability of a left-right flip.
-        jitter_prob: probability of the colour jitter as a whole.
-        brightness: largest value added or subtracted, of RGB in [0, 1].
-        contrast: the contrast factor is uniform in [1 - contrast, 1 + contrast].
-        saturation: the saturation factor is uniform in [1 - saturation, 1 + saturation].
-        hue: largest rotation of the hue, in turns, at most 0.5.
-        grayscale_prob: probability of a conversion to grey.
-        blur_prob: probability of a Gaussian blur.
-        blur_sigma: range of its standard deviation, in pixels.
-        solarize_prob: probability of a solarization.
-        solarize_threshold: values from here on are inverted, in [0, 1].
-
-    Raises:
-        UserError: if a value is out of range.
-    """
-
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_prob: float = 0.5
-    jitter_prob: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale_prob: float = 0.2
-    blur_prob: float = 1.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize_prob: float = 0.0
-    solarize_threshold: float = 0.5
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, tuple):
-                low, high = value = tuple(float(bound) for bound in value)
-                object.__setattr__(self, field.name, value)
-                limit = 1.0 if field.name == "crop_area" else float("inf")
-                valid, allowed = 0 < low <= high <= limit, "(low, high) with 0 < low <= high"
-                allowed += " <= 1" if limit == 1.0 else ""
-            else:
-                limit = 0.5 if field.name == "hue" else 1.0
-                valid, allowed = 0 <= value <= limit, f"in [0, {limit}]"
-            if not valid:
-                raise errors.UserError(
-                    f"the view's {field.name} must be {allowed}; got {value!r}."
-                )
-
-
-VIEW_1 = ViewConfig(blur_prob=1.0, solarize_prob=0.0)
-VIEW_2 = ViewConfig(blur_prob=0.1, solarize_prob=0.2)
-
-
-def random_crop_windows(
-    height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, views: Sequence[ViewConfig]
-) -> tf.Tensor:
-    """Draws the window of one random resized crop for each of N views.
-
-    Area and aspect are drawn once and the sides clamped to the image, where other implementations
-    draw again until a window fits: DeepMind's byol, dataset.py:_decode_and_random_crop.
-
-    Args:
-        height, width: of the image in pixels, int32 scalars.
-        seed: int [2].
-        views: N; their crop_area and crop_aspect apply.
-
-    Returns:
-        int32 [N, 4], each (top, left, height, width), inside the image and at least one pixel.
-    """
-    draws = _uniform([4, len(views)], seed)
-    min_area, max_area = np.float32([view.crop_area for view in views]).T
-    area = (min_area + draws[0] * (max_area - min_area)) * tf.cast(height * width, tf.float32)
-    min_log, max_log = np.log(np.float32([view.crop_aspect for view in views])).T
-    aspect = tf.exp(min_log + draws[1] * (max_log - min_log))
-    # Columns are (height, width).
-    limits = tf.stack([height, width])
-    sides = tf.sqrt(tf.stack([area / aspect, area * aspect], axis=1))
-    sides = tf.clip_by_value(tf.cast(tf.round(sides), tf.int32), 1, limits)
-    corners = _uniform_int(tf.transpose(draws[2:]), limits - sides)
-    return tf.concat([corners, sides], axis=1)
-
-
-def decode_and_random_crops(
-    image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, views: Sequence[ViewConfig]
-) -> list[tf.Tensor]:
-    """Decodes one image file to N random resized crops, on the host.
-
-    Of a JPEG only the smallest window that holds all crops is decoded, once; other formats are
-    decoded whole. Formats, alpha and EXIF orientation are those of `preprocessing.decode_image`.
-
-    Args:
-        image_bytes: scalar string, the file's content.
-        seed: int [2].
-        image_size: side S of the crops, in pixels.
-        views: N; their crop_area and crop_aspect apply.
-
-    Returns:
-        N times float32 [S, S, 3] in [0, 1].
-
-    Raises:
-        tf.errors.InvalidArgumentError: when run, if the bytes are no complete image.
-    """
-    return [
-        preprocessing.to_unit_range(crop)
-        for crop in _resized_crops(image_bytes, seed, image_size, views)
-    ]
-
-
-def decode_and_random_crop(
-    image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, view: ViewConfig
-) -> tf.Tensor:
-    """`decode_and_random_crops` of a single view: float32 [S, S, 3] in [0, 1]."""
-    return decode_and_random_crops(image_bytes, seed, image_size, [view])[0]
-
-
-def _resized_crops(image_bytes, seed, image_size, views) -> list[tf.Tensor]:
-    """N crops as the resize leaves them: float32 [S, S, 3] in about [0, 255], overshooting."""
-
-    def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
-        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(image_bytes))
-        windows = random_crop_windows(height, width, seed, views)
-        start = tf.reduce_min(windows[:, :2], axis=0)
-        end = tf.reduce_max(windows[:, :2] + windows[:, 2:], axis=0)
-        union = tf.concat([start, end - start], axis=0)
-        image = tf.image.decode_and_crop_jpeg(
-            image_bytes, union, channels=3, dct_method=preprocessing.JPEG_DCT
-        )
-        return image, windows - tf.concat([start, [0, 0]], axis=0)
-
-    def from_other() -> tuple[tf.Tensor, tf.Tensor]:
-        image = preprocessing.decode_image(image_bytes)
-        height, width, _ = tf.unstack(tf.shape(image))
-        return image, random_crop_windows(height, width, seed, views)
-
-    image, windows = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
-    crops = []
-    for top, left, height, width in (tf.unstack(windows[view]) for view in range(len(views))):
-        crop = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, 3]))
-        crops.append(preprocessing.resize_bicubic(crop, image_size))
-    return crops
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
@@ -187,7 +37,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
 def _augment_planes(planes: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
     """`augment` of planes, float32 [B, 3, S, S]."""
     flip, jitter, order, brightness, contrast, saturation, hue, gray, blur, sigma, solarize = (
-        tf.unstack(_uniform([11, tf.shape(planes)[0]], seed))
+        tf.unstack(stateless.uniform([11, tf.shape(planes)[0]], seed))
     )
     min_sigma, max_sigma = view.blur_sigma
     jitters = (
@@ -212,7 +62,7 @@ def _augment_planes(planes: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.
 
 def draw_orders(draws: tf.Tensor) -> tf.Tensor:
     """Maps draws in [0, 1), float [B], to equally likely orders of the colour jitter, int32 [B]."""
-    return _uniform_int(draws, tf.constant(len(image_ops.ORDERS) - 1))
+    return stateless.uniform_int(draws, tf.constant(len(image_ops.ORDERS) - 1))
 
 
 @keras.utils.register_keras_serializable("byol_tf")
@@ -286,7 +136,8 @@ class TwoViews(keras.layers.Layer):
             tf.errors.InvalidArgumentError: when run, if the bytes are no complete image.
         """
         crop_seed, view_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        crops = _resized_crops(image_bytes, crop_seed, image_size, (self.view_1, self.view_2))
+        views = self.view_1, self.view_2
+        crops = random_crop.resized_crops(image_bytes, crop_seed, image_size, views)
         # Out here, XLA cannot trade the transposition for strided planes, which doubled the time of
         # the blur.
         planes = [tf.transpose(crop[tf.newaxis], _TO_PLANES) for crop in crops]
@@ -319,21 +170,3 @@ class TwoViews(keras.layers.Layer):
             "mean": self.mean,
             "std": self.std,
         }
-
-
-def _uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
-    """Draws float32 of 24 bits, uniform in [0, 1).
-
-    From the bits of a named generator: by default XLA and the CPU kernels may take different
-    generators, and of the same bits they keep different ones for a float.
-    """
-    bits = tf.random.stateless_uniform(
-        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
-    )
-    return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
-
-
-def _uniform_int(draws: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
-    """Maps draws in [0, 1) to integers in [0, largest], int32."""
-    values = tf.cast(draws * tf.cast(largest + 1, tf.float32), tf.int32)
-    return tf.minimum(values, largest)  # The product may round up to largest + 1.

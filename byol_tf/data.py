@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import augmentations, corrupt
+from byol_tf import augmentations, corrupt, random_crop
 from byol_tf.errors import UserError
 from byol_tf.preprocessing import Preprocessing, decode_image
 from byol_tf.sources import Shard, Source, open_source
@@ -129,7 +129,7 @@ def evaluation_dataset(
         image_bytes, label, key = source.load(name, payload, label)
         if train_seed is None:
             return preprocessing(decode_image(image_bytes)), label, key
-        crop = augmentations.decode_and_random_crop(
+        crop = random_crop.decode_and_random_crop(
             image_bytes,
             _example_seed(train_seed, _CROP, index),
             preprocessing.image_size,
@@ -177,7 +177,7 @@ def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
         if config.augment.place == "host":
             views = two_views.from_bytes(image_bytes, seed, config.image_size)
         else:
-            views = augmentations.decode_and_random_crops(
+            views = random_crop.decode_and_random_crops(
                 image_bytes, seed, config.image_size, (two_views.view_1, two_views.view_2)
             )
         return *views, label

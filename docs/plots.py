@@ -1,4 +1,4 @@
-"""Draws the figures of docs/results from a run folder: curves, two views of images, nearest neighbours.
+"""Draws the figures of docs/results from a run folder: curves, the two views of eight images, nearest neighbours.
 
     python docs/plots.py --run_dir=RUN --train_dir=DIR --test_dir=DIR --output=docs/results/NAME
 """
@@ -79,13 +79,9 @@ def main() -> None:
     config = pretrain.load_config(args.run_dir)
     mean, std = np.asarray(config.normalize.mean), np.asarray(config.normalize.std)
     config.batch_size = 8
-    crops_config = config.copy_and_resolve_references()
-    crops_config.augment.place = "device"
-    (views_1, views_2), *_ = next(iter(data.two_view_dataset(args.train_dir, config)))
-    (crops_1, crops_2), *_ = next(iter(data.two_view_dataset(args.train_dir, crops_config)))
-    columns = [crops_1, views_1 * std + mean, crops_2, views_2 * std + mean]
-    rows = [[column[i].numpy() for column in columns] for i in range(6)]
-    image_rows(rows, ["crop", "view 1", "crop", "view 2"], output / "views.png")
+    views, *_ = next(iter(data.two_view_dataset(args.train_dir, config)))
+    rows = [[view.numpy() * std + mean for view in column] for column in views]
+    image_rows(rows, [""] * 8, output / "views.png")
 
     preprocessing = pretrain.preprocessing_from_config(config)
     encoder = pretrain.restore_encoder(args.run_dir)

@@ -23,6 +23,17 @@ def _fixed_seed():
 
 
 @pytest.fixture(scope="session")
+def two_replicas() -> tf.distribute.Strategy:
+    """The one strategy of two logical CPUs whose collectives tests may run.
+
+    Each strategy numbers its collectives from the same start, so a second one in the process meets the first's.
+    """
+    from byol_tf.strategy import build_strategy
+
+    return build_strategy("mirrored")
+
+
+@pytest.fixture(scope="session")
 def images_dir() -> pathlib.Path:
     """The repository's small real image set: `train/<class>/*.jpg`, `test/<class>/*.jpg`."""
     return ROOT / "examples" / "images"

@@ -1,4 +1,4 @@
-"""Distributions against NumPy and SciPy, crops against decode-then-slice, one seed everywhere."""
+"""Probabilities and amounts against their distributions, one seed everywhere the same views."""
 
 import inspect
 import io
@@ -10,9 +10,10 @@ import scipy.stats
 import tensorflow as tf
 from PIL import Image
 
-from byol_tf import augmentations, image_ops
-from byol_tf.augmentations import VIEW_1, VIEW_2, TwoViews, ViewConfig
+from byol_tf import augmentations, image_ops, random_crop
+from byol_tf.augmentations import TwoViews
 from byol_tf.errors import UserError
+from byol_tf.view_config import VIEW_1, VIEW_2, ViewConfig
 
 NOTHING = dict(flip_prob=0.0, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
 
@@ -39,141 +40,6 @@ def encoded(image: Image.Image, image_format: str, **options) -> bytes:
 
 def augmented(view: ViewConfig, pixels: np.ndarray, seed=(3, 5)) -> np.ndarray:
     return augmentations.augment(tf.constant(pixels), tf.constant(seed), view).numpy()
-
-
-def test_views_have_the_numbers_of_the_paper():
-    assert (VIEW_1.blur_prob, VIEW_1.solarize_prob) == (1.0, 0.0)
-    assert (VIEW_2.blur_prob, VIEW_2.solarize_prob) == (0.1, 0.2)
-    for view in (VIEW_1, VIEW_2):
-        assert (view.crop_area, view.crop_aspect) == ((0.08, 1.0), (3 / 4, 4 / 3))
-        assert (view.flip_prob, view.jitter_prob, view.grayscale_prob) == (0.5, 0.8, 0.2)
-        assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.2, 0.1)
-        assert (view.blur_sigma, view.solarize_threshold) == ((0.1, 2.0), 0.5)
-
-
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        ("flip_prob", 1.5),
-        ("blur_prob", -0.1),
-        ("hue", 0.6),
-        ("crop_area", (0.0, 1.0)),
-        ("crop_area", (0.5, 1.1)),
-        ("crop_aspect", (2.0, 1.0)),
-        ("blur_sigma", (0.0, 2.0)),
-        ("solarize_threshold", float("nan")),
-    ],
-)
-def test_wrong_numbers_are_refused_by_name(field, value):
-    with pytest.raises(UserError, match=field):
-        ViewConfig(**{field: value})
-
-
-# --- Crops ---
-
-
-def windows_of(count: int, height: int, width: int, view: ViewConfig = VIEW_1, seed=(0, 1)):
-    windows = augmentations.random_crop_windows(height, width, tf.constant(seed), [view] * count)
-    return windows.numpy().T  # top, left, height, width
-
-
-def simulated_sides(count: int, height: int, width: int, view: ViewConfig):
-    rng = np.random.default_rng(7)
-    area = rng.uniform(*view.crop_area, count) * height * width
-    aspect = np.exp(rng.uniform(*np.log(view.crop_aspect), count))
-    crop_width = np.minimum(np.round(np.sqrt(area * aspect)), width)
-    crop_height = np.minimum(np.round(np.sqrt(area / aspect)), height)
-    return crop_height, crop_width
-
-
-@pytest.mark.parametrize("height, width", [(375, 500), (500, 375), (32, 32), (40, 400)])
-def test_crops_are_distributed_as_the_formula(height, width):
-    _, _, crop_height, crop_width = windows_of(8000, height, width)
-    expected_height, expected_width = simulated_sides(8000, height, width, VIEW_1)
-    for drawn, simulated in (
-        (crop_height, expected_height),
-        (crop_width, expected_width),
-        (crop_height * crop_width, expected_height * expected_width),
-        (crop_width / crop_height, expected_width / expected_height),
-    ):
-        assert scipy.stats.ks_2samp(drawn, simulated, method="asymp").pvalue > 1e-4
-
-
-def test_area_is_uniform_and_aspect_log_uniform_where_nothing_is_clamped():
-    view = ViewConfig(crop_area=(0.08, 0.5))
-    _, _, height, width = windows_of(8000, 3000, 3000, view)
-    area = height * width / 3000**2
-    assert scipy.stats.kstest(area, "uniform", (0.08, 0.42)).pvalue > 1e-4
-    log_aspect = np.log(width / height)
-    uniform = (np.log(3 / 4), 2 * np.log(4 / 3))
-    assert scipy.stats.kstest(log_aspect, "uniform", uniform).pvalue > 1e-4
-    assert abs(log_aspect.mean()) < 5 * np.std(log_aspect) / 8000**0.5
-    assert abs(np.corrcoef(area, log_aspect)[0, 1]) < 5 / 8000**0.5
-
-
-def test_corners_are_uniform_over_all_places_inside_the_image():
-    top, left, height, width = windows_of(8000, 375, 500, ViewConfig(crop_area=(0.08, 0.3)))
-    jitter = np.random.default_rng(0).random((2, 8000))
-    vertical = (top + jitter[0]) / (375 - height + 1)
-    horizontal = (left + jitter[1]) / (500 - width + 1)
-    assert scipy.stats.kstest(vertical, "uniform").pvalue > 1e-4
-    assert scipy.stats.kstest(horizontal, "uniform").pvalue > 1e-4
-
-
-@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (3, 2), (375, 500)])
-def test_windows_lie_inside_the_image(height, width):
-    top, left, crop_height, crop_width = windows_of(2000, height, width)
-    assert top.min() == 0 and left.min() == 0
-    assert crop_height.min() >= 1 and crop_width.min() >= 1
-    assert (top + crop_height).max() == height and (left + crop_width).max() == width
-
-
-def test_a_crop_of_everything_is_the_image():
-    view = ViewConfig(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
-    image = photo(24, 24)
-    crop = augmentations.decode_and_random_crop(
-        encoded(Image.fromarray(image), "PNG"), tf.constant([0, 0]), 24, view
-    )
-    np.testing.assert_allclose(crop, image / 255.0, atol=1e-6)
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP"])
-@pytest.mark.parametrize("number", range(3))
-def test_crops_equal_decode_then_slice_then_resize(image_format, number):
-    content = encoded(Image.fromarray(photo(75, 100)), image_format)
-    seed = tf.constant([2, number])
-    crops = augmentations.decode_and_random_crops(content, seed, 24, [VIEW_1, VIEW_2])
-
-    decoded = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    windows = augmentations.random_crop_windows(75, 100, seed, [VIEW_1, VIEW_2])
-    for crop, (top, left, height, width) in zip(crops, windows.numpy(), strict=True):
-        window = decoded[top : top + height, left : left + width]
-        expected = tf.image.resize(window, [24, 24], "bicubic") / 255.0
-        difference = np.abs(crop - tf.clip_by_value(expected, 0.0, 1.0))
-        # A JPEG decoder upsamples colour from neighbours, which the window's outer columns lack.
-        assert difference.max() < (0.03 if image_format == "JPEG" else 1e-5)
-        assert np.median(difference) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "mode, image_format",
-    [("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("L", "BMP"), ("P", "GIF")],
-)
-def test_formats_are_cropped_to_rgb_in_range(mode, image_format):
-    content = encoded(Image.fromarray(photo(30, 50)).convert(mode), image_format)
-    crop = augmentations.decode_and_random_crop(content, tf.constant([1, 2]), 16, VIEW_1)
-    assert crop.shape == (16, 16, 3) and crop.dtype == tf.float32
-    assert np.min(crop) >= 0.0 and np.max(crop) <= 1.0
-    assert np.ptp(crop) > 0.05
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 no image"])
-def test_bytes_that_are_no_image_are_refused(content):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        augmentations.decode_and_random_crop(content, tf.constant([0, 0]), 16, VIEW_1)
-
-
-# --- Everything but the crop ---
 
 
 def test_no_operation_leaves_the_images_untouched():
@@ -207,16 +73,23 @@ def test_each_operation_applies_as_often_as_its_probability(name, probability):
     assert scipy.stats.binomtest(int(changed), count, probability).pvalue > 1e-4
 
 
-def test_operations_are_chosen_independently():
-    pixels = images(4000, 4) * 0.4  # Values that solarization at 0.5 leaves.
-    view = only(flip_prob=0.5, grayscale_prob=0.5)
-    result = augmented(view, pixels)
-    gray = np.ptp(result, axis=-1).max(axis=(1, 2)) < 1e-6
-    luma = pixels @ np.float32([0.2989, 0.5870, 0.1140])
-    first = np.where(gray, luma[:, 0, 0], pixels[:, 0, 0, 0])
-    kept = np.abs(result[:, 0, 0, 0] - first) < 1e-5
-    table = [[(g & k).sum() for k in (kept, ~kept)] for g in (gray, ~gray)]
-    assert scipy.stats.chi2_contingency(table).pvalue > 1e-4
+def test_all_draws_of_an_image_are_independent():
+    """Of one seed: which operations apply, and how much each jitter does, seen one at a time."""
+    count = 3000
+    pixels = images(count, 20)
+    draws = {}
+    for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
+        result = augmented(only(**{f"{name}_prob": 0.5}, blur_sigma=(1.0, 2.0)), pixels)
+        draws[name] = np.abs(result - pixels).max(axis=(1, 2, 3)) > 1e-4
+    pixels = np.broadcast_to(np.float32([0.3, 0.6, 0.4]), (count, 2, 2, 3)).copy()
+    pixels[:, 0] *= 0.9
+    nothing = dict(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    for name in nothing:
+        result = augmented(only(jitter_prob=1.0, **{**nothing, name: 0.2}), pixels)
+        # Saturation moves the smallest channel, hue the middle one, brightness and contrast any.
+        draws[name] = result[:, 0, 0, 2 if name == "hue" else 0]
+    correlations = np.corrcoef(np.array(list(draws.values()), np.float64)) - np.eye(len(draws))
+    assert np.abs(correlations).max() < 5 / count**0.5
 
 
 def test_brightness_is_uniform_within_its_reach():
@@ -261,9 +134,6 @@ def test_orders_are_equally_likely_for_equally_likely_draws():
     for position in range(4):
         first = np.bincount(np.array(image_ops.ORDERS)[orders, position])
         assert first.tolist() == pytest.approx([600] * 4, abs=4)
-
-
-# --- Seeds ---
 
 
 def test_a_seed_decides_the_views_and_zero_is_a_seed():
@@ -312,9 +182,6 @@ def test_xla_and_tf_data_give_the_eager_views(batch, view):
         np.testing.assert_allclose(next(iter(dataset)), eager, atol=1e-5)
 
 
-# --- Both views ---
-
-
 def test_two_views_are_the_two_augmentations_normalised():
     crops = images(3, 24), images(3, 24, seed=1)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
@@ -344,7 +211,7 @@ def test_views_of_bytes_equal_views_of_the_crops():
         crop_seed, view_seed = tf.random.split(
             tf.constant([number, 9], tf.int64), 2, alg="philox"
         )
-        crops = augmentations.decode_and_random_crops(content, crop_seed, 24, (VIEW_1, VIEW_2))
+        crops = random_crop.decode_and_random_crops(content, crop_seed, 24, (VIEW_1, VIEW_2))
         expected = two_views(tuple(crop[tf.newaxis] for crop in crops), seed=view_seed)
         for view, reference in zip(views, expected, strict=True):
             np.testing.assert_allclose(view, reference[0], atol=1e-4)

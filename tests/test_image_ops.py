@@ -132,7 +132,7 @@ def test_solarize_inverts_from_the_threshold_on():
     pixels = np.float32([0.0, 0.25, 0.49999, 0.5, 0.75, 1.0]).reshape(1, 1, 2, 3)
     result = run(image_ops.solarize, pixels, 0.5)
     np.testing.assert_allclose(result.ravel(), [0.0, 0.25, 0.49999, 0.5, 0.25, 0.0])
-    result = run(image_ops.solarize, pixels, 0.2)
+    result = run(image_ops.solarize, pixels, 0.25)
     np.testing.assert_allclose(result.ravel(), [0.0, 0.75, 0.50001, 0.5, 0.25, 0.0], atol=1e-6)
 
 

@@ -68,9 +68,9 @@ def test_batch_norm_has_the_papers_constants():
     assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
 
 
-def test_batch_norm_is_synchronised_exactly_where_there_are_several_replicas():
+def test_batch_norm_is_synchronised_exactly_where_there_are_several_replicas(two_replicas):
     assert not networks.BatchNorm().synchronized
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas.scope():
         layer = networks.BatchNorm()
         assert layer.synchronized
         # Keras's own layer forgets it here.

@@ -141,9 +141,9 @@ def test_loss_scale_leaves_the_trajectory_alone_and_skips_overflow(problem):
     assert float(optimizer.loss_scale) == 512.0
 
 
-def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem):
+def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, two_replicas):
     weights, gradients = problem
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas
     with strategy.scope():
         variables = [tf.Variable(w) for w in weights]
         optimizer = lars()

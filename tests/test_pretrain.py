@@ -193,10 +193,14 @@ def test_device_augmentation_trains(tiny, photos, tmp_path):
     assert np.isfinite(float(read_history(str(tmp_path / "run"))[-1]["loss"]))
 
 
-def test_two_replicas_train_and_their_checkpoint_continues_on_one(tiny, photos, tmp_path):
+def test_two_replicas_train_and_their_checkpoint_continues_on_one(
+    tiny, photos, tmp_path, two_replicas, monkeypatch
+):
     """That the weights are those of one device, given the same views, is shown in test_strategy.py."""
     tiny.epochs = 1
-    model = pretrain.pretrain(tiny, photos, str(tmp_path / "run"), strategy="mirrored")
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.strategies, "build_strategy", {"mirrored": two_replicas}.get)
+        model = pretrain.pretrain(tiny, photos, str(tmp_path / "run"), strategy="mirrored")
     assert int(model.step.numpy()) == 5
     assert all(np.isfinite(w.numpy()).all() for w in model.weights)
     again = pretrain.pretrain(tiny, photos, str(tmp_path / "run"))

@@ -40,16 +40,17 @@ def names_of(model):
     return [weight.name for weight in model.weights]
 
 
-def test_mirrored_on_two_devices_equals_one_device(one_device):
-    strategy = strategies.build_strategy("mirrored")
-    assert strategy.num_replicas_in_sync == 2
-    model = train_three_steps.train(strategy)
+def test_mirrored_on_two_devices_equals_one_device(one_device, two_replicas):
+    assert two_replicas.num_replicas_in_sync == 2
+    model = train_three_steps.train(two_replicas)
     wanted = [w.numpy() for w in one_device.weights]
     assert_same_weights(names_of(one_device), [w.numpy() for w in model.weights], wanted)
-    assert int(model.step) == 3
+    assert int(model.step.numpy()) == 3
 
 
-def test_replicas_without_synchronised_batch_norm_would_be_noticed(one_device, monkeypatch):
+def test_replicas_without_synchronised_batch_norm_would_be_noticed(
+    one_device, two_replicas, monkeypatch
+):
     from byol_tf import networks
 
     synchronised = networks.BatchNorm.__init__
@@ -59,7 +60,7 @@ def test_replicas_without_synchronised_batch_norm_would_be_noticed(one_device, m
         self.synchronized = False
 
     monkeypatch.setattr(networks.BatchNorm, "__init__", unsynchronised)
-    model = train_three_steps.train(strategies.build_strategy("mirrored"))
+    model = train_three_steps.train(two_replicas)
     with pytest.raises(AssertionError):
         wanted = [w.numpy() for w in one_device.weights]
         assert_same_weights(names_of(one_device), [w.numpy() for w in model.weights], wanted)
@@ -111,8 +112,7 @@ def test_tpu_that_is_not_there_gives_the_devices_seen(monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [7, 2])
-def test_batches_that_two_replicas_cannot_share_are_refused(batch_size):
-    strategy = strategies.build_strategy("mirrored")
+def test_batches_that_two_replicas_cannot_share_are_refused(batch_size, two_replicas):
     with pytest.raises(UserError, match=f"batch_size {batch_size}.*multiple of 2, at least 4"):
-        strategies.check_batch_size(batch_size, strategy)
-    strategies.check_batch_size(8, strategy)
+        strategies.check_batch_size(batch_size, two_replicas)
+    strategies.check_batch_size(8, two_replicas)
