@@ -57,7 +57,9 @@ def two_view_dataset(
             source is bad. Past `data.max_corrupt_fraction`, iteration ends with a
             `tf.errors.OpError`, which `clean_errors` makes a UserError.
     """
-    _check(config, start_step)
+    check_config(config)
+    if start_step < 0:
+        raise UserError(f"start_step is {start_step}; give 0 or more.")
     replicas = input_context.num_replicas_in_sync if input_context else 1
     workers = input_context.num_input_pipelines if input_context else 1
     worker = input_context.input_pipeline_id if input_context else 0
@@ -92,6 +94,25 @@ def two_view_dataset(
     )
     batches = decoded.rebatch(batch_size, drop_remainder=True).map(fill)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` where a value that `two_view_dataset` uses is out of range."""
+    for name, value, smallest in (
+        ("seed", config.seed, 0),
+        ("batch_size", config.batch_size, 1),
+        ("image_size", config.image_size, 1),
+        ("data.shuffle_buffer", config.data.shuffle_buffer, 1),
+    ):
+        if value is None or value < smallest:
+            raise UserError(f"{name} is {value}; give {smallest} or more.")
+    if not 0 <= config.data.max_corrupt_fraction <= 1:
+        raise UserError(
+            f"data.max_corrupt_fraction is {config.data.max_corrupt_fraction}; give a part of the "
+            "images, in [0, 1]."
+        )
+    if config.augment.place not in ("host", "device"):
+        raise UserError(f"augment.place is '{config.augment.place}'; give 'host' or 'device'.")
 
 
 def evaluation_dataset(
@@ -205,22 +226,3 @@ def _options() -> tf.data.Options:
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
-
-
-def _check(config, start_step: int) -> None:
-    for name, value, smallest in (
-        ("seed", config.seed, 0),
-        ("batch_size", config.batch_size, 1),
-        ("image_size", config.image_size, 1),
-        ("data.shuffle_buffer", config.data.shuffle_buffer, 1),
-        ("start_step", start_step, 0),
-    ):
-        if value is None or value < smallest:
-            raise UserError(f"{name} is {value}; give {smallest} or more.")
-    if not 0 <= config.data.max_corrupt_fraction <= 1:
-        raise UserError(
-            f"data.max_corrupt_fraction is {config.data.max_corrupt_fraction}; give a part of the "
-            "images, in [0, 1]."
-        )
-    if config.augment.place not in ("host", "device"):
-        raise UserError(f"augment.place is '{config.augment.place}'; give 'host' or 'device'.")

@@ -170,8 +170,7 @@ def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
 def _check(config, distribution) -> None:
     if config.epochs is None or config.epochs < 1:
         raise UserError(f"config.epochs is {config.epochs}; give at least 1.")
-    if config.augment.place not in ("host", "device"):
-        raise UserError(f"config.augment.place is '{config.augment.place}'; give 'host' or 'device'.")
+    data.check_config(config)
     strategies.check_batch_size(config.batch_size, distribution)
 
 

@@ -1,7 +1,6 @@
 """Probabilities and amounts against their distributions, one seed everywhere the same views."""
 
 import inspect
-import io
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from byol_tf import augmentations, image_ops, random_crop
 from byol_tf.augmentations import TwoViews
 from byol_tf.errors import UserError
 from byol_tf.view_config import VIEW_1, VIEW_2, ViewConfig
+from pictures import encoded, photo
 
 NOTHING = dict(flip_prob=0.0, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
 
@@ -25,17 +25,6 @@ def only(**fields) -> ViewConfig:
 
 def images(batch: int, size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((batch, size, size, 3), np.float32)
-
-
-def photo(height: int, width: int) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
-
-
-def encoded(image: Image.Image, image_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def augmented(view: ViewConfig, pixels: np.ndarray, seed=(3, 5)) -> np.ndarray:

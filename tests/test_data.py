@@ -1,6 +1,5 @@
 """Two-view batches and evaluation batches, from real files of every format, intact and corrupt."""
 
-import io
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ from byol_tf.configs import defaults
 from byol_tf.errors import UserError
 from byol_tf.preprocessing import Preprocessing
 from byol_tf.sources import Shard, open_source
+from pictures import encoded, photo
 
 SIZE = 8
 WHOLE = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
@@ -36,16 +36,8 @@ def gray(number: int) -> bytes:
     return encoded(Image.new("RGB", (12, 10), (number,) * 3), "PNG")
 
 
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def textured(size=(40, 30), seed=0) -> Image.Image:
-    """A smooth random photo-like image, in which each crop looks different."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(photo(size[1], size[0], seed))
 
 
 def write_folder(folder, contents: dict[str, bytes]) -> str:

@@ -9,18 +9,7 @@ from PIL import Image
 
 from byol_tf import preprocessing
 from byol_tf.errors import UserError
-
-
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random image, uint8 [height, width, 3]."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
-
-
-def encoded(image: Image.Image, image_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
+from pictures import encoded, photo
 
 
 def cubic_weights(size: int, new_size: int) -> np.ndarray:

@@ -10,17 +10,7 @@ from PIL import Image
 
 from byol_tf import random_crop
 from byol_tf.view_config import VIEW_1, VIEW_2, ViewConfig
-
-
-def photo(height: int, width: int) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
-
-
-def encoded(image: Image.Image, image_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
+from pictures import encoded, photo
 
 
 def windows_of(count: int, height: int, width: int, view: ViewConfig = VIEW_1, seed=(0, 1)):
