@@ -11,6 +11,7 @@ from byol_tf import networks
 from byol_tf.errors import UserError
 from byol_tf.losses import symmetric_loss
 from byol_tf.schedules import cosine_ema
+from byol_tf.spread import spread
 
 
 @keras.saving.register_keras_serializable("byol_tf")
@@ -201,11 +202,7 @@ class BYOL(keras.Model):
 
     def _update_metrics(self, loss, projection):
         self.loss_metric.update_state(loss)
-        # Std of each coordinate of the normalised projections, times √d: 1 where they fill the sphere
-        # evenly, 0 where all images are mapped to one point (Chen & He 2021, section 4.1).
-        normalized = tf.math.l2_normalize(tf.cast(projection, tf.float32), axis=-1)
-        std = tf.reduce_mean(tf.math.reduce_std(normalized, axis=0))
-        self.std_metric.update_state(std * self.projection_size**0.5)
+        self.std_metric.update_state(spread(projection))
         return {metric.name: metric.result() for metric in self.metrics}
 
     def _learning_rate(self):

@@ -154,6 +154,11 @@ def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) 
     return tf.cond(tf.reduce_all(valid), lambda: decoded, replace)
 
 
+def decoder_message(error: tf.errors.OpError) -> str:
+    """What a decoder says of a corrupt image, without TensorFlow's names of nodes."""
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+
+
 def _end_run_if(report: Callable[..., str], *tensors: tf.Tensor) -> None:
     """Fails in the graph with the sentence that `report` returns, if any.
 
@@ -164,11 +169,11 @@ def _end_run_if(report: Callable[..., str], *tensors: tf.Tensor) -> None:
 
 
 def _reason(decode: Callable[..., tuple], example: tuple) -> str:
-    """What the decoder says of a corrupt example, without TensorFlow's names of nodes."""
+    """Why `decode` fails for a corrupt example."""
     try:
         decode(*(tf.convert_to_tensor(part) for part in example))
     except tf.errors.OpError as error:
-        return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+        return decoder_message(error)
     except UnicodeDecodeError:  # TensorFlow's message quotes the bytes.
         return "no tf.Example"
     return "unreadable at the first attempt only"

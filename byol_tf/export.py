@@ -8,17 +8,15 @@
 
 `image_bytes` are whole files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
 serialized tf.Examples with the feature `image/encoded`, which is what TFX's BulkInferrer and
-Evaluator send. The whole preprocessing is in the graph. For evaluation the model also has the
-function `encode`: preprocessed images float32 [B, S, S, 3] → [B, D]. `assets.extra/` holds warm-up
-requests and `model_card.json`.
+Evaluator send. The whole preprocessing is in the graph, and before it what a pipeline does to files
+(`prepare`). For evaluation the model also has the function `encode`: preprocessed images float32
+[B, S, S, 3] → [B, D]. `assets.extra/` holds warm-up requests and `model_card.json`.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -30,14 +28,12 @@ from byol_tf.errors import UserError
 from byol_tf.evaluation.features import check_flat
 from byol_tf.portable import in_float32, without_xla
 from byol_tf.preprocessing import Preprocessing
-from byol_tf.warmup import warmup_inputs, write_warmup
-
-CARD_PATH = "assets.extra/model_card.json"
+from byol_tf.saved_model import CARD_PATH, check_new, publish
+from byol_tf.warmup import warmup_inputs
 
 # TFX sends up to 1000 images at once, TF Serving as many as max_batch_size says: pixels and
 # activations are held for this many at a time. Larger batches were not faster.
 _IMAGES_AT_ONCE = 64
-_TOLERANCE = 1e-4
 
 
 def save_encoder(
@@ -46,7 +42,9 @@ def save_encoder(
     *,
     image_size: int = 224,
     preprocessing: Preprocessing | None = None,
+    prepare: Callable[[tf.Tensor], tf.Tensor] | None = None,
     metadata: dict[str, Any] | None = None,
+    model_name: str | None = None,
 ) -> None:
     """Writes the encoder as a SavedModel with the signatures above.
 
@@ -60,33 +58,34 @@ def save_encoder(
         path: of the new SavedModel, `<model>/<version>`; TF Serving wants a number as version.
         image_size: S; images get the default `Preprocessing` of that size.
         preprocessing: takes the place of the default one.
+        prepare: string `[B]` → string `[B]`, from image files to image files, which all signatures
+            go through before they decode: the Transform graph of a pipeline. Where it uses
+            variables or tables it is a tf.Module or a Keras layer that holds them.
         metadata: further entries of the model card, such as the config and the metrics; JSON.
+        model_name: that the warm-up requests are addressed to, by default `<model>` of the path.
 
     Raises:
         UserError: the path exists or cannot be written; the encoder has no `[B, D]` output, takes
             no images of that size, gives values that are not finite, or cannot be copied to
-            float32.
+            float32; `prepare` gives something else than string `[B]`.
     """
-    path = os.fspath(path).rstrip("/")
     preprocessing = preprocessing or Preprocessing(image_size)
-    _check(encoder, path, preprocessing)
+    check_new(path)
+    _check(encoder, preprocessing)
     encoder = in_float32(encoder)
     inputs = warmup_inputs(preprocessing.image_size)
-
-    # Not a number, so no server takes it for a version.
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        module, signatures = _servable(encoder, preprocessing)
-        with _writing(path), without_xla(encoder):
-            tf.saved_model.save(module, temporary, signatures=signatures)
-            write_warmup(temporary, os.path.basename(os.path.dirname(path)) or encoder.name, inputs)
-            _write_card(temporary, encoder, preprocessing, metadata or {})
-        _compare(temporary, encoder, preprocessing, inputs)
-        with _writing(path):
-            tf.io.gfile.rename(temporary, path)
-    finally:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.rmtree(temporary)
+    expected = _expected(encoder, preprocessing, prepare, inputs)
+    module, signatures = _servable(encoder, preprocessing, prepare)
+    with without_xla(encoder):
+        publish(
+            module,
+            signatures,
+            path,
+            card=_card(encoder, preprocessing) | (metadata or {}),
+            inputs=inputs,
+            expected=expected,
+            model_name=model_name,
+        )
 
 
 def load_encoder(path: str) -> tuple[Callable[..., tf.Tensor], Preprocessing, dict[str, Any]]:
@@ -94,26 +93,39 @@ def load_encoder(path: str) -> tuple[Callable[..., tf.Tensor], Preprocessing, di
 
     Returns:
         A function `(images, training=False)`, preprocessed images float32 `[B, S, S, 3]` →
-        `[B, D]`; the preprocessing of those images; the model card.
+        `[B, D]`; the preprocessing of those images, which a `prepare` is no part of; the model
+        card.
 
     Raises:
         UserError: no SavedModel of `save_encoder`.
     """
+    model, preprocessing, card = load_saved_model(path)
+    # Refers to the model, without which its functions lose their weights.
+    return lambda images, training=False: model.encode(images), preprocessing, card
+
+
+def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
+    """As `load_encoder`, but with the SavedModel itself: `model.signatures`, `model.encode`."""
     try:
         with tf.io.gfile.GFile(os.path.join(path, CARD_PATH)) as file:
             card = json.load(file)
         preprocessing = Preprocessing(**card["preprocessing"])
         model = tf.saved_model.load(path)
+        if not hasattr(model, "encode"):
+            raise ValueError("it has no function `encode`")
     except (OSError, tf.errors.OpError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"'{path}' is no encoder exported by byol_tf ({error}); give the version folder that "
             "byol-export wrote, which holds saved_model.pb."
         ) from error
-    # Refers to the model, without which its functions lose their weights.
-    return lambda images, training=False: model.encode(images), preprocessing, card
+    return model, preprocessing, card
 
 
-def _servable(encoder: keras.Model, preprocessing: Preprocessing) -> tuple[tf.Module, dict]:
+def _prepared(prepare: Callable | None, image_bytes: tf.Tensor) -> tf.Tensor:
+    return image_bytes if prepare is None else prepare(image_bytes)
+
+
+def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Callable]]:
     """What to save, and its signatures."""
     size = preprocessing.image_size
 
@@ -126,11 +138,21 @@ def _servable(encoder: keras.Model, preprocessing: Preprocessing) -> tuple[tf.Mo
 
         return {"embedding": _in_parts(embed, inputs, encoder.output_shape[-1])}
 
+    def preprocess_files(image_bytes):
+        return preprocessing.from_bytes(_prepared(prepare, image_bytes))
+
+    def preprocess_pixels(images):
+        if prepare is None:
+            return preprocessing(images)
+        # `prepare` takes files, and all signatures have to agree: PNG loses nothing, which is worth
+        # the time that the least compression takes.
+        return preprocess_files(tf.io.encode_png(images, compression=1))
+
     def from_bytes(image_bytes):
-        return embedding(preprocessing.from_bytes, image_bytes)
+        return embedding(preprocess_files, image_bytes)
 
     def from_pixels(images):
-        return embedding(preprocessing, images)
+        return embedding(preprocess_pixels, images)
 
     def from_examples(examples):
         features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
@@ -139,6 +161,7 @@ def _servable(encoder: keras.Model, preprocessing: Preprocessing) -> tuple[tf.Mo
     module = tf.Module()
     # The weights and not the encoder, which would add every Keras layer to the file.
     module.weights = encoder.weights
+    module.prepare = prepare
     module.encode = function(
         lambda images: tf.cast(encoder(images, training=False), tf.float32),
         tf.TensorSpec([None, size, size, 3], tf.float32, "images"),
@@ -169,40 +192,34 @@ def _in_parts(embed: Callable, inputs: tf.Tensor, dimensions: int) -> tf.Tensor:
     return embeddings
 
 
-def _write_card(folder, encoder, preprocessing, metadata) -> None:
-    card = {
+def _card(encoder: keras.Model, preprocessing: Preprocessing) -> dict[str, Any]:
+    return {
         "architecture": encoder.name,
         "parameters": encoder.count_params(),
         "embedding_size": encoder.output_shape[-1],
         "preprocessing": dataclasses.asdict(preprocessing),
         "versions": {"byol_tf": byol_tf.__version__, "tensorflow": tf.__version__},
     }
-    with tf.io.gfile.GFile(os.path.join(folder, CARD_PATH), "w") as file:
-        file.write(json.dumps(card | metadata, indent=2, sort_keys=True) + "\n")
 
 
-def _compare(folder, encoder, preprocessing, inputs) -> None:
-    """Raises unless each signature of the written model gives what the encoder gives."""
-    expected = encoder(preprocessing(inputs["pixels"]["images"]), training=False).numpy()
-    if not np.isfinite(expected).all():
+def _expected(encoder, preprocessing, prepare, inputs) -> np.ndarray:
+    """The embedding of the image in `inputs`, by the encoder in memory: `[1, D]`."""
+    files = _prepared(prepare, tf.constant(inputs["serving_default"]["image_bytes"]))
+    if files.dtype != tf.string or files.shape != [1]:
+        raise UserError(
+            f"prepare gives {files.dtype.name} {files.shape} for one image file; have it give one "
+            "image file for each, string [B]."
+        )
+    embedding = encoder(preprocessing.from_bytes(files), training=False).numpy()
+    if not np.isfinite(embedding).all():
         raise UserError(
             f"the encoder '{encoder.name}' gives values that are not finite for a plain image; its "
             "weights have diverged: export an earlier checkpoint."
         )
-    model = tf.saved_model.load(folder)
-    for signature_name, values in inputs.items():
-        values = {name: tf.constant(value) for name, value in values.items()}
-        difference = model.signatures[signature_name](**values)["embedding"].numpy() - expected
-        if np.abs(difference).max() > _TOLERANCE * max(1.0, np.abs(expected).max()):
-            raise RuntimeError(
-                f"the exported signature {signature_name} differs from the encoder by up to "
-                f"{np.abs(difference).max()}; nothing was written."
-            )
+    return embedding
 
 
-def _check(encoder: keras.Model, path: str, preprocessing: Preprocessing) -> None:
-    if tf.io.gfile.exists(path):
-        raise UserError(f"'{path}' exists already; give a new version number, or remove it first.")
+def _check(encoder: keras.Model, preprocessing: Preprocessing) -> None:
     check_flat(tf.TensorShape(encoder.output_shape))
     size = preprocessing.image_size
     if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, size, size, 3]):
@@ -210,12 +227,3 @@ def _check(encoder: keras.Model, path: str, preprocessing: Preprocessing) -> Non
             f"the encoder takes images {encoder.input_shape}, the preprocessing makes them {size} "
             "pixels wide; give the image_size the encoder was built with."
         )
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
-    """Turns a failure to write into a sentence."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"'{path}' cannot be written ({error}); choose another path.") from error

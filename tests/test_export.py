@@ -15,7 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from byol_tf import export, networks
 from byol_tf.errors import UserError
-from byol_tf.preprocessing import Preprocessing, decode_image
+from byol_tf.preprocessing import Preprocessing, bound_shorter_side, decode_image
 
 SIZE = 32
 TOLERANCE = 1e-5
@@ -197,6 +197,63 @@ def test_warmup_requests_replay(path, model, encoder):
     assert replayed.keys() == {"serving_default", "pixels", "examples"}
     for embedding in replayed.values():
         np.testing.assert_allclose(embedding, replayed["pixels"], rtol=0, atol=TOLERANCE)
+
+
+class Shrink(tf.Module):
+    """Bounds the shorter side, if its table and its variable, both resources, say so."""
+
+    def __init__(self):
+        super().__init__()
+        entry = tf.lookup.KeyValueTensorInitializer(["shrink"], [1])
+        self.table = tf.lookup.StaticHashTable(entry, default_value=0)
+        self.enabled = tf.Variable(1)
+
+    def __call__(self, image_bytes):
+        wanted = self.enabled * self.table.lookup(tf.constant("shrink")) > 0
+        shrunk = tf.map_fn(lambda content: bound_shorter_side(content, 16), image_bytes)
+        return tf.where(wanted, shrunk, image_bytes)
+
+
+def test_all_signatures_go_through_prepare(encoder, preprocessing, files, tmp_path):
+    export.save_encoder(
+        encoder, tmp_path / "1", preprocessing=preprocessing, prepare=Shrink(), model_name="cats"
+    )
+    model = tf.saved_model.load(str(tmp_path / "1"))
+    thumbnails = [photo(12, 40, seed=4), photo(16, 16, 5, "PNG")]  # Within the bound.
+    batch = files + thumbnails
+    prepared = [bound_shorter_side(file, 16).numpy() for file in batch]
+    assert prepared[-2:] == thumbnails and not set(prepared) & set(files)
+    expected = np.stack([keras_embedding(encoder, preprocessing, file) for file in prepared])
+    embedding = embed(model, "serving_default", batch)
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
+    unprepared = [keras_embedding(encoder, preprocessing, file) for file in files]
+    assert np.abs(embedding[:-2] - unprepared).max(axis=1).min() > 100 * TOLERANCE
+
+    from_examples = embed(model, "examples", [example(file) for file in batch])
+    np.testing.assert_allclose(from_examples, embedding, rtol=0, atol=TOLERANCE)
+    for file, row in zip(batch, embedding, strict=True):
+        result = embed(model, "pixels", decode_image(file).numpy()[np.newaxis])
+        np.testing.assert_allclose(result[0], row, rtol=0, atol=TOLERANCE)
+
+    two = np.stack([decode_image(file).numpy() for file in files[:2]])
+    np.testing.assert_allclose(embed(model, "pixels", two), embedding[:2], rtol=0, atol=TOLERANCE)
+    for signature, nothing in (("serving_default", []), ("pixels", np.zeros((0, 7, 9, 3)))):
+        assert embed(model, signature, nothing).shape == (0, 128)
+
+    (record, *_) = tf.data.TFRecordDataset(
+        str(tmp_path / "1/assets.extra/tf_serving_warmup_requests")
+    )
+    log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+    assert log.predict_log.request.model_spec.name == "cats"
+
+
+def test_a_prepare_that_gives_no_files_is_refused(tmp_path):
+    def columns(image_bytes):
+        return image_bytes[:, tf.newaxis]
+
+    with pytest.raises(UserError, match=r"prepare gives string \(1, 1\) for one image file"):
+        export.save_encoder(small_encoder(), tmp_path / "1", image_size=SIZE, prepare=columns)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_card_describes_the_model(path, encoder, preprocessing):

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = sorted(ROOT.glob("byol_tf/**/*.py"))
+PACKAGES = ("byol_tf", "pipelines")
+MODULES = sorted(file for package in PACKAGES for file in ROOT.glob(f"{package}/**/*.py"))
 # Those of the source tree as a whole, this file among them, cannot run on Bazel's runfiles.
 TESTS = {t for t in ROOT.glob("tests/**/test_*.py") if t.stem not in ("test_layout", "test_readme")}
 
@@ -38,8 +39,8 @@ def imported_names(path: pathlib.Path) -> set[str]:
 
 
 def module_file(name: str) -> pathlib.Path | None:
-    """The file of byol_tf that `import name` or `from parent import name` runs, if any."""
-    while name.startswith("byol_tf"):
+    """The file of ours that `import name` or `from parent import name` runs, if any."""
+    while name.startswith(PACKAGES):
         path = ROOT / name.replace(".", "/")
         for candidate in (path.with_suffix(".py"), path / "__init__.py"):
             if candidate.exists():
@@ -82,7 +83,7 @@ class BuildFile:
 
 @pytest.fixture(scope="module")
 def targets() -> list:
-    files = [*ROOT.glob("byol_tf/**/BUILD"), *ROOT.glob("tests/**/BUILD")]
+    files = [file for folder in (*PACKAGES, "tests") for file in ROOT.glob(f"{folder}/**/BUILD")]
     return [target for file in files for target in BuildFile(file).targets]
 
 
@@ -109,14 +110,16 @@ def test_modules_import_in_one_direction(targets):
     assert list(graphlib.TopologicalSorter(graph).static_order())  # Raises on a cycle.
 
 
-def test_the_bazel_target_of_the_package_is_all_of_it(targets):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_bazel_target_of_a_package_is_all_of_it(targets, package):
     owners = {label for _, label, files, _ in targets if files & set(MODULES)}
-    deps = next(deps for _, label, _, deps in targets if label == "//byol_tf:byol_tf")
+    owners = {label for label in owners if label.startswith(f"//{package}")}
+    deps = next(deps for _, label, _, deps in targets if label == f"//{package}:{package}")
     assert deps == {label for label in owners if not label.startswith("//byol_tf/cli:")}
 
 
 def test_byol_tf_knows_neither_tfx_nor_its_users():
-    for path in MODULES:
+    for path in ROOT.glob("byol_tf/**/*.py"):
         roots = {name.partition(".")[0] for name in imported_names(path)}
         assert roots.isdisjoint({"tfx", "apache_beam", "pipelines", "serving"}), path
 
@@ -140,6 +143,17 @@ def test_what_answers_before_flags_are_parsed_imports_no_tensorflow():
     ).stdout.split()
     heavy = {"tensorflow", "keras", "tensorflow_addons", "tensorflow_datasets", "sklearn"}
     assert heavy.isdisjoint(loaded)
+
+
+@pytest.mark.slow
+def test_fast_tests_never_import_tfx():
+    code = (
+        "import pytest, sys; code = pytest.main(['-q', '-m', 'not slow', 'tests/pipelines']);"
+        "assert code == 0 and 'apache_beam' in sys.modules;"
+        # tfx itself is a namespace that a .pth file makes when Python starts.
+        "sys.exit(any(name.startswith('tfx.') for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_core_lock_is_part_of_full_lock():

@@ -6,15 +6,16 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
+from byol_tf.spread import effective_rank
 
 
 class CollapseMonitor(keras.callbacks.Callback):
     """Watches the projections' spread at every step, the representation's rank at every epoch's end.
 
-    `projection_std`, logged by BYOL itself, is the std of the l2-normalised projections times √d: 1 where they fill
-    the sphere evenly, 0 in a collapse (Chen & He 2021, section 4.1). `effective_rank`, added to the epoch's logs,
-    counts the dimensions the representation uses (`effective_rank` below). A warning is logged when the spread
-    falls below `min_std` and again only after it has recovered. A loss that is not finite ends the run.
+    `projection_std`, logged by BYOL itself, is the `spread` of the projections: 1 where they fill the sphere
+    evenly, 0 in a collapse. `effective_rank`, added to the epoch's logs, counts the dimensions the representation
+    uses. A warning is logged when the spread falls below `min_std` and again only after it has recovered. A loss
+    that is not finite ends the run.
 
     Args:
         images: float `[M, H, W, 3]`, normalised, whose representations are ranked; None leaves the rank out. Costs
@@ -51,19 +52,3 @@ class CollapseMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.images is not None:
             logs["effective_rank"] = effective_rank(self.model(self.images, training=False).numpy())
-
-
-def effective_rank(representations: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of the centred representations (Roy & Vetterli 2007).
-
-    Args:
-        representations: `[M, D]`.
-
-    Returns:
-        Between 1 (a line; also 0 variance) and min(M - 1, D) (all directions alike).
-    """
-    centred = representations.astype(np.float64) - representations.mean(axis=0)
-    singular = np.linalg.svd(centred, compute_uv=False)
-    shares = singular / max(singular.sum(), np.finfo(np.float64).tiny)
-    shares = shares[shares > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -9,12 +9,19 @@ from absl import app, flags, logging
 from byol_tf.errors import UserError
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
-    """Runs `main(argv)` under absl; a mistake the user can mend becomes one sentence and exit status 1."""
+def run_main(main: Callable[[list[str]], None], passes_on: str | None = None) -> None:
+    """Runs `main(argv)` under absl; a mistake the user can mend becomes one sentence and exit status 1.
+
+    Args:
+        main: what to run; its module's docstring heads `--help`.
+        passes_on: whose flags the user may give after a bare `--`, such as "Beam"; they reach `main` in `argv[1:]`.
+    """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            _fail(f"unexpected argument '{argv[1]}'; all options are flags, see --help.")
+        for argument in argv[1:]:
+            if not (passes_on and argument.startswith("--")):
+                hint = f", and those of {passes_on} follow a bare --" if passes_on else ""
+                _fail(f"unexpected argument '{argument}'; all options are flags, see --help{hint}.")
         try:
             main(argv)
         except UserError as error:

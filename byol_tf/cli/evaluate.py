@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     start = time.monotonic()
-    from byol_tf import data
+    from byol_tf import baselines, data
     from byol_tf.callbacks.checkpoint import fingerprint, write_atomically
     from byol_tf.evaluation import frozen, results
 
@@ -30,7 +30,12 @@ def main(argv: list[str]) -> None:
     model, encoder, preprocessing, config = _encoder()
     encoders = {"BYOL": encoder}
     if _FLAGS.baselines:
-        encoders |= _baselines(config, preprocessing)
+        if config is None:
+            raise UserError(
+                f"'{_FLAGS.saved_model}' does not say which config it comes from; export it with "
+                "byol-export, or leave --baselines out."
+            )
+        encoders |= baselines.baseline_encoders(config, preprocessing)
     train, test = data.open_source(_FLAGS.train_dir), data.open_source(_FLAGS.test_dir)
     images = frozen.Images(train, test, preprocessing)
     seed = config.seed if config else 0
@@ -143,25 +148,6 @@ def _encoder():
     checkpoint = _FLAGS.checkpoint or tf.train.latest_checkpoint(folder)
     encoder = pretrain.restore_encoder(_FLAGS.run_dir, checkpoint)
     return checkpoint, encoder, pretrain.preprocessing_from_config(config), config
-
-
-def _baselines(config, preprocessing) -> dict:
-    """The encoder before training, and the preprocessed pixels."""
-    import keras
-
-    from byol_tf import precision, pretrain
-
-    if config is None:
-        raise UserError(
-            f"'{_FLAGS.saved_model}' does not say which config it comes from; export it with "
-            "byol-export, or leave --baselines out."
-        )
-    keras.utils.set_random_seed(config.seed)
-    with precision.policy_scope("float32"):
-        random_encoder = pretrain.build_encoder(config)
-    size = preprocessing.image_size
-    pixels = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Flatten()])
-    return {"random encoder": random_encoder, "raw pixels": pixels}
 
 
 if __name__ == "__main__":

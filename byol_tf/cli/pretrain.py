@@ -4,21 +4,13 @@
     byol-pretrain --config=imagenet:300 --config.batch_size=1024 --data_dir=imagenet/train --run_dir=runs/in300
 """
 
-import importlib.resources
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from byol_tf.cli import run_main
-from byol_tf.errors import UserError
+from byol_tf.cli import recipe, run_main
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    help_string="A recipe of byol_tf/configs (imagenet, cifar10, cifar10_demo), optionally with an argument "
-    "(imagenet:300, cifar10:smoke), or the path of a Python file with get_config. Any field can be "
-    "overridden: --config.epochs=50 --config.encoder.depth=34. The defaults are the paper's.",
-)
+_CONFIG = recipe.define_config()
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
@@ -44,38 +36,17 @@ _STRATEGY = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
-    config = _config()  # Before TensorFlow is imported.
+    config = recipe.resolve_config(_CONFIG)  # Before TensorFlow is imported.
     from byol_tf.pretrain import pretrain
 
     pretrain(config, _DATA_DIR.value, _RUN_DIR.value, _STRATEGY.value)
     print(f"The pretrained run is in {_RUN_DIR.value}; export its encoder with byol-export --run_dir={_RUN_DIR.value}")
 
 
-def _config():
-    recipes = "a recipe (imagenet, cifar10, cifar10_demo) or a Python file with get_config"
-    if _CONFIG.value is None:
-        raise UserError(f"--config is missing; give {recipes}.")
-    try:
-        return _CONFIG.value.copy_and_resolve_references()
-    except OSError as error:  # ml_collections' way to say, late, that it found no such file.
-        given = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config={given} is no recipe and no file; give {recipes}.") from error
-
-
 def run() -> None:
     """Console entry point."""
-    sys.argv = [_with_config_path(argument) for argument in sys.argv]
+    sys.argv = recipe.with_config_paths(sys.argv)
     run_main(main)
-
-
-def _with_config_path(argument: str) -> str:
-    """`--config=NAME[:ARG]` with NAME a recipe of this package → its file's path, which config_flags wants."""
-    flag, _, value = argument.partition("=")
-    name, colon, arg = value.partition(":")
-    recipe = importlib.resources.files("byol_tf.configs") / f"{name}.py"
-    if flag not in ("--config", "-config") or not name.isidentifier() or not recipe.is_file():
-        return argument
-    return f"{flag}={recipe}{colon}{arg}"
 
 
 if __name__ == "__main__":

@@ -23,78 +23,6 @@ def blobs(count, num_classes, seed, distance, dimensions=10):
     return features(centres[labels] + rng.normal(size=(count, dimensions)), labels)
 
 
-def sgd_nesterov_softmax_regression(x, y, num_classes, base_lr, epochs, batch_size, seed):
-    """In float64: m ← μm + g; w ← w − lr (g + μm); lr = base B/256 (1 + cos πt/T)/2."""
-    weights = np.zeros((x.shape[1] + 1, num_classes))  # The last row is the bias.
-    momentum = np.zeros_like(weights)
-    x = np.concatenate([x.astype(np.float64), np.ones((len(x), 1))], axis=1)
-    rng = np.random.default_rng(seed)
-    steps = len(x) // batch_size
-    for epoch in range(epochs):
-        order = rng.permutation(np.arange(len(x)))
-        for i in range(steps):
-            rows = order[i * batch_size : (i + 1) * batch_size]
-            logits = x[rows] @ weights
-            p = np.exp(logits - logits.max(axis=1, keepdims=True))
-            p /= p.sum(axis=1, keepdims=True)
-            p[np.arange(batch_size), y[rows]] -= 1
-            gradient = x[rows].T @ p / batch_size
-            t = epoch * steps + i
-            lr = base_lr * batch_size / 256 * 0.5 * (1 + math.cos(math.pi * t / (epochs * steps)))
-            momentum = 0.9 * momentum + gradient
-            weights -= lr * (gradient + 0.9 * momentum)
-    return weights
-
-
-def test_the_sweep_equals_each_learning_rate_trained_alone_in_numpy():
-    data = blobs(210, 4, seed=0, distance=0.5)
-    lrs = (0.4, 0.1, 0.05)
-    sweep = linear.train_classifiers(
-        [data.representations], data.labels, np.arange(210), lrs, epochs=3, batch_size=32, seed=5
-    )
-    assert sweep.kernel.shape == (10, 3, 4) and sweep.bias.shape == (3, 4)
-    for index, lr in enumerate(lrs):
-        expected = sgd_nesterov_softmax_regression(
-            data.representations, data.labels, 4, lr, epochs=3, batch_size=32, seed=5
-        )
-        np.testing.assert_allclose(sweep.kernel[:, index], expected[:-1], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(sweep.bias[index], expected[-1], rtol=1e-4, atol=1e-6)
-
-
-def test_a_batch_larger_than_the_set_is_clipped_and_so_is_the_learning_rate():
-    data = blobs(50, 3, seed=0, distance=0.5)
-    clipped = linear.train_classifiers(
-        [data.representations], data.labels, np.arange(50), [0.2], epochs=4, batch_size=1024, seed=0
-    )
-    expected = sgd_nesterov_softmax_regression(
-        data.representations, data.labels, 3, 0.2, epochs=4, batch_size=50, seed=0
-    )
-    np.testing.assert_allclose(clipped.kernel[:, 0], expected[:-1], rtol=1e-4, atol=1e-6)
-
-
-def test_epochs_go_through_the_views_in_turn():
-    data = blobs(64, 3, seed=0, distance=0.5)
-    x = data.representations
-    arguments = (data.labels, np.arange(64), [0.2])
-    schedule = {"epochs": 2, "batch_size": 64, "seed": 0}
-    # Full batches: one step on x, one on -x. The gradient at zero weights only flips its sign.
-    turns = linear.train_classifiers([x, -x], *arguments, **schedule)
-    same = linear.train_classifiers([x, x], *arguments, **schedule)
-    assert np.abs(turns.kernel).mean() < 0.8 * np.abs(same.kernel).mean()
-    again = linear.train_classifiers([x], *arguments, **schedule)
-    np.testing.assert_array_equal(same.kernel, again.kernel)
-
-
-def test_only_the_given_rows_are_trained_on():
-    data = blobs(90, 3, seed=0, distance=0.5)
-    poisoned = data.representations.copy()
-    poisoned[60:] = np.nan
-    result = linear.train_classifiers(
-        [poisoned], data.labels, np.arange(60), [0.2], epochs=2, batch_size=30, seed=0
-    )
-    assert np.isfinite(result.kernel).all()
-
-
 def test_separable_classes_are_told_apart():
     train, test = blobs(300, 7, seed=0, distance=8), blobs(200, 7, seed=1, distance=8)
     result = linear.linear_accuracy([train], train, test)
@@ -112,19 +40,6 @@ def test_overlapping_classes_score_as_with_scikit_learns_logistic_regression():
     assert result.top_1 == pytest.approx(expected, abs=0.01)
     assert result.interval[0] < expected < result.interval[1]
     assert result.top_5 == 1 and result.num_test == 2000
-
-
-def test_top_5_counts_the_five_best():
-    rng = np.random.default_rng(0)
-    classifiers = linear.Classifiers(
-        rng.normal(size=(4, 2, 9)).astype(np.float32), rng.normal(size=(2, 9)).astype(np.float32)
-    )
-    x, y = rng.normal(size=(40, 4)).astype(np.float32), rng.integers(9, size=40)
-    for index in range(2):
-        logits = x @ classifiers.kernel[:, index] + classifiers.bias[index]
-        rank = (logits > logits[np.arange(40), y][:, np.newaxis]).sum(axis=1)
-        np.testing.assert_array_equal(classifiers.hits(x, y, 5)[:, index], rank < 5)
-        np.testing.assert_array_equal(classifiers.hits(x, y, 1)[:, index], rank < 1)
 
 
 def test_the_learning_rate_is_chosen_on_held_out_training_examples_not_on_the_test_set():
@@ -165,6 +80,17 @@ def test_the_same_seed_gives_the_same_result_and_zero_is_a_seed():
     )
     assert first == again
     assert first.validation_accuracy != other.validation_accuracy
+
+
+def test_the_fitted_classifier_gives_the_reported_accuracy_in_numpy():
+    train, test = blobs(300, 4, seed=0, distance=0.5), blobs(200, 4, seed=1, distance=0.5)
+    result = linear.linear_accuracy([train], train, test, seed=3, epochs=5)
+    fit = linear.fit_linear([train], train, seed=3, epochs=5)
+    assert fit.classifiers.kernel.shape == (10, 1, 4) and fit.classifiers.bias.shape == (1, 4)
+    logits = test.representations @ fit.classifiers.kernel[:, 0] + fit.classifiers.bias[0]
+    assert (logits.argmax(axis=1) == test.labels).mean() == pytest.approx(result.top_1)
+    for name in ("base_lr", "validation_accuracy", "batch_size"):
+        assert getattr(fit, name) == getattr(result, name)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])

@@ -1,0 +1,73 @@
+"""The shared `--config` flag and flags that are passed on, in a command of a few lines."""
+
+import pathlib
+import subprocess
+import sys
+
+from byol_tf.cli import recipe
+
+COMMAND = '''
+"""demo: shows its config."""
+import sys
+from byol_tf.cli import recipe, run_main
+_CONFIG = recipe.define_config({default})
+def main(argv):
+    config = recipe.resolve_config(_CONFIG)
+    print(config.batch_size, config.epochs, argv[1:])
+sys.argv = recipe.with_config_paths(sys.argv)
+run_main(main{passes_on})
+'''
+
+
+def demo(tmp_path, *arguments, default="", passes_on=""):
+    command = tmp_path / "demo.py"
+    command.write_text(COMMAND.format(default=default, passes_on=passes_on))
+    return subprocess.run(
+        [sys.executable, command, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_recipes_become_the_paths_of_their_files_and_all_else_stays():
+    argv = ["--config=cifar10:smoke", "-config=imagenet", "--config=own.py", "--data_dir=cifar10"]
+    smoke, imagenet, *others = recipe.with_config_paths(["cifar10", *argv])[1:]
+    assert smoke.startswith("--config=/") and smoke.endswith("byol_tf/configs/cifar10.py:smoke")
+    assert pathlib.Path(imagenet.removeprefix("-config=")).is_file()
+    assert others == argv[2:]
+
+
+def test_a_default_recipe_takes_overrides_and_gives_way_to_the_users(tmp_path):
+    smoke = demo(tmp_path, "--config.batch_size=24", default='"cifar10:smoke"')
+    batch_size, epochs, _ = smoke.stdout.split(maxsplit=2)
+    assert batch_size == "24" and int(epochs) < 10
+    given = demo(tmp_path, "--config=cifar10", "--config.epochs=77", default='"cifar10:smoke"')
+    assert given.stdout.split()[1] == "77" and given.stdout.split()[0] == "512"
+
+
+def test_the_flag_is_the_commands_in_its_help(tmp_path):
+    assert "--config: A recipe" in demo(tmp_path, "--help").stdout
+
+
+def test_without_a_default_a_missing_config_gets_a_sentence(tmp_path):
+    result = demo(tmp_path)
+    assert result.returncode == 1 and result.stderr.startswith("error: --config is missing; give")
+
+
+def test_flags_after_a_bare_dash_dash_reach_main_where_the_command_passes_them_on(tmp_path):
+    arguments = ["--config=cifar10", "--", "--runner=FlinkRunner", "--config=cifar10"]
+    result = demo(tmp_path, *arguments, passes_on=', passes_on="Beam"')
+    assert result.stdout.endswith("['--runner=FlinkRunner', '--config=cifar10']\n"), result.stderr
+    refused = demo(tmp_path, *arguments)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "error: unexpected argument '--runner=FlinkRunner'; all options are flags, see --help.\n"
+    )
+
+
+def test_other_arguments_are_refused_also_where_flags_are_passed_on(tmp_path):
+    for arguments in (["extra"], ["--", "--runner=x", "extra"], ["--", "extra", "--runner=x"]):
+        result = demo(tmp_path, "--config=cifar10", *arguments, passes_on=', passes_on="Beam"')
+        assert result.returncode == 1 and result.stdout == ""
+        assert result.stderr == (
+            "error: unexpected argument 'extra'; all options are flags, see --help, and those of "
+            "Beam follow a bare --.\n"
+        )
