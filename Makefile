@@ -12,46 +12,37 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast bazel bench lock clean FORCE
+.PHONY: help venv demo test test-fast bazel bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-venv: $(VENV)/.project  ## set up .venv (about 2 GB) with the versions of requirements/core.lock
+venv: $(VENV)/.project  ## set up .venv (about 3 GB) with the versions of requirements/full.lock
 
 # The stamp is written last, so an interrupted set-up starts over. The build tools come first and
 # from the lock: nothing is left for pip to choose that day.
-$(VENV)/.lock: requirements/core.lock
+# tfx says it needs Python below 3.11, and runs on 3.11: hence --ignore-requires-python.
+$(VENV)/.lock: requirements/full.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	    { echo "byol_tf needs Python 3.11, which '$(PYTHON)' is not: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@command -v c++ >/dev/null || \
+	    { echo "TFX needs two small packages that are compiled here: install a C++ compiler (Debian: apt-get install g++)" >&2; exit 1; }
 	@echo "Setting up $(VENV) from $< (once, a few minutes) ..."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps $$(grep -E '^(setuptools|wheel)==' $<)
-	$(BIN)/pip install -q --no-deps --no-build-isolation -r $<
+	$(BIN)/pip install -q --no-deps --no-build-isolation --ignore-requires-python -r $<
 	touch $@
 
 $(VENV)/.project: $(VENV)/.lock setup.cfg pyproject.toml
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(DEMO)/evaluation.md $(DEMO)/exported/1/saved_model.pb  ## pretrain, evaluate and export on the bundled images, into demo/
-	@cat $<
-	@echo
-	@echo "The exported encoder: $(DEMO)/exported/1. The run, its curves for TensorBoard: $(DEMO)/run."
-
-# Always run, for it knows where it stopped; a finished run is left as it is, and so is what follows.
-$(DEMO)/run/checkpoints/checkpoint: FORCE | $(VENV)/.project
-	$(BIN)/byol-pretrain --config=cifar10_demo --data_dir=$(DATA)/train --run_dir=$(DEMO)/run
-
-$(DEMO)/evaluation.md: $(DEMO)/run/checkpoints/checkpoint
-	$(BIN)/byol-evaluate --run_dir=$(DEMO)/run --train_dir=$(DATA)/train --test_dir=$(DATA)/test \
-	    --baselines --views=0 >$@.tmp
-	mv $@.tmp $@
-
-$(DEMO)/exported/1/saved_model.pb: $(DEMO)/run/checkpoints/checkpoint
-	rm -rf $(DEMO)/exported/1
-	$(BIN)/byol-export --run_dir=$(DEMO)/run --output=$(DEMO)/exported/1
+# The pipeline knows what is done: a second call trains nothing and pushes nothing.
+demo: venv  ## the pipeline on the bundled images: ingest, validate, pretrain, evaluate, push, report; into demo/
+	$(BIN)/byol-pipeline --config=cifar10_demo --data_dir=$(DATA) \
+	    --input_splits='train=train/**,eval=test/**' \
+	    --pipeline_root=$(DEMO)/pipeline --serving_model_dir=$(DEMO)/serving
 
 test: venv  ## run every test
 	$(BIN)/python -m pytest
@@ -64,6 +55,7 @@ bazel: venv  ## bazel build //... && bazel test //... with Debian's Bazel, offli
 
 bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTorch rivals
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/pipeline.py --data_dir=$(DATA)/train --sizes 500 2500 --rounds 1
 	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
 lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs uv)
@@ -74,4 +66,4 @@ lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs u
 
 clean:  ## remove what runs and builds left behind (not .venv)
 	rm -rf $(DEMO) build dist *.egg-info .pytest_cache
-	find byol_tf tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find byol_tf pipelines tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Stops the run before training where the data have changed too much."""

@@ -1,0 +1,135 @@
+"""How far data have moved since the last run, and whether that is too far. No TFX."""
+
+from collections.abc import Sequence
+
+import tensorflow_data_validation as tfdv
+from absl import logging
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+
+from byol_tf.errors import UserError
+
+_CATEGORICAL, _NUMERIC = ("image/format", "image/label_text"), ("image/height", "image/width")
+_SEVERITIES = {
+    "warning": anomalies_pb2.AnomalyInfo.WARNING,
+    "error": anomalies_pb2.AnomalyInfo.ERROR,
+}
+
+
+def describe(
+    anomalies: anomalies_pb2.Anomalies, split: str, against: str
+) -> list[tuple[int, str]]:
+    """(severity, sentence) of each anomaly."""
+    found = [
+        (info.severity, f"{split}: {name}: {info.description} (against {against})")
+        for name, info in sorted(anomalies.anomaly_info.items())
+    ]
+    if anomalies.HasField("dataset_anomaly_info"):
+        info = anomalies.dataset_anomaly_info
+        found.append((info.severity, f"{split}: {info.description} (against {against})"))
+    return found
+
+
+def drift(
+    current: statistics_pb2.DatasetFeatureStatisticsList,
+    before: statistics_pb2.DatasetFeatureStatisticsList,
+    schema: schema_pb2.Schema,
+    split: str,
+    max_drift: float,
+) -> list[tuple[int, str]]:
+    """(severity, sentence) of each feature whose distribution has moved further than `max_drift`.
+
+    Formats and labels by L-infinity distance, which TFDV computes. Height and width by `distance`:
+    TFDV's Jensen-Shannon divergence is 1 between images of one size and the same with a single one
+    of another among them.
+    """
+    compared = schema_pb2.Schema()
+    for feature in schema.feature:
+        if feature.name in _CATEGORICAL:
+            compared.feature.add(name=feature.name, type=feature.type)
+            compared.feature[-1].drift_comparator.infinity_norm.threshold = max_drift
+    anomalies = tfdv.validate_statistics(current, compared, previous_statistics=before)
+    names = {feature.name for feature in compared.feature}
+    for name in set(anomalies.anomaly_info) - names:
+        del anomalies.anomaly_info[name]  # A column `compared` leaves out on purpose.
+    found = describe(anomalies, split, "the last run")
+    for name in _NUMERIC:
+        moved = distance(_histograms(current, name), _histograms(before, name))
+        if moved > max_drift:
+            found.append(
+                (
+                    anomalies_pb2.AnomalyInfo.ERROR,
+                    f"{split}: {name}: at least {moved:.3f} of the images have moved to other "
+                    f"values, above the threshold {max_drift:g} (against the last run)",
+                )
+            )
+    return found
+
+
+def distance(
+    current: Sequence[statistics_pb2.Histogram], before: Sequence[statistics_pb2.Histogram]
+) -> float:
+    """What the Kolmogorov-Smirnov distance of two distributions is at least.
+
+    Within a bucket a histogram leaves open where the values are; they are given the benefit of the
+    doubt.
+
+    Args:
+        current, before: histograms of the same values, each with other buckets.
+
+    Returns:
+        In [0, 1]; 0 where one has no values.
+    """
+    edges = {
+        edge
+        for histogram in (*current, *before)
+        for bucket in histogram.buckets
+        for edge in (bucket.low_value, bucket.high_value)
+    }
+    largest = 0.0
+    for edge in edges if current and before else ():
+        (least_now, most_now), (least_before, most_before) = (
+            _bounds(histograms, edge) for histograms in (current, before)
+        )
+        largest = max(largest, least_now - most_before, least_before - most_now)
+    return largest
+
+
+def _bounds(
+    histograms: Sequence[statistics_pb2.Histogram], value: float
+) -> tuple[float, float]:
+    """What part of the values is up to `value`, at least and at most."""
+    least, most = 0.0, 1.0
+    for histogram in histograms:
+        total = sum(bucket.sample_count for bucket in histogram.buckets)
+        below = sum(b.sample_count for b in histogram.buckets if b.high_value <= value)
+        started = sum(b.sample_count for b in histogram.buckets if b.low_value <= value)
+        least, most = max(least, below / total), min(most, started / total)
+    return least, most
+
+
+def _histograms(
+    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
+) -> list[statistics_pb2.Histogram]:
+    """Of a numeric feature, those that have values; empty if it is missing."""
+    return [
+        histogram
+        for dataset in statistics.datasets
+        for feature in dataset.features
+        if list(feature.path.step) == [name] or feature.name == name
+        for histogram in feature.num_stats.histograms
+        if sum(bucket.sample_count for bucket in histogram.buckets) > 0
+    ]
+
+
+def stop(found: list[tuple[int, str]], stop_on: str) -> None:
+    """Raises a UserError where an anomaly is as severe as `stop_on`; logs the others."""
+    least = _SEVERITIES.get(stop_on)
+    severe = [text for severity, text in found if least is not None and severity >= least]
+    for _, text in found:
+        logging.warning("%s", text)
+    if severe:
+        more = f" and {len(severe) - 3} more" if len(severe) > 3 else ""
+        raise UserError(
+            f"the data are not what they should be: {'; '.join(severe[:3])}{more}; mend the data, "
+            "or, if this is how they are now, run once with --stop_on=never."
+        )

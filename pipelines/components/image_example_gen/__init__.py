@@ -1,0 +1,1 @@
+"""Images of any Beam file system, as tf.Examples in splits."""

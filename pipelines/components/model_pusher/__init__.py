@@ -1,0 +1,1 @@
+"""Puts a blessed model where a server looks, all at once."""

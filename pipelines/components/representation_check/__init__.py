@@ -1,0 +1,1 @@
+"""Blesses an encoder of unlabelled data by label-free measures."""

@@ -1,0 +1,76 @@
+"""Executor of RepresentationCheck."""
+
+import dataclasses
+import json
+import os
+
+from absl import logging
+from tfx.components.evaluator import constants
+from tfx.components.evaluator import executor as evaluator_executor
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from byol_tf import data, export
+from byol_tf.callbacks.checkpoint import write_atomically
+from byol_tf.evaluation import label_free
+from pipelines.components.representation_check.rules import judge
+
+MEASURES = "measures.json"
+_IMAGES = 2000
+
+
+class Executor(base_executor.BaseExecutor):
+    """Measures candidate and baseline, judges, and writes evaluation and blessing."""
+
+    def Do(self, input_dict, output_dict, exec_properties):
+        (model,) = input_dict["model"]
+        (evaluation,), (blessing,) = output_dict["evaluation"], output_dict["blessing"]
+        baseline = input_dict.get("baseline_model")
+        source = data.open_source(
+            os.path.join(artifact_utils.get_split_uri(input_dict["examples"], "eval"), "*")
+        )
+        candidate_measures = _measure(model, source)
+        baseline_measures = _measure(baseline[0], source) if baseline else None
+        rules = judge(
+            candidate_measures,
+            baseline_measures,
+            exec_properties["min_spread"],
+            exec_properties["max_measure_loss"],
+        )
+        passed = all(rule["passed"] for rule in rules)
+        for rule in rules:
+            if not rule["passed"]:
+                logging.warning("not blessed: %s", rule["explanation"])
+        write_atomically(
+            os.path.join(evaluation.uri, MEASURES),
+            json.dumps({"measures": candidate_measures, "rules": rules}, indent=2) + "\n",
+        )
+        # As Evaluator does it: Resolver and Pusher read the properties, people the file.
+        name = constants.BLESSED_FILE_NAME if passed else constants.NOT_BLESSED_FILE_NAME
+        io_utils.write_string_file(os.path.join(blessing.uri, name), "")
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(passed))
+        blessing.set_string_custom_property(
+            constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri
+        )
+        blessing.set_int_custom_property(
+            constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id
+        )
+        if baseline:
+            blessing.set_string_custom_property(
+                constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline[0].uri
+            )
+            blessing.set_int_custom_property(
+                constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline[0].id
+            )
+
+
+# Kubeflow's entry point writes the models' ids in a blessing as the names that the next run's
+# resolver asks for, but only for Evaluators: to it, this is one.
+evaluator_executor.Executor.register(Executor)
+
+
+def _measure(model, source) -> dict[str, float]:
+    encoder, preprocessing, _ = export.load_encoder(path_utils.serving_model_path(model.uri))
+    measures = label_free.label_free_measures(encoder, source, preprocessing, seed=0, limit=_IMAGES)
+    return dataclasses.asdict(measures)

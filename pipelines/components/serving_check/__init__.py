@@ -1,0 +1,1 @@
+"""Loads an export as a server does and replays requests."""

@@ -1,0 +1,65 @@
+"""Trainer's run_fn: pretrain, export, keep the curves."""
+
+import os
+
+import ml_collections
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from byol_tf import export, pretrain
+from pipelines.modules import training_runs
+
+
+class Prepare(tf.Module):
+    """Transform's graph as a function of image files: string `[B]` → string `[B]`."""
+
+    def __init__(self, transform_graph: str):
+        super().__init__()
+        # An attribute, so that the export tracks its resources.
+        self.layer = tft.TFTransformOutput(transform_graph).transform_features_layer()
+
+    def __call__(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        return self.layer({"image/encoded": image_bytes[:, tf.newaxis]})["image/encoded"][:, 0]
+
+
+def run_fn(fn_args) -> None:
+    """Pretrains on the train split and exports the encoder.
+
+    custom_config: `config` (of byol_tf.configs), `strategy`, `training_dir`, `model_name`, `code`.
+    A run that was killed goes on where its last checkpoint was.
+    """
+    options = fn_args.custom_config
+    config = ml_collections.ConfigDict(options["config"])
+    (train_files,) = fn_args.train_files
+    identity = {
+        "config": options["config"],
+        "code": options["code"],
+        "examples": train_files,
+        "transform_graph": fn_args.transform_graph_path,
+    }
+    run_dir = training_runs.open_run(options["training_dir"], identity)
+    pretrain.pretrain(config, train_files, run_dir, options["strategy"])
+    export.save_encoder(
+        pretrain.restore_encoder(run_dir),
+        fn_args.serving_model_dir,
+        preprocessing=pretrain.preprocessing_from_config(config),
+        prepare=Prepare(fn_args.transform_graph_path),
+        model_name=options["model_name"],
+        metadata={"config": options["config"], "code": options["code"]},
+    )
+    _keep_curves(run_dir, fn_args.model_run_dir)
+    training_runs.close_run(run_dir)
+
+
+def _keep_curves(run_dir: str, model_run_dir: str) -> None:
+    """Copies TensorBoard's logs, history.csv and config.json into the artifact."""
+    for folder, _, names in tf.io.gfile.walk(run_dir):
+        below = os.path.relpath(folder, run_dir)
+        if below.split(os.sep)[0] == "checkpoints":
+            continue
+        target = os.path.normpath(os.path.join(model_run_dir, below))
+        tf.io.gfile.makedirs(target)
+        for name in names:
+            tf.io.gfile.copy(
+                os.path.join(folder, name), os.path.join(target, name), overwrite=True
+            )

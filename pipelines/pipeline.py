@@ -1,0 +1,283 @@
+"""The graph, for every runner: from images to a pushed encoder."""
+
+import tensorflow_data_validation as tfdv
+import tensorflow_model_analysis as tfma
+from ml_metadata.proto import metadata_store_pb2
+from tfx.components import (
+    Evaluator,
+    ExampleValidator,
+    InfraValidator,
+    SchemaGen,
+    StatisticsGen,
+    Trainer,
+    Transform,
+)
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
+    LatestBlessedModelStrategy,
+)
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import (
+    example_gen_pb2,
+    infra_validator_pb2,
+    pusher_pb2,
+    range_config_pb2,
+    trainer_pb2,
+    transform_pb2,
+)
+from tfx.types import Channel, standard_artifacts
+
+from pipelines.artifacts import ApprovedStatistics
+from pipelines.components.corpus_embedder.component import CorpusEmbedder
+from pipelines.components.data_gate.component import DataGate
+from pipelines.components.image_example_gen.component import ImageExampleGen
+from pipelines.components.linear_probe.component import LinearProbe
+from pipelines.components.model_pusher.component import ModelPusher
+from pipelines.components.representation_check.component import RepresentationCheck
+from pipelines.components.serving_check.component import ServingCheck
+from pipelines.digests import code_digest
+from pipelines.resolvers import LatestIfAny
+from pipelines.settings import Settings
+
+# All but the images and their names. Statistics of image bytes would send each through a shuffle.
+METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]
+_TF_SERVING_IMAGE_TAG = "2.15.1"
+
+
+def create_pipeline(settings: Settings) -> Pipeline:
+    """The pipeline of `settings`, for any TFX runner."""
+    code = code_digest()
+    example_gen = _example_gen(settings, code)
+    examples = example_gen.outputs["examples"]
+
+    # What the data are, against what they should be and what they were.
+    statistics_gen = StatisticsGen(
+        examples=examples, stats_options=tfdv.StatsOptions(feature_allowlist=METADATA_FEATURES)
+    )
+    statistics = statistics_gen.outputs["statistics"]
+    if settings.schema_file:
+        schema_gen = ImportSchemaGen(schema_file=settings.schema_file)
+    else:
+        schema_gen = SchemaGen(statistics=statistics, infer_feature_shape=True)
+    validator = ExampleValidator(statistics=statistics, schema=schema_gen.outputs["schema"])
+    resolvers = []
+    if settings.compare_with_last_run:
+        last_approved = Resolver(
+            strategy_class=LatestIfAny, approved=Channel(type=ApprovedStatistics)
+        ).with_id("LastApprovedStatistics")
+        resolvers.append(last_approved)
+    gate = DataGate(
+        statistics=statistics,
+        schema=schema_gen.outputs["schema"],
+        anomalies=validator.outputs["anomalies"],
+        baseline=resolvers[0].outputs["approved"] if resolvers else None,
+        stop_on=settings.stop_on,
+        max_drift=settings.max_drift,
+    )
+
+    # Training.
+    records_schema = ImportSchemaGen(
+        schema_file=settings.records_schema_file
+    ).with_id("RecordsSchema")
+    transform = Transform(
+        examples=examples,
+        schema=records_schema.outputs["schema"],
+        preprocessing_fn="pipelines.modules.preprocessing.preprocessing_fn",
+        custom_config={"shorter_side": settings.shorter_side, "code": code},
+        splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
+        disable_statistics=True,  # They would read the images' bytes.
+    )
+    transform.add_upstream_node(gate)
+    transformed = transform.outputs["transformed_examples"]
+    trainer = Trainer(
+        run_fn="pipelines.modules.training.run_fn",
+        examples=transformed,
+        transform_graph=transform.outputs["transform_graph"],
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config={
+            "config": dict(settings.config),
+            "strategy": settings.strategy,
+            "training_dir": settings.training_dir,
+            "model_name": settings.model_name,
+            "code": code,
+        },
+    )
+    encoder = trainer.outputs["model"]
+
+    # Is it good, and can it be served?
+    if settings.labelled:
+        probe = LinearProbe(examples=transformed, encoder=encoder, views=settings.views, code=code)
+        last_blessed = _last_blessed_model("LinearProbe", "Evaluator")
+        evaluator = Evaluator(
+            examples=examples,
+            model=probe.outputs["model"],
+            baseline_model=last_blessed.outputs["model"],
+            eval_config=eval_config(settings),
+            example_splits=["eval"],
+            schema=records_schema.outputs["schema"],
+        )
+        judges = [probe, last_blessed, evaluator]
+    else:
+        last_blessed = _last_blessed_model("Trainer", "RepresentationCheck")
+        evaluator = RepresentationCheck(
+            examples=transformed,
+            model=encoder,
+            baseline_model=last_blessed.outputs["model"],
+            min_spread=settings.min_spread,
+            max_measure_loss=settings.max_measure_loss,
+            code=code,
+        )
+        judges = [last_blessed, evaluator]
+    blessing = evaluator.outputs["blessing"]
+    if settings.infra_validator == "none":
+        serving_check = ServingCheck(model=encoder, examples=examples, code=code)
+    else:
+        serving_check = _infra_validator(settings, encoder, examples)
+    pusher = ModelPusher(
+        model=encoder,
+        model_blessing=blessing,
+        infra_blessing=serving_check.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=settings.model_dir)
+        ),
+    )
+    components = [
+        example_gen, statistics_gen, schema_gen, validator, *resolvers, gate, records_schema,
+        transform, trainer, *judges, serving_check, pusher,
+    ]
+    if settings.embed_data_dir:
+        components.append(
+            CorpusEmbedder(
+                model=encoder,
+                model_blessing=blessing,
+                data_dir=settings.embed_data_dir,
+                versions={"code": code, "listing": settings.embed_listing_digest},
+            )
+        )
+    return Pipeline(
+        pipeline_name=settings.name,
+        pipeline_root=settings.pipeline_root,
+        components=components,
+        enable_cache=settings.enable_cache,
+        metadata_connection_config=_metadata(settings),
+        beam_pipeline_args=list(settings.beam_args),
+    )
+
+
+def eval_config(settings: Settings) -> tfma.EvalConfig:
+    """Accuracy overall and by class, with intervals; a floor, and no loss to the last blessed.
+
+    The thresholds hold for the overall slice only: a class of three images must not decide.
+    """
+    threshold = tfma.MetricThreshold(
+        value_threshold=tfma.GenericValueThreshold(lower_bound={"value": settings.min_accuracy}),
+        change_threshold=tfma.GenericChangeThreshold(
+            direction=tfma.MetricDirection.HIGHER_IS_BETTER,
+            absolute={"value": -settings.max_accuracy_loss},
+        ),
+    )
+    accuracy = tfma.MetricConfig(
+        class_name="SparseCategoricalAccuracy",
+        config='{"name": "accuracy"}',
+        per_slice_thresholds=[
+            tfma.PerSliceMetricThreshold(
+                slicing_specs=[tfma.SlicingSpec()], threshold=threshold
+            )
+        ],
+    )
+    return tfma.EvalConfig(
+        model_specs=[
+            tfma.ModelSpec(
+                # As a SavedModel, by its signature; else TFMA first tries to load it with Keras.
+                model_type="tf_generic",
+                signature_name="examples",
+                label_key="image/label",
+            )
+        ],
+        slicing_specs=[
+            tfma.SlicingSpec(),
+            tfma.SlicingSpec(feature_keys=["image/label_text"]),
+        ],
+        metrics_specs=[
+            tfma.MetricsSpec(metrics=[accuracy, tfma.MetricConfig(class_name="ExampleCount")])
+        ],
+        options=tfma.Options(compute_confidence_intervals={"value": True}),
+    )
+
+
+def _example_gen(settings: Settings, code: str) -> ImageExampleGen:
+    input_config, output_config, range_config = None, None, None
+    if settings.input_splits:
+        input_config = example_gen_pb2.Input(
+            splits=[
+                example_gen_pb2.Input.Split(name=name, pattern=pattern)
+                for name, pattern in settings.input_splits.items()
+            ]
+        )
+    if settings.output_splits:
+        output_config = example_gen_pb2.Output(
+            split_config=example_gen_pb2.SplitConfig(
+                splits=[
+                    example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=buckets)
+                    for name, buckets in settings.output_splits.items()
+                ]
+            )
+        )
+    if settings.span is not None:
+        range_config = range_config_pb2.RangeConfig(
+            static_range=range_config_pb2.StaticRange(
+                start_span_number=settings.span, end_span_number=settings.span
+            )
+        )
+    return ImageExampleGen(
+        input_base=settings.data_dir,
+        input_config=input_config,
+        output_config=output_config,
+        range_config=range_config,
+        labels=settings.labels,
+        max_corrupt_fraction=settings.max_corrupt_fraction,
+        versions={"code": code, "listing": settings.listing_digest},
+    )
+
+
+def _metadata(settings: Settings) -> metadata_store_pb2.ConnectionConfig:
+    """SQLite in the root. TFX's own maker of it would create the folder, which may be in a cloud."""
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = settings.metadata_path
+    connection.sqlite.connection_mode = (
+        metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+    )
+    return connection
+
+
+def _last_blessed_model(model_producer: str, blessing_producer: str) -> Resolver:
+    return Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=standard_artifacts.Model, producer_component_id=model_producer),
+        model_blessing=Channel(
+            type=standard_artifacts.ModelBlessing, producer_component_id=blessing_producer
+        ),
+    ).with_id("LastBlessedModel")
+
+
+def _infra_validator(settings: Settings, encoder, examples) -> InfraValidator:
+    serving_spec = infra_validator_pb2.ServingSpec(
+        tensorflow_serving=infra_validator_pb2.TensorFlowServing(tags=[_TF_SERVING_IMAGE_TAG]),
+        model_name=settings.model_name,
+    )
+    if settings.infra_validator == "docker":
+        serving_spec.local_docker.SetInParent()
+    else:
+        serving_spec.kubernetes.SetInParent()
+    request_spec = infra_validator_pb2.RequestSpec(
+        tensorflow_serving=infra_validator_pb2.TensorFlowServingRequestSpec(
+            signature_names=["examples"]
+        ),
+        split_name="eval",
+        num_examples=16,
+    )
+    return InfraValidator(
+        model=encoder, examples=examples, serving_spec=serving_spec, request_spec=request_spec
+    )

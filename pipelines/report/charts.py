@@ -1,0 +1,233 @@
+"""Figures as inline SVG that follows the page: its font, its colours in light and in dark."""
+
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+import matplotlib.colors
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipelines.report import formats, gallery
+from pipelines.report.summary import Gallery
+
+# Matplotlib wants colours when it draws, a page knows its own only when it is shown: these stand
+# in for the style sheet's variables.
+_MUTED, _GRID, _FIRST, _SECOND = "#000001", "#000002", "#000003", "#000004"
+_VARIABLES = {
+    _MUTED: "var(--muted)",
+    _GRID: "var(--line)",
+    _FIRST: "var(--first)",
+    _SECOND: "var(--second)",
+}
+_STYLE = {
+    "axes.edgecolor": _GRID,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.formatter.useoffset": False,
+    "font.size": 9.5,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "svg.fonttype": "none",  # Text stays text: small, selectable, in the page's font.
+    "svg.hashsalt": "byol_tf",  # The same run makes the same page.
+    "text.color": _MUTED,
+    "xtick.color": _GRID,
+    "xtick.labelcolor": _MUTED,
+    "ytick.color": _GRID,
+    "ytick.labelcolor": _MUTED,
+    "ytick.major.size": 0,
+}
+_SVG_POINTS = 1000  # More in a scatter are smaller as a picture.
+_LEGEND_CLASSES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """An entry of a legend: a name, a CSS colour, a value to stand beside them."""
+
+    name: str
+    color: str
+    value: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure of the page; without anything to draw `svg` is None and `caption` says why."""
+
+    title: str
+    svg: Markup | None
+    caption: str
+    keys: Sequence[Key] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Curve:
+    """Which columns of the history one chart draws, and how."""
+
+    title: str
+    columns: Mapping[str, str]  # Column: name in the legend.
+    caption: str
+    write: Callable[[float], str] = formats.number
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+_CURVES = (
+    _Curve(
+        "Loss",
+        {"loss": "loss"},
+        "Squared distance between prediction and target, both directions: 8 at most, 4 between "
+        "random directions. It falls in a collapse too, so read it with the next two.",
+        limits=(0, None),
+    ),
+    _Curve(
+        "Spread of the projections",
+        {"projection_std": "std × √d"},
+        "1 = even over the sphere, 0 = collapsed to a point.",
+        limits=(0, 1.05),
+    ),
+    _Curve(
+        "Effective rank",
+        {"effective_rank": "dimensions in use"},
+        "How many dimensions the representation uses; near 1 = collapsed to a line.",
+        limits=(0, None),
+    ),
+    _Curve(
+        "Accuracy while training",
+        {"knn_accuracy": "kNN", "online_accuracy": "online classifier"},
+        "Reported by the way, from labels that the encoder does not see. The final measurement "
+        "is the table above.",
+        write=formats.percent,
+        limits=(0, None),
+    ),
+    _Curve("Learning rate", {"lr": "rate"}, "Warm-up, then a cosine to 0.", limits=(0, None)),
+    _Curve(
+        "τ of the target network",
+        {"ema": "τ"},
+        "How much of the target network stays at each step; it ends at 1, where the target stands "
+        "still.",
+        write=lambda tau: f"{tau:.4f}",
+    ),
+)
+
+
+def learning_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
+    """One small chart a measure, over epochs."""
+    return [_curve_chart(curve, history) for curve in _CURVES]
+
+
+def embedding_map(images: Gallery) -> Chart:
+    """All images as points, near each other where their embeddings are."""
+    title = "Map"
+    found = gallery.map_points(images)
+    if found is None:
+        return Chart(
+            title,
+            None,
+            "No map: it takes three images whose embeddings are finite and differ. Embeddings "
+            "that are all the same mean that the encoder has collapsed.",
+        )
+    taken, places = found
+    few = len(places) < gallery.TSNE_POINTS
+    caption = (
+        f"{len(places):,} images, placed by {'PCA' if few else 't-SNE'} of their embeddings. "
+        + ("" if few else "Who is near whom means something; distances between groups do not. ")
+    )
+    if images.labels is None:
+        colors, keys = _FIRST, ()
+        caption += "Without labels all points look alike: look for separate groups."
+    else:
+        labels = np.asarray(images.labels)
+        classes = np.unique(labels)
+        palette = _class_colors(len(classes))
+        colors = [palette[i] for i in np.searchsorted(classes, labels[taken])]
+        names = [gallery.class_name(images, int(label)) for label in classes]
+        keys = [Key(*pair) for pair in zip(names, palette)] if len(names) <= _LEGEND_CLASSES else ()
+        caption += f"Colour = class ({len(classes)} of them), which the encoder was never told."
+
+    def draw(axes: Axes) -> None:
+        size, picture = 14 if len(places) <= 300 else 7, len(places) > _SVG_POINTS
+        axes.scatter(*places.T, c=colors, s=size, alpha=0.8, linewidths=0, rasterized=picture)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_axis_off()
+
+    return Chart(title, _svg("map", caption, (6.4, 4.6), draw), caption, keys)
+
+
+def _curve_chart(curve: _Curve, history: Sequence[Mapping[str, float]]) -> Chart:
+    series = {
+        name: points for name in curve.columns if (points := _finite_points(history, name))
+    }
+    missing = [legend for name, legend in curve.columns.items() if name not in series]
+    caption = curve.caption
+    if missing:
+        caption = f"Not measured in this run: {', '.join(missing)}. {caption if series else ''}"
+    if not series:
+        return Chart(curve.title, None, caption.strip())
+    colors = dict(zip(curve.columns, (_FIRST, _SECOND)))
+
+    def draw(axes: Axes) -> None:
+        for name, points in series.items():
+            marker = "o" if len(points) <= 20 else None
+            axes.plot(*zip(*points), color=colors[name], linewidth=1.6, marker=marker, markersize=3)
+        axes.set_ylim(*curve.limits)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        if curve.write is formats.percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_xlabel("epoch", color=_MUTED)
+
+    keys = [
+        Key(curve.columns[name], _VARIABLES[colors[name]], curve.write(points[-1][1]))
+        for name, points in series.items()
+    ]
+    label = f"{curve.title} by epoch: " + ", ".join(f"{k.name} ends at {k.value}" for k in keys)
+    return Chart(curve.title, _svg(curve.title, label, (3.7, 1.9), draw), caption, keys)
+
+
+def _finite_points(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    rows = [(row["epoch"], row.get(name)) for row in history]
+    return [(epoch, y) for epoch, y in rows if y is not None and math.isfinite(y)]
+
+
+def _class_colors(count: int) -> list[str]:
+    if count <= _LEGEND_CLASSES:
+        colors = matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors[:count]
+    else:
+        colors = matplotlib.colormaps["hsv"](np.linspace(0, 1, count, endpoint=False))
+    return [matplotlib.colors.to_hex(color) for color in colors]
+
+
+def _svg(
+    name: str, label: str, inches: tuple[float, float], draw: Callable[[Axes], None]
+) -> Markup:
+    """What `draw` draws, as an <svg> element without a size of its own."""
+    file = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(file, format="svg", transparent=True)
+    return Markup(_inline(file.getvalue(), name, label))
+
+
+def _inline(document: str, name: str, label: str) -> str:
+    """The <svg> element of Matplotlib's file, fit to stand beside others in a page."""
+    svg = document[document.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # The width comes from the page, and ids are of the page, where each may stand once.
+    view_box = re.search(r'viewBox="[^"]+"', svg)[0]
+    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view_box} role="img"'
+    svg = re.sub(r"<svg[^>]*>", lambda _: f'{opening} aria-label="{escape(label)}">', svg, count=1)
+    prefix = re.sub(r"\W+", "-", name.lower())
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, variable)
+    return svg

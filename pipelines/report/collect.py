@@ -1,0 +1,279 @@
+"""A finished run's artifacts → `RunSummary`."""
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+import tensorflow_model_analysis as tfma
+
+from byol_tf import export
+from byol_tf.callbacks.checkpoint import fingerprint
+from byol_tf.evaluation.results import environment
+from pipelines.report.summary import (
+    ClassSlice,
+    Gallery,
+    Gate,
+    RunSummary,
+    SplitStatistics,
+    Timing,
+)
+from pipelines.history import Node, Outcome
+from pipelines.settings import Settings
+
+_GALLERY_IMAGES = 600
+_STATES = {"COMPLETE": "ran", "CACHED": "cached"}
+_MEASURES = {
+    "spread": "std of the normalised representations times √D: 1 even, 0 collapsed",
+    "effective_rank": "how many dimensions the representation uses",
+    "alignment": "squared distance of two crops of an image: less is better",
+    "uniformity": "how evenly images spread over the sphere: less is better",
+}
+
+
+def collect(
+    settings: Settings,
+    nodes: Mapping[str, Node],
+    outcome: Outcome,
+    code: str,
+    started: str,
+    seconds: float,
+) -> RunSummary:
+    """Reads what the run's components wrote.
+
+    Args:
+        settings: of the run.
+        nodes: its nodes, in order.
+        outcome: what came of it.
+        code: digest of the code.
+        started: ISO 8601.
+        seconds: wall time.
+    """
+    encoder = _uri(nodes, "Trainer", "model")
+    encoder_path = os.path.join(encoder, "Format-Serving")
+    _, preprocessing, card = export.load_encoder(encoder_path)
+    examples = _output(nodes, "ImageExampleGen", "examples")
+    corrupt = _corrupt(examples.uri)
+    return RunSummary(
+        pipeline_name=settings.name,
+        run_id=started,
+        started=started,
+        seconds=seconds,
+        outcome=outcome.kind,
+        labelled=settings.labelled,
+        version=outcome.version,
+        serving_path=outcome.path,
+        reasons=outcome.reasons,
+        model={
+            "architecture": card["architecture"],
+            "parameters": card["parameters"],
+            "embedding_size": card["embedding_size"],
+            "image_size": preprocessing.image_size,
+            "versions": card["versions"],
+        },
+        config=dict(settings.config),
+        history=_history(_uri(nodes, "Trainer", "model_run")),
+        accuracy=_accuracy(nodes),
+        slices=_slices(nodes),
+        gates=_gates(nodes, settings),
+        splits=_splits(_uri(nodes, "StatisticsGen", "statistics")),
+        corrupt=corrupt,
+        corrupt_total=len(corrupt),
+        anomalies=_anomalies(_uri(nodes, "DataGate", "approved")),
+        baseline_statistics=_output(nodes, "DataGate", "approved").properties.get("baseline")
+        or None,
+        timings=[
+            Timing(name, _STATES.get(node.state, "failed"), node.seconds)
+            for name, node in nodes.items()
+        ],
+        lineage=_lineage(settings, nodes, code),
+        gallery=_gallery(examples.uri, encoder_path),
+    )
+
+
+def _output(nodes, node_id, key):
+    return nodes[node_id].outputs[key][0]
+
+
+def _uri(nodes, node_id, key) -> str:
+    return _output(nodes, node_id, key).uri
+
+
+def _history(model_run: str) -> list[dict[str, float]]:
+    with tf.io.gfile.GFile(os.path.join(model_run, "history.csv")) as file:
+        rows = list(csv.DictReader(file.read().splitlines()))
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
+def _accuracy(nodes) -> list[dict] | None:
+    if "LinearProbe" not in nodes:
+        return None
+    path = os.path.join(_uri(nodes, "LinearProbe", "model"), "evaluation.json")
+    with tf.io.gfile.GFile(path) as file:
+        return json.load(file)["rows"]
+
+
+def _slices(nodes) -> list[ClassSlice]:
+    if "Evaluator" not in nodes:
+        return []
+    slices = []
+    for key, metrics in _candidate(nodes).get_metrics_for_all_slices().items():
+        name = "overall" if not key else str(key[0][1])
+        value, low, high = _bounded(metrics["accuracy"])
+        count = int(_bounded(metrics["example_count"])[0])
+        slices.append(ClassSlice(name, value, max(low, 0.0), min(high, 1.0), count))
+    return slices
+
+
+def _candidate(nodes):
+    uri = _uri(nodes, "Evaluator", "evaluation")
+    blessing = _output(nodes, "Evaluator", "blessing").properties
+    name = "candidate" if blessing.get("baseline_model_id") else None
+    return tfma.load_eval_result(uri, model_name=name)
+
+
+def _bounded(metric: dict) -> tuple[float, float, float]:
+    """Value and bounds of a TFMA metric, with or without an interval."""
+    if "boundedValue" in metric:
+        bounded = metric["boundedValue"]
+        value = bounded.get("value", 0.0)
+        return value, bounded.get("lowerBound", value), bounded.get("upperBound", value)
+    value = metric.get("doubleValue", 0.0)
+    return value, value, value
+
+
+def _gates(nodes, settings: Settings) -> list[Gate]:
+    if "RepresentationCheck" in nodes:
+        path = os.path.join(_uri(nodes, "RepresentationCheck", "evaluation"), "measures.json")
+        with tf.io.gfile.GFile(path) as file:
+            rules = json.load(file)["rules"]
+        gates = [
+            Gate(
+                rule["name"].replace("_", " "), rule["value"], rule["bound"], rule["baseline"],
+                rule["passed"], _MEASURES[rule["name"]],
+                "at least" if rule["name"] in ("spread", "effective_rank") else "at most",
+            )
+            for rule in rules
+        ]
+    else:
+        metrics = _candidate(nodes).get_metrics_for_slice(slice_name=())
+        value = _bounded(metrics["accuracy"])[0]
+        gates = [
+            Gate(
+                "accuracy", value, settings.min_accuracy, None, value >= settings.min_accuracy,
+                "of the linear probe on the eval split", fraction=True,
+            )
+        ]
+        if "accuracy_diff" in metrics:
+            change = _bounded(metrics["accuracy_diff"])[0]
+            gates.append(
+                Gate(
+                    "change of accuracy", change, -settings.max_accuracy_loss, value - change,
+                    change >= -settings.max_accuracy_loss,
+                    "against the last blessed model, on the same images", fraction=True,
+                )
+            )
+    check = "ServingCheck" if "ServingCheck" in nodes else "InfraValidator"
+    blessed = int(bool(_output(nodes, check, "blessing").properties.get("blessed")))
+    gates.append(
+        Gate(
+            "fit to be served", blessed, 1, None, bool(blessed),
+            "loads as in a server, and every signature answers recorded and real requests alike",
+        )
+    )
+    return gates
+
+
+def _splits(uri: str) -> list[SplitStatistics]:
+    splits = []
+    for folder in sorted(tf.io.gfile.glob(os.path.join(uri, "Split-*"))):
+        (dataset,) = tfdv.load_stats_binary(os.path.join(folder, "FeatureStats.pb")).datasets
+        features = {feature.path.step[0]: feature for feature in dataset.features}
+        splits.append(
+            SplitStatistics(
+                folder.rpartition("Split-")[2],
+                int(dataset.num_examples),
+                formats=_counts(features["image/format"]),
+                labels=_counts(features["image/label_text"]),
+                height=_range(features["image/height"]),
+                width=_range(features["image/width"]),
+            )
+        )
+    return splits
+
+
+def _counts(feature) -> dict[str, int]:
+    buckets = feature.string_stats.rank_histogram.buckets
+    return {bucket.label: int(bucket.sample_count) for bucket in buckets if bucket.label}
+
+
+def _range(feature) -> tuple[float, float, float]:
+    numbers = feature.num_stats
+    return numbers.min, numbers.median, numbers.max
+
+
+def _corrupt(uri: str) -> list[tuple[str, str]]:
+    with tf.io.gfile.GFile(os.path.join(uri, "quarantine.tsv")) as file:
+        lines = file.read().splitlines()
+    return [tuple(line.split("\t", 1)) for line in lines]
+
+
+def _anomalies(uri: str) -> list[str]:
+    with tf.io.gfile.GFile(os.path.join(uri, "anomalies.json")) as file:
+        return json.load(file)
+
+
+def _lineage(settings: Settings, nodes, code: str) -> list[tuple[str, str]]:
+    about = environment()
+    hardware = about["hardware"]
+    rows = [
+        ("data", settings.data_dir),
+        ("listing of the data", settings.listing_digest),
+        ("config", fingerprint(dict(settings.config))),
+        ("code", code),
+        ("commit", about["commit"] or "unknown"),
+        ("hardware", ", ".join(hardware["gpus"]) or f"{hardware['cpus']} × {hardware['cpu']}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in about["versions"].items())),
+    ]
+    for node_id, node in nodes.items():
+        for key, artifacts in node.outputs.items():
+            for artifact in artifacts:
+                rows.append((f"{node_id} {key}", f"artifact {artifact.id}, {artifact.uri}"))
+    return rows
+
+
+def _gallery(examples: str, encoder_path: str) -> Gallery:
+    """Images of the eval split through the export's own signature."""
+    files = sorted(tf.io.gfile.glob(os.path.join(examples, "Split-eval", "*.gz")))
+    records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
+    features = [
+        tf.train.Example.FromString(record).features.feature
+        for record in itertools.islice(records, _GALLERY_IMAGES)
+    ]
+
+    def column(name, kind):
+        return [getattr(feature[name], kind).value[0] for feature in features]
+
+    images = column("image/encoded", "bytes_list")
+    embed = tf.saved_model.load(encoder_path).signatures["serving_default"]
+    embeddings = np.concatenate(
+        [
+            embed(image_bytes=tf.constant(images[start : start + 64]))["embedding"].numpy()
+            for start in range(0, len(images), 64)
+        ]
+    )
+    labels = np.array(column("image/label", "int64_list"))
+    texts = [os.fsdecode(text) for text in column("image/label_text", "bytes_list")]
+    names = dict(zip(labels.tolist(), texts, strict=True))
+    labelled = labels.min() >= 0
+    return Gallery(
+        embeddings,
+        images,
+        [os.fsdecode(key) for key in column("image/key", "bytes_list")],
+        labels if labelled else None,
+        [names.get(label, str(label)) for label in range(labels.max() + 1)] if labelled else None,
+    )

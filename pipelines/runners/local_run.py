@@ -1,0 +1,80 @@
+"""One run on LocalDagRunner: clean up, run, look at every node, say what came of it."""
+
+import datetime
+import errno
+import os
+
+import tensorflow as tf
+from absl import logging
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+
+from byol_tf.errors import UserError
+from pipelines.digests import code_digest
+from pipelines.modules import training_runs
+from pipelines.pipeline import create_pipeline
+from pipelines.report import page
+from pipelines.report.collect import collect
+from pipelines import history
+from pipelines.settings import Settings
+
+
+def run(settings: Settings) -> str:
+    """Runs the pipeline; returns a sentence on what came of it.
+
+    Raises:
+        UserError: a component failed on something that can be mended.
+    """
+    os.makedirs(settings.pipeline_root, exist_ok=True)
+    pipeline = create_pipeline(settings)
+    history.remove_leftovers(settings)
+    started = datetime.datetime.now()
+    try:
+        LocalDagRunner().run(pipeline)
+    except Exception as error:
+        raise _explained(error, settings) from error
+    nodes = history.last_run(settings)
+    missing = [
+        component.id
+        for component in pipeline.components
+        if component.id not in nodes or nodes[component.id].state not in ("COMPLETE", "CACHED")
+    ]
+    if missing:
+        raise UserError(
+            f"the pipeline did not run to its end: {', '.join(missing)} failed or never ran; see "
+            f"{settings.pipeline_root}/pipeline.log."
+        )
+    training_runs.retire(settings.training_dir)
+    outcome = history.outcome(nodes, settings)
+    seconds = (datetime.datetime.now() - started).total_seconds()
+    path = os.path.join(settings.pipeline_root, "reports", f"{started:%Y%m%d-%H%M%S}.html")
+    order = {component.id: nodes[component.id] for component in pipeline.components}
+    page.write(
+        collect(
+            settings, order, outcome, code_digest(), started.isoformat(timespec="seconds"), seconds
+        ),
+        path,
+    )
+    return f"{outcome.sentence}\nThe report: {path}"
+
+
+def _explained(error: Exception, settings: Settings) -> Exception:
+    """The UserError in an exception's chain, or one that says the disk is full, or the exception."""
+    link, texts = error, []
+    while link is not None:
+        if isinstance(link, UserError):
+            return link
+        if getattr(link, "errno", None) == errno.ENOSPC:
+            return _disk_full(settings)
+        texts.append(str(link))
+        link = link.__cause__ or link.__context__
+    text = "\n".join(texts)
+    if any(sign in text for sign in ("No space left on device", "disk is full", "disk I/O error")):
+        return _disk_full(settings)
+    return error
+
+
+def _disk_full(settings: Settings) -> UserError:
+    return UserError(
+        f"there is no space left on the disk of '{settings.pipeline_root}'; make room and run the same "
+        "command again: what is finished stays."
+    )

@@ -1,0 +1,340 @@
+import dataclasses
+import html.parser
+import io
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.report import formats, gallery, page
+from pipelines.report.summary import (
+    ClassSlice,
+    Gallery,
+    Gate,
+    RunSummary,
+    SplitStatistics,
+    Timing,
+)
+
+EMPTY = RunSummary(
+    "photos", "run-1", "2026-11-24T00:43:20+00:00", 192.0, "rejected", labelled=False
+)
+HOSTILE = "<script>alert('x')</script>\"&"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """A parsed page: fails on tags that do not balance; keeps attributes, ids and text."""
+
+    def __init__(self, document: str):
+        super().__init__()
+        self.tags, self.attributes, self.words, self._open = [], [], [], []
+        self.feed(document)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        assert self._open and self._open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] != "style":
+            self.words.append(data)
+
+    def values(self, name: str, tag: str | None = None) -> list[str]:
+        return [v for t, n, v in self.attributes if n == name and tag in (None, t)]
+
+
+@pytest.fixture(scope="module")
+def images(images_dir) -> Gallery:
+    """Six test images of each of five classes, embedded as their own pixels."""
+    classes = sorted(folder.name for folder in (images_dir / "test").iterdir())[:5]
+    files = [f for name in classes for f in sorted((images_dir / "test" / name).iterdir())[:6]]
+    pixels = [np.asarray(Image.open(file).convert("RGB"), np.float32).ravel() for file in files]
+    return Gallery(
+        embeddings=np.stack(pixels) / 255 - 0.5,
+        images=[file.read_bytes() for file in files],
+        keys=[f"{file.parent.name}/{file.name}" for file in files],
+        labels=np.repeat(np.arange(5), 6),
+        class_names=classes,
+    )
+
+
+def history(epochs: int) -> list[dict[str, float]]:
+    """As the trainer writes it: kNN only every second epoch."""
+    return [
+        {
+            "epoch": epoch, "step": 10 * epoch, "loss": 2 / epoch, "lr": 0.1, "ema": 0.99,
+            "projection_std": 0.8, "effective_rank": 20.0 + epoch, "online_accuracy": 0.2,
+        }
+        | ({"knn_accuracy": 0.1 * epoch} if epoch % 2 == 0 else {})
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full(images) -> RunSummary:
+    return dataclasses.replace(
+        EMPTY,
+        outcome="pushed",
+        labelled=True,
+        version="1732412345",
+        serving_path="/serving/photos",
+        model={"architecture": "ResNet-18", "parameters": 11_173_962, "versions": {"keras": "2"}},
+        config={"encoder": {"depth": 18}, "seed": 0},
+        history=history(4),
+        accuracy=[
+            {
+                "encoder": "BYOL",
+                "linear": {"top_1": 0.5223, "top_5": 0.94, "interval": (0.5125, 0.5321)},
+                "knn": {"top_1": 0.4725, "k": 200},
+            },
+            {"encoder": "raw pixels", "linear": None, "knn": {"top_1": 0.42, "k": 200}},
+        ],
+        slices=[
+            ClassSlice("overall", 0.5, 0.45, 0.55, 300),
+            ClassSlice("bird", 0.7, 0.6, 0.8, 100),
+            ClassSlice("cat", 0.3, 0.2, 0.4, 100),
+            ClassSlice("dog", 0.5, 0.4, 0.6, 100),
+        ],
+        gates=[Gate("accuracy", 0.5223, 0.1, 0.51, True, "Top-1.", fraction=True)],
+        splits=[SplitStatistics("train", 9, {"jpeg": 9}, {"cat": 5, "dog": 4}, (8, 32, 64))],
+        corrupt=[("cat/1.jpg", "not a JPEG")],
+        corrupt_total=3,
+        anomalies=["image/format: png is new."],
+        baseline_statistics="run-0",
+        timings=[Timing("Trainer", "ran", 90), Timing("Pusher", "failed", 10)],
+        lineage=[("commit", "5d994fb")],
+        gallery=images,
+    )
+
+
+def test_a_full_page_is_well_formed_and_stands_alone(full):
+    document = page.render(full)
+    parsed = Page(document)
+    links = parsed.values("src") + parsed.values("href") + parsed.values("xlink:href")
+    assert all(link.startswith(("#", "data:image/")) for link in links)
+    assert not re.search(r"@import|url\((?!#)", document) and "script" not in parsed.tags
+    ids = parsed.values("id")
+    assert len(ids) == len(set(ids))
+    targets = {link[1:] for link in links if link.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]+)\)", document))
+    assert targets <= set(ids)
+
+
+def test_a_full_page_says_what_there_is_and_not_what_is_missing(full):
+    text = Page(page.render(full)).text.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    for expected in (
+        "Pushed", "version 1732412345 to /serving/photos", "52.2 %", "51.2 % to 53.2 %",
+        "11.2 M parameters", "3 min 12 s", "at least 10.0 %", "✓ passed", "encoder.depth 18",
+        "cat/1.jpg not a JPEG", "And 2 more", "png is new", "against run-0", "90.0 %", "5d994fb",
+        "32 (8 to 64)", "last 24", "kNN 40.0 %", "24 November 2026, 00:43 UTC",
+    ):  # fmt: skip
+        assert re.sub(r"\s", "", expected) in re.sub(r"\s", "", text), expected
+    missing = ("There is no", "Not measured", "No model", "No history", "No corrupt", "recorded")
+    assert not [phrase for phrase in missing if phrase in text]
+
+
+def test_what_is_missing_is_said_in_a_sentence():
+    text = Page(page.render(EMPTY)).text
+    for sentence in (
+        "What was served before is untouched.", "No model came out of this run.",
+        "This data has no labels, so no accuracy can be measured",
+        "No gate was evaluated in this run.", "Without labels there is no accuracy to measure.",
+        "No history: the training did not run", "Without labels there are no classes to compare.",
+        "No images were embedded", "No statistics of the data", "The images have no labels.",
+        "No corrupt file was recorded.", "None was recorded.", "Drift was not measured",
+        "No component's time was recorded.", "No lineage was recorded.",
+        "No configuration was recorded.",
+    ):  # fmt: skip
+        assert sentence in text, sentence
+
+
+def test_labelled_data_without_a_measurement_is_not_called_unlabelled():
+    text = Page(page.render(dataclasses.replace(EMPTY, labelled=True))).text
+    assert "but this run measured no accuracy." in text
+    assert "no labels," not in text and "Without labels" not in text
+
+
+def test_curves_that_were_not_measured_or_not_finite_are_left_out():
+    rows = [{"epoch": 1, "step": 1, "loss": 1.0, "effective_rank": float("nan")}]
+    text = Page(page.render(dataclasses.replace(EMPTY, history=rows))).text
+    assert "Not measured in this run: kNN, online classifier." in text
+    assert "Not measured in this run: dimensions in use." in text
+
+
+def test_a_rejected_run_shows_its_reasons_and_the_failed_gate():
+    gate = Gate("effective rank", 3.1, 8, None, False, "Dimensions in use.")
+    reasons = ("Effective rank is 3.1, below 8.", "The served model stays.")
+    text = Page(page.render(dataclasses.replace(EMPTY, gates=[gate], reasons=reasons))).text
+    assert "Rejected" in text and "✗ failed" in text and "at least 8" in text
+    assert all(reason in text for reason in reasons)
+    assert "Last blessed" not in text and "no earlier blessed model" in text
+
+
+def test_names_from_the_data_are_escaped(full, images):
+    n = len(images.keys)
+    hostile = dataclasses.replace(
+        full,
+        pipeline_name=HOSTILE,
+        reasons=[HOSTILE],
+        config={HOSTILE: HOSTILE},
+        slices=[ClassSlice(HOSTILE, 0.5, 0.4, 0.6, 9)],
+        splits=[SplitStatistics(HOSTILE, 9, {HOSTILE: 9}, {HOSTILE: 9})],
+        corrupt=[(HOSTILE, HOSTILE)],
+        anomalies=[HOSTILE],
+        lineage=[(HOSTILE, HOSTILE)],
+        gallery=dataclasses.replace(images, keys=[HOSTILE] * n, class_names=[HOSTILE] * 5),
+    )
+    document = page.render(hostile)
+    parsed = Page(document)
+    assert "<script" not in document and "script" not in parsed.tags
+    assert HOSTILE in parsed.values("alt") and HOSTILE in parsed.values("title")
+    assert parsed.text.count(HOSTILE) >= 15
+
+
+def test_neighbours_are_those_of_brute_force(images):
+    x = images.embeddings.astype(np.float64)
+    for query in (0, 7, 29):
+        cosines = [
+            x[i] @ x[query] / np.sqrt((x[i] @ x[i]) * (x[query] @ x[query])) for i in range(len(x))
+        ]
+        expected = [i for i in np.argsort(cosines)[::-1] if i != query][:8]
+        found = gallery.nearest(images.embeddings, query)
+        assert [i for i, _ in found] == expected
+        np.testing.assert_allclose([s for _, s in found], np.take(cosines, expected), atol=1e-5)
+
+
+def test_one_query_a_class_and_borders_by_class(images):
+    rows = gallery.neighbour_rows(images)
+    assert [query.class_name for query, _ in rows] == list(images.class_names)
+    for query, tiles in rows:
+        assert [t.same for t in tiles] == [t.key.split("/")[0] == query.class_name for t in tiles]
+    unlabelled = dataclasses.replace(images, labels=None, class_names=None)
+    rows = gallery.neighbour_rows(unlabelled)
+    assert len(rows) == 8 and {tile.same for _, tiles in rows for tile in tiles} == {None}
+
+
+def test_thumbnails_are_small_and_an_unreadable_image_costs_nothing_else(images):
+    def fake(size):
+        file = io.BytesIO()
+        Image.new("RGBA", size, "red").save(file, "PNG")
+        return file.getvalue()
+
+    assert gallery.thumbnail(images.images[0]).tiny
+    assert len(gallery.thumbnail(fake((4000, 10))).source) < 2000
+    assert not gallery.thumbnail(fake((640, 480))).tiny
+    assert gallery.thumbnail(b"\xff\xd8 not an image") is None
+    broken = dataclasses.replace(images, images=[b"?"] * len(images.images))
+    assert "no preview" in Page(page.render(dataclasses.replace(EMPTY, gallery=broken))).text
+
+
+@pytest.mark.parametrize("count, method", [(30, "t-SNE"), (29, "PCA"), (3, "PCA")])
+def test_the_map_has_every_image_and_a_legend(images, count, method):
+    few = dataclasses.replace(
+        images,
+        embeddings=images.embeddings[:count],
+        images=images.images[:count],
+        keys=images.keys[:count],
+        labels=images.labels[:count],
+    )
+    _, places = gallery.map_points(few)
+    assert places.shape == (count, 2) and np.isfinite(places).all()
+    text = Page(page.render(dataclasses.replace(EMPTY, gallery=few))).text
+    assert f"{count} images, placed by {method}" in text and images.class_names[0] in text
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, float("nan")])
+def test_a_collapsed_encoder_gets_a_sentence_and_no_map(images, value):
+    collapsed = dataclasses.replace(images, embeddings=np.full((30, 16), value, np.float32))
+    text = Page(page.render(dataclasses.replace(EMPTY, gallery=collapsed))).text
+    assert "No map: it takes three images whose embeddings are finite and differ." in text
+
+
+def test_classes_come_worst_first(full):
+    rows = re.findall(r'<th scope="row" class="name">([^<]+)</th><?', page.render(full))
+    start = rows.index("all classes")
+    assert rows[start : start + 4] == ["all classes", "cat", "dog", "bird"]
+
+
+def test_a_thousand_classes_stay_readable(full):
+    slices = [ClassSlice(f"class {i:03}", i / 1000, i / 1000, i / 1000, 50) for i in range(1000)]
+    labels = {f"class {i:03}": 1000 + i for i in range(1000)}
+    run = dataclasses.replace(
+        full, slices=slices, splits=[SplitStatistics("train", 10, {}, labels)], gallery=None
+    )
+    document = page.render(run)
+    text = Page(document).text
+    assert "the 20 worst and the 10 best" in text and "970 classes between" in text
+    shown = [int(i) for i in re.findall(r">class (\d{3})<", document)]
+    assert shown[:30] == [*range(20), *range(990, 1000)]
+    assert shown[30:] == [*range(999, 989, -1), *range(9, -1, -1)]
+    assert len(document) < 200_000
+
+
+def test_many_points_become_a_picture(images, monkeypatch):
+    n = 1200
+    embeddings = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    monkeypatch.setattr(gallery, "map_points", lambda _: (np.arange(n), embeddings))
+    many = Gallery(embeddings, [images.images[0]] * n, ["a"] * n)
+    document = page.render(dataclasses.replace(EMPTY, gallery=many))
+    assert "data:image/png" in document and len(document) < 250_000
+
+
+def test_the_same_run_makes_the_same_page(full):
+    assert page.render(full) == page.render(full)
+
+
+def test_write_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "new" / "report.html"
+    page.write(EMPTY, path)
+    page.write(dataclasses.replace(EMPTY, run_id="run-2"), str(path))
+    assert "run-2" in path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    "written, expected",
+    [
+        (formats.percent(0.523), "52.3 %"),
+        (formats.percent(-0.012), "−1.2 %"),
+        (formats.percent(None), "–"),
+        (formats.percent(float("nan")), "–"),
+        (formats.number(50000), "50,000"),
+        (formats.number(0.82061), "0.8206"),
+        (formats.number(-2.5), "−2.5"),
+        (formats.magnitude(11_173_962), "11.2 M"),
+        (formats.magnitude(701_234), "701 k"),
+        (formats.magnitude(999), "999"),
+        (formats.duration(0.42), "0.4 s"),
+        (formats.duration(59.7), "1 min 0 s"),
+        (formats.duration(192), "3 min 12 s"),
+        (formats.duration(4238), "1 h 10 min"),
+        (formats.duration(90000), "1 d 1 h"),
+        (formats.date("yesterday"), "yesterday"),
+    ],
+)
+def test_numbers_as_people_read_them(written, expected):
+    assert written.replace("\N{NARROW NO-BREAK SPACE}", " ") == expected
+
+
+def test_the_page_needs_no_tensorflow():
+    code = "import sys, pipelines.report.page; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert {"tensorflow", "tfx", "byol_tf", "sklearn"}.isdisjoint(loaded)
