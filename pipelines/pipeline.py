@@ -53,7 +53,11 @@ def create_pipeline(settings: Settings) -> Pipeline:
 
     # What the data are, against what they should be and what they were.
     statistics_gen = StatisticsGen(
-        examples=examples, stats_options=tfdv.StatsOptions(feature_allowlist=METADATA_FEATURES)
+        examples=examples,
+        stats_options=tfdv.StatsOptions(
+            feature_allowlist=METADATA_FEATURES,
+            num_quantiles_histogram_buckets=100,  # What DataGate sees the drift of sizes by.
+        ),
     )
     statistics = statistics_gen.outputs["statistics"]
     if settings.schema_file:

@@ -72,7 +72,7 @@ def define() -> None:
     flags.DEFINE_float(
         "max_drift",
         0.1,
-        "How far formats, labels (L-infinity) and sizes (Jensen-Shannon) may move from the last run.",
+        "How far formats, labels (L-infinity) and sizes (Kolmogorov-Smirnov) may move from the last run.",
         0, 1,
     )
     flags.DEFINE_integer(
