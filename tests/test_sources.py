@@ -96,6 +96,14 @@ def test_hidden_and_other_files_are_left_out_and_links_followed(tmp_path):
     assert source.class_names == ("cat", "dog")
 
 
+def test_a_link_to_a_parent_folder_is_not_followed(tmp_path):
+    write_image(tmp_path / "set/cat/a.jpg")
+    (tmp_path / "set/cat/again").symlink_to(tmp_path / "set")
+    assert [key for _, _, key in examples_in_order(open_source(str(tmp_path / "set")))] == [
+        b"cat/a.jpg"
+    ]
+
+
 def test_file_names_need_not_be_utf8(tmp_path):
     write_image(tmp_path / "cat/ü b.jpg")
     os.rename(tmp_path / "cat/ü b.jpg", os.fsencode(tmp_path) + b"/cat/\xfc b.jpg")

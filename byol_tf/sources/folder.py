@@ -8,6 +8,7 @@ from absl import logging
 
 from byol_tf.errors import UserError
 from byol_tf.sources.source import Source
+from byol_tf.sources.walk import files_below
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -24,7 +25,9 @@ class FolderSource(Source):
     """
 
     def __init__(self, folder: str):
-        paths = sorted(_image_paths(folder))
+        paths = sorted(
+            path for path in files_below(folder) if path.lower().endswith(IMAGE_EXTENSIONS)
+        )
         if not paths:
             kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
             raise UserError(
@@ -55,27 +58,6 @@ class FolderSource(Source):
         names = tf.gather(self._paths, records)
         files = tf.strings.join([os.path.join(self.name, ""), names])
         return names, files, tf.gather(self._labels, records)
-
-
-def _image_paths(folder: str) -> list[str]:
-    """Paths, relative to `folder`, of all image files below it."""
-
-    def fail(error):
-        raise UserError(
-            f"the folder '{error.filename}' cannot be read ({error.strerror}); mend its "
-            "permissions or move it elsewhere."
-        ) from error
-
-    paths = []
-    for parent, subfolders, files in os.walk(folder, onerror=fail, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        relative = os.path.relpath(parent, folder)
-        paths += [
-            os.path.normpath(os.path.join(relative, name))
-            for name in files
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
-        ]
-    return paths
 
 
 def _classes(folder: str, paths: list[str]) -> tuple[tuple[str, ...] | None, np.ndarray]:

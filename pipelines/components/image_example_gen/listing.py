@@ -22,6 +22,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from byol_tf.errors import UserError
 from byol_tf.sources.folder import IMAGE_EXTENSIONS
+from byol_tf.sources.walk import files_below
 
 # A shard is what one worker reads and writes at a time: large enough to read fast, small enough
 # that training interleaves several.
@@ -131,7 +132,12 @@ def class_names(files: Mapping[str, Sequence[File]], labels: str, input_base: st
     Raises:
         UserError: the CSV file cannot be read, or says nothing of an image.
     """
-    images = [file for split in files.values() for file in split]
+    images = [
+        file
+        for split in files.values()
+        for file in split
+        if file.path.lower().endswith(IMAGE_EXTENSIONS)  # TFRecords bring their labels along.
+    ]
     if labels == "none":
         return {}
     if labels != "folders":
@@ -220,43 +226,17 @@ def _walk(
                     yield file.path, file.size_in_bytes, file.last_updated_in_seconds
         return
 
-    def fail(error):
-        raise UserError(
-            f"the folder '{error.filename}' cannot be read ({error.strerror}); mend its "
-            "permissions or correct the path."
-        ) from error
-
     # Beam's own walk passes silently over folders that it may not read, and over links to folders.
-    for parent, folders, names in os.walk(base, onerror=fail, followlinks=True):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not _circular(os.path.join(parent, name), base)
-        ]
-        for name in names:
-            path = os.path.join(parent, name)
-            if not wanted(path[len(base) :]):
-                continue
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                raise UserError(
-                    f"the file '{path}' cannot be looked at ({error.strerror}); remove it or mend "
-                    "the link."
-                ) from error
-            yield path, status.st_size, status.st_mtime
-
-
-def _circular(folder: str, base: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
-    if not os.path.islink(folder):
-        return False
-    parent, target = folder, os.path.realpath(folder)
-    while len(parent) > len(base):
-        parent = os.path.dirname(parent)
-        if os.path.realpath(parent) == target:
-            return True
-    return False
+    for key in filter(wanted, files_below(base)):
+        path = base + key
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(
+                f"the file '{path}' cannot be looked at ({error.strerror}); remove it or mend "
+                "the link."
+            ) from error
+        yield path, status.st_size, status.st_mtime
 
 
 def _classes_from_csv(path: str, images: Sequence[File], input_base: str) -> dict[str, str]:
