@@ -37,9 +37,7 @@ class CorruptExamples:
         Args:
             name: the file's path within the source, or the record's file and number.
             reason: what the decoder says.
-            max_fraction: the part of the source's examples that may be corrupt, in [0, 1]. Unless
-                it is 0 one always may, so that a single bad file does not end a run on a small
-                folder.
+            max_fraction: as for `allowed_corrupt`.
         """
         with self._lock:
             if name not in self.reasons:
@@ -49,8 +47,7 @@ class CorruptExamples:
                     self._source_name, name, reason, len(self.reasons), self._num_examples,
                 )
             count = len(self.reasons)
-            at_least = 1 if max_fraction > 0 else 0
-            if count > max(int(max_fraction * self._num_examples), at_least):
+            if count > allowed_corrupt(max_fraction, self._num_examples):
                 self.error = self.error or UserError(
                     f"{count} of the {self._num_examples} images in '{self._source_name}' are "
                     f"corrupt, more than max_corrupt_fraction={max_fraction:g} allows (such as "
@@ -67,6 +64,15 @@ class CorruptExamples:
             )
 
 
+def allowed_corrupt(max_fraction: float, num_examples: int) -> int:
+    """How many of the examples may be corrupt.
+
+    Unless the fraction, in [0, 1], is 0 one always may, so that a single bad file does not end a
+    run on a small folder.
+    """
+    return max(int(max_fraction * num_examples), 1 if max_fraction > 0 else 0)
+
+
 def decode_chunks(
     chunks: tf.data.Dataset,
     decode: Callable[..., tuple],
@@ -79,7 +85,7 @@ def decode_chunks(
         chunks: of tuples of tensors `[c, ...]`; the second holds the names, string `[c]`.
         decode: from the tensors of one example to a tuple of tensors of static shape.
         corrupt: is told of the examples for which `decode` fails.
-        max_fraction: as for `CorruptExamples.add`.
+        max_fraction: as for `allowed_corrupt`.
 
     Returns:
         Dataset of `(decoded, valid)`: `decode`'s tuple, of tensors `[c, ...]`, zero where corrupt;

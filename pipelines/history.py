@@ -44,6 +44,11 @@ class Node:
     seconds: float
     outputs: dict[str, list[Artifact]]
 
+    @property
+    def finished(self) -> bool:
+        """Whether its outputs can be relied on."""
+        return self.state in _FINISHED
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:

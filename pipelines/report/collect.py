@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow_model_analysis as tfma
 from byol_tf import export
 from byol_tf.callbacks.checkpoint import fingerprint
 from byol_tf.evaluation.results import environment
+from pipelines.history import Node, Outcome
 from pipelines.report.summary import (
     ClassSlice,
     Gallery,
@@ -22,7 +23,6 @@ from pipelines.report.summary import (
     SplitStatistics,
     Timing,
 )
-from pipelines.history import Node, Outcome
 from pipelines.settings import Settings
 
 _GALLERY_IMAGES = 600
@@ -53,9 +53,9 @@ def collect(
         started: ISO 8601.
         seconds: wall time.
     """
-    encoder = _uri(nodes, "Trainer", "model")
-    encoder_path = os.path.join(encoder, "Format-Serving")
-    _, preprocessing, card = export.load_encoder(encoder_path)
+    encoder, preprocessing, card = export.load_saved_model(
+        os.path.join(_uri(nodes, "Trainer", "model"), "Format-Serving")
+    )
     examples = _output(nodes, "ImageExampleGen", "examples")
     corrupt = _corrupt(examples.uri)
     return RunSummary(
@@ -91,7 +91,7 @@ def collect(
             for name, node in nodes.items()
         ],
         lineage=_lineage(settings, nodes, code),
-        gallery=_gallery(examples.uri, encoder_path),
+        gallery=_gallery(examples.uri, encoder.signatures["serving_default"]),
     )
 
 
@@ -246,7 +246,7 @@ def _lineage(settings: Settings, nodes, code: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _gallery(examples: str, encoder_path: str) -> Gallery:
+def _gallery(examples: str, embed: Callable[..., dict[str, tf.Tensor]]) -> Gallery:
     """Images of the eval split through the export's own signature."""
     files = sorted(tf.io.gfile.glob(os.path.join(examples, "Split-eval", "*.gz")))
     records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
@@ -259,7 +259,6 @@ def _gallery(examples: str, encoder_path: str) -> Gallery:
         return [getattr(feature[name], kind).value[0] for feature in features]
 
     images = column("image/encoded", "bytes_list")
-    embed = tf.saved_model.load(encoder_path).signatures["serving_default"]
     embeddings = np.concatenate(
         [
             embed(image_bytes=tf.constant(images[start : start + 64]))["embedding"].numpy()

@@ -247,7 +247,7 @@ def _label_facts(files, images) -> tuple[bool, float]:
 
     from pipelines.components.image_example_gen import listing
 
-    if any("tfrecord" in file.key.rpartition("/")[2] for file in images):
+    if any(not file.is_image for file in images):
         return _FLAGS.labels != "none", 0.0  # They are inside.
     classes = listing.class_names(files, _FLAGS.labels, _FLAGS.data_dir)
     counts = collections.Counter(classes.values())

@@ -4,17 +4,15 @@ import datetime
 import errno
 import os
 
-import tensorflow as tf
-from absl import logging
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from byol_tf.errors import UserError
+from pipelines import history
 from pipelines.digests import code_digest
 from pipelines.modules import training_runs
 from pipelines.pipeline import create_pipeline
 from pipelines.report import page
 from pipelines.report.collect import collect
-from pipelines import history
 from pipelines.settings import Settings
 
 
@@ -24,7 +22,6 @@ def run(settings: Settings) -> str:
     Raises:
         UserError: a component failed on something that can be mended.
     """
-    os.makedirs(settings.pipeline_root, exist_ok=True)
     pipeline = create_pipeline(settings)
     history.remove_leftovers(settings)
     started = datetime.datetime.now()
@@ -36,7 +33,7 @@ def run(settings: Settings) -> str:
     missing = [
         component.id
         for component in pipeline.components
-        if component.id not in nodes or nodes[component.id].state not in ("COMPLETE", "CACHED")
+        if component.id not in nodes or not nodes[component.id].finished
     ]
     if missing:
         raise UserError(

@@ -1,6 +1,5 @@
 """The command as a user types it: help at once, one sentence for a mistake, exit status."""
 
-import pathlib
 import subprocess
 import sys
 

@@ -16,8 +16,8 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from byol_tf.errors import UserError
-from byol_tf.sources.folder import IMAGE_EXTENSIONS
 from pipelines.components.image_example_gen import listing
+from pipelines.components.image_example_gen.run_shards import run_shards
 from pipelines.components.image_example_gen.shards import CorruptImage, ImageReader
 
 _BATCH = 64
@@ -35,29 +35,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             return
         data_dir = exec_properties["data_dir"]
         found = listing.find_files(data_dir, "**")
-        files = [file for file in found if file.path.lower().endswith(IMAGE_EXTENSIONS)]
+        files = [file for file in found if file.is_image]
         if not files:
             raise UserError(f"'{data_dir}' holds no images to embed; correct --embed_data_dir.")
         if len(files) < len(found):
             left_out = len(found) - len(files)
             logging.warning("%s: not embedding %d TFRecord files", data_dir, left_out)
         model = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
-        tmp = self._get_tmp_dir()
-        tf.io.gfile.makedirs(tmp)
-        work, done = os.path.join(tmp, "shards.jsonl"), os.path.join(tmp, "done.jsonl")
-        with tf.io.gfile.GFile(work, "w") as file:
-            shards = listing.plan({"embed": files}, {}, {})
-            file.write("".join(shard.to_json() + "\n" for shard in shards))
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.io.ReadFromText(work)
-                | "Distribute" >> beam.Reshuffle()
-                | "Embed" >> beam.ParDo(EmbedShard(model, embeddings.uri))
-                | "Done" >> beam.io.WriteToText(done, num_shards=1, shard_name_template="")
-            )
-        with tf.io.gfile.GFile(done) as file:
-            results = [json.loads(line) for line in file]
+        results = run_shards(
+            self._make_beam_pipeline(),
+            listing.plan({"embed": files}, {}, {}),
+            EmbedShard(model, embeddings.uri),
+            self._get_tmp_dir(),
+        )
         corrupt = [pair for result in results for pair in result["corrupt"]]
         for key, reason in corrupt:
             logging.warning("%s: not embedding the corrupt image %s (%s)", data_dir, key, reason)

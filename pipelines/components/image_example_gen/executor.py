@@ -1,9 +1,7 @@
 """Executor of ImageExampleGen: lists the images, lets Beam read them, counts the corrupt."""
 
-import json
 import os
 
-import apache_beam as beam
 import tensorflow as tf
 from absl import logging
 from google.protobuf import json_format, struct_pb2
@@ -12,8 +10,10 @@ from tfx.components.util import examples_utils
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 
+from byol_tf.corrupt import allowed_corrupt
 from byol_tf.errors import UserError
 from pipelines.components.image_example_gen import listing
+from pipelines.components.image_example_gen.run_shards import run_shards
 from pipelines.components.image_example_gen.shards import WriteShard
 
 QUARANTINE = "quarantine.tsv"
@@ -55,22 +55,8 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
     def _write(self, shards, split_uris) -> list[dict]:
         for uri in split_uris.values():
             tf.io.gfile.makedirs(uri)
-        # A file and not beam.Create, whose elements travel inside the job's graph.
         folder = self._get_tmp_dir() if self._context else os.path.dirname(uri)
-        work, done = os.path.join(folder, "shards.jsonl"), os.path.join(folder, "done.jsonl")
-        tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(work, "w") as file:
-            file.write("".join(shard.to_json() + "\n" for shard in shards))
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.io.ReadFromText(work)
-                | "Distribute" >> beam.Reshuffle()
-                | "WriteShard" >> beam.ParDo(WriteShard(split_uris))
-                | "Done" >> beam.io.WriteToText(done, num_shards=1, shard_name_template="")
-            )
-        with tf.io.gfile.GFile(done) as file:
-            return [json.loads(line) for line in file]
+        return run_shards(self._make_beam_pipeline(), shards, WriteShard(split_uris), folder)
 
     def _report(self, artifact, results, split_names, input_base, max_corrupt_fraction) -> None:
         """Counts into the artifact's properties; raises if too much is corrupt or nothing left."""
@@ -89,8 +75,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
             logging.warning("%s: skipping the corrupt image %s (%s)", input_base, key, reason)
         total = sum(counts.values()) + len(corrupt)
         such_as = f"such as {corrupt[0][0]}: {corrupt[0][1]}" if corrupt else ""
-        # One may always be, as in training, unless none is allowed.
-        if len(corrupt) > max(max_corrupt_fraction * total, 1 if max_corrupt_fraction else 0):
+        if len(corrupt) > allowed_corrupt(max_corrupt_fraction, total):
             raise UserError(
                 f"{len(corrupt)} of the {total} images in '{input_base}' are corrupt, more than "
                 f"--max_corrupt_fraction={max_corrupt_fraction:g} allows ({such_as}); remove them, "

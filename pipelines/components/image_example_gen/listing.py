@@ -49,6 +49,11 @@ class File:
     size: int
     modified: float
 
+    @property
+    def is_image(self) -> bool:
+        """Or else a TFRecord file."""
+        return self.key.lower().endswith(IMAGE_EXTENSIONS)
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -136,7 +141,7 @@ def class_names(files: Mapping[str, Sequence[File]], labels: str, input_base: st
         file
         for split in files.values()
         for file in split
-        if file.path.lower().endswith(IMAGE_EXTENSIONS)  # TFRecords bring their labels along.
+        if file.is_image  # TFRecords bring their labels along.
     ]
     if labels == "none":
         return {}
@@ -178,7 +183,7 @@ def plan(
     images, records = collections.defaultdict(list), collections.defaultdict(list)
     for input_split, found in files.items():
         for file in found:
-            if not file.path.lower().endswith(IMAGE_EXTENSIONS):
+            if not file.is_image:
                 for split in buckets or [input_split]:
                     records[split].append(file.path)
             else:
