@@ -8,9 +8,10 @@
 
 `image_bytes` are whole files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
 serialized tf.Examples with the feature `image/encoded`, which is what TFX's BulkInferrer and
-Evaluator send. The whole preprocessing is in the graph, and before it what a pipeline does to files
-(`prepare`). For evaluation the model also has the function `encode`: preprocessed images float32
-[B, S, S, 3] → [B, D]. `assets.extra/` holds warm-up requests and `model_card.json`.
+Evaluator send. The whole preprocessing is in the graph, before it what a pipeline does to files
+(`prepare`), and before that a bound on what a file unpacks to (`untrusted.bounded`). For evaluation
+the model also has the function `encode`: preprocessed images float32 [B, S, S, 3] → [B, D].
+`assets.extra/` holds warm-up requests and `model_card.json`.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from byol_tf.evaluation.features import check_flat
 from byol_tf.portable import in_float32, without_xla
 from byol_tf.preprocessing import Preprocessing
 from byol_tf.saved_model import CARD_PATH, check_new, publish
+from byol_tf.untrusted import bounded
 from byol_tf.warmup import warmup_inputs
 
 # TFX sends up to 1000 images at once, TF Serving as many as max_batch_size says: pixels and
@@ -139,7 +141,7 @@ def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Cal
         return {"embedding": _in_parts(embed, inputs, encoder.output_shape[-1])}
 
     def preprocess_files(image_bytes):
-        return preprocessing.from_bytes(_prepared(prepare, image_bytes))
+        return preprocessing.from_bytes(_prepared(prepare, bounded(image_bytes)))
 
     def preprocess_pixels(images):
         if prepare is None:
