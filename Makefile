@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast bazel bench lock clean
+.PHONY: help venv demo serve search test test-fast bazel bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,16 @@ demo: venv  ## the pipeline on the bundled images: ingest, validate, pretrain, e
 	    --input_splits='train=train/**,eval=test/**' \
 	    --pipeline_root=$(DEMO)/pipeline --serving_model_dir=$(DEMO)/serving
 
+serve: venv  ## serve what the demo pushed: gRPC on port 8500, REST on 8501, this machine only
+	@test -d $(DEMO)/serving/byol || { echo "there is nothing to serve yet: make demo" >&2; exit 1; }
+	$(BIN)/byol-serve --model_name=byol --model_base_path=$(DEMO)/serving/byol --rest_api_port=8501
+
+search: venv  ## nearest training images of a few test images by the demo's encoder; demo/neighbours.html
+	@test -d $(DEMO)/serving/byol || { echo "there is no encoder yet: make demo" >&2; exit 1; }
+	$(BIN)/byol-embed --saved_model=$(DEMO)/serving/byol --output=$(DEMO)/images.parquet --index $(DATA)/train
+	$(BIN)/byol-neighbors --embeddings=$(DEMO)/images.parquet --saved_model=$(DEMO)/serving/byol --k=7 \
+	    --output=$(DEMO)/neighbours.html $(DATA)/test/automobile/0007.jpg $(DATA)/test/horse/0002.jpg $(DATA)/test/ship/0001.jpg
+
 test: venv  ## run every test
 	$(BIN)/python -m pytest
 
@@ -56,14 +66,15 @@ bazel: venv  ## bazel build //... && bazel test //... with Debian's Bazel, offli
 bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTorch rivals
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/pipeline.py --data_dir=$(DATA)/train --sizes 500 2500 --rounds 1
+	$(BIN)/python benchmarks/serving.py --network=resnet18
 	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
 lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs uv)
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --all-extras \
 	    -c requirements/constraints.txt -o requirements/full.lock setup.cfg
-	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra plots --extra test \
+	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra plots --extra serving --extra test \
 	    -c requirements/full.lock -o requirements/core.lock setup.cfg
 
 clean:  ## remove what runs and builds left behind (not .venv)
 	rm -rf $(DEMO) build dist *.egg-info .pytest_cache
-	find byol_tf pipelines tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find byol_tf pipelines serving tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

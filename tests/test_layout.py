@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = ("byol_tf", "pipelines")
+PACKAGES = ("byol_tf", "pipelines", "serving")
 MODULES = sorted(file for package in PACKAGES for file in ROOT.glob(f"{package}/**/*.py"))
 # Those of the source tree as a whole, this file among them, cannot run on Bazel's runfiles.
 TESTS = {t for t in ROOT.glob("tests/**/test_*.py") if t.stem not in ("test_layout", "test_readme")}
@@ -56,7 +56,7 @@ class BuildFile:
         self.folder = path.parent
         self.targets = []  # (rule, source files, labels of deps)
         rules = {rule: self._recorder(rule) for rule in ("py_library", "py_binary", "py_test")}
-        ignored = dict.fromkeys(("package", "exports_files"), lambda *args, **kwargs: None)
+        ignored = dict.fromkeys(("package", "exports_files", "filegroup"), lambda *args, **kwargs: None)
         package = self.folder.relative_to(ROOT).as_posix()
         functions = {"glob": self._glob, "package_name": lambda: package}
         exec(compile(path.read_text(), path, "exec"), {**rules, **ignored, **functions})
@@ -124,6 +124,12 @@ def test_byol_tf_knows_neither_tfx_nor_its_users():
         assert roots.isdisjoint({"tfx", "apache_beam", "pipelines", "serving"}), path
 
 
+def test_serving_knows_neither_of_the_others():
+    for path in ROOT.glob("serving/**/*.py"):
+        roots = {name.partition(".")[0] for name in imported_names(path)}
+        assert roots.isdisjoint({"tfx", "apache_beam", "byol_tf", "pipelines"}), path
+
+
 def test_console_scripts_name_functions_that_exist():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
@@ -143,6 +149,17 @@ def test_what_answers_before_flags_are_parsed_imports_no_tensorflow():
     ).stdout.split()
     heavy = {"tensorflow", "keras", "tensorflow_addons", "tensorflow_datasets", "sklearn"}
     assert heavy.isdisjoint(loaded)
+
+
+def test_clients_and_commands_of_the_endpoint_import_no_tensorflow():
+    code = (
+        "import sys, serving.client, serving.local_server.main, serving.search.embed, serving.search.neighbors;"
+        "print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "serving.client.grpc_transport" in loaded and "tensorflow" not in loaded
 
 
 @pytest.mark.slow

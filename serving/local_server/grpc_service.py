@@ -1,0 +1,203 @@
+"""The gRPC side: PredictionService, ModelService, health and reflection on one asyncio server.
+
+Calls run in a pool of threads; a client that opens a stream and hangs holds none of them.
+"""
+
+import asyncio
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable
+from concurrent import futures
+
+import grpc
+from absl import logging
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from serving.errors import UserError
+from serving.local_server import calls
+from serving.local_server.model_store import ModelStore
+from serving.local_server.status import Code, StatusError, as_status
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_LONGEST_MESSAGE = 1024  # Characters; TF Serving's grpc_status_util.cc.
+_OPTIONS = {
+    # TF Serving's bound, the largest a protobuf message can be.
+    "grpc.max_receive_message_length": 2**31 - 1,
+    "grpc.max_send_message_length": 2**31 - 1,
+    # Else a second server on the same port would take half of the requests.
+    "grpc.so_reuseport": 0,
+}
+_PREDICTION, _MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
+_SERVICES = (_PREDICTION, _MODEL, health.SERVICE_NAME)
+
+
+def _register_descriptors() -> None:
+    """Lets reflection find the services.
+
+    tensorflow-serving-api's modules of the services are older than protobuf's C implementation: they
+    register their file and then fail to set an option on it.
+    """
+    for name in ("prediction_service_pb2", "model_service_pb2"):
+        with contextlib.suppress(AttributeError):
+            importlib.import_module(f"tensorflow_serving.apis.{name}")
+
+
+class GrpcServer:
+    """A server that listens, until it is drained.
+
+    Args:
+        store: the models.
+        address: "HOST:PORT".
+        max_threads: calls that run at the same time; others wait.
+        credentials: for TLS, or None.
+        options: channel arguments by name, before which ours give way.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        address: str,
+        max_threads: int,
+        credentials: grpc.ServerCredentials | None = None,
+        options: dict[str, int | str] | None = None,
+    ):
+        self._pool = futures.ThreadPoolExecutor(max_threads, "grpc")
+        self._server = grpc.aio.server(
+            interceptors=[_NoMessage()], options=list((_OPTIONS | (options or {})).items())
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            _PredictionService(store, self._pool), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(store, self._pool), self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        _register_descriptors()
+        reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
+        try:
+            if credentials:
+                self._server.add_secure_port(address, credentials)
+            else:
+                self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise UserError(f"cannot listen on {address} for gRPC ({error}); give another --port or --host.") from error
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        await self._server.start()
+        # The last two are the names that TF Serving's own health service knows.
+        for name in ("", *_SERVICES, "PredictionService", "ModelService"):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self, seconds: float) -> None:
+        """Says so to health checks, takes no new calls, and waits for those that run."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(seconds)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _answer(pool: futures.Executor, context: grpc.aio.ServicerContext, call: Callable):
+    """The result of a call, or its failure as gRPC's."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+    except Exception as error:  # What it was is in its code; a bug is in the log, too.
+        status = as_status(error)
+        if status.code == Code.INTERNAL and not isinstance(error, StatusError):
+            logging.exception("a call failed")
+        message = status.message
+        if len(message) > _LONGEST_MESSAGE:
+            message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"
+        await context.abort(_CODES[status.code], message)
+
+
+def _remaining(context: grpc.aio.ServicerContext) -> Callable[[], float | None]:
+    """How much of the client's deadline is left, asked when a thread takes the call up."""
+    loop = asyncio.get_running_loop()
+    remaining = context.time_remaining()
+    end = None if remaining is None else loop.time() + remaining
+    return lambda: None if end is None else end - loop.time()
+
+
+class _NoMessage(grpc.aio.ServerInterceptor):
+    """Answers bytes that are no message with INTERNAL, as gRPC does in C++.
+
+    grpc.aio would take them for a bug of ours: UNKNOWN, and a trace in the log.
+    """
+
+    async def intercept_service(self, continuation, handler_call_details):
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def parse(content: bytes):
+            try:
+                return handler.request_deserializer(content)
+            except Exception as error:  # DecodeError, of whichever implementation of protobuf.
+                return error
+
+        async def answer(request, context):
+            if isinstance(request, Exception):
+                await context.abort(grpc.StatusCode.INTERNAL, f"Failed to parse the request: {request}")
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, parse, handler.response_serializer)
+
+
+class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, store: ModelStore, pool: futures.Executor):
+        self._store = store
+        self._pool = pool
+
+    async def Predict(self, request, context):
+        return await self._run(calls.predict, "Predict", request, context)
+
+    async def Classify(self, request, context):
+        return await self._run(calls.classify, "Classify", request, context)
+
+    async def Regress(self, request, context):
+        return await self._run(calls.regress, "Regress", request, context)
+
+    async def MultiInference(self, request, context):
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "byol-serve has no MultiInference; send a Predict for each signature"
+        )
+
+    async def GetModelMetadata(self, request, context):
+        return await _answer(
+            self._pool, context, functools.partial(calls.get_model_metadata, self._store, request)
+        )
+
+    async def _run(self, method, api, request, context):
+        remaining = _remaining(context)
+
+        def call():
+            with calls.Counted(self._store, request.model_spec.name, api, "GRPC"):
+                return method(self._store, request, remaining())
+
+        return await _answer(self._pool, context, call)
+
+
+class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, store: ModelStore, pool: futures.Executor):
+        self._store = store
+        self._pool = pool
+
+    async def GetModelStatus(self, request, context):
+        return await _answer(self._pool, context, functools.partial(calls.get_model_status, self._store, request))
+
+    async def HandleReloadConfigRequest(self, request, context):
+        waiting = True
+
+        def stop_waiting(_):
+            nonlocal waiting
+            waiting = False
+
+        context.add_done_callback(stop_waiting)
+        # A thread of its own: a load may take minutes, and predictions must not wait for it.
+        call = functools.partial(calls.reload_config, self._store, request, lambda: waiting)
+        return await _answer(None, context, call)

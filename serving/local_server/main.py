@@ -1,0 +1,251 @@
+"""byol-serve: serves SavedModels over TF Serving's protocol, gRPC and REST, on one machine.
+
+    byol-serve --model_name=byol --model_base_path=serving/byol --rest_api_port=8501
+
+Flags are those of tensorflow_model_server, and so are their defaults but for --host: it listens on
+loopback only until told otherwise.
+"""
+
+import asyncio
+import os
+import signal
+
+from absl import flags, logging
+
+from serving import command
+from serving.errors import UserError
+
+_FLAGS = flags.FLAGS
+# What requests may still take when the server is told to stop, seconds.
+_DRAIN_SECONDS = 30.0
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command; see `--help`."""
+    if arguments:
+        raise UserError(f"unexpected argument '{arguments[0]}'; all options are flags, see --help.")
+    if _FLAGS.batching_parameters_file and not _FLAGS.enable_batching:
+        raise UserError("--batching_parameters_file is given without --enable_batching; add it.")
+    if not (_FLAGS.model_config_file or _FLAGS.model_base_path):
+        raise UserError("there is nothing to serve; give --model_base_path or --model_config_file.")
+    # Only now, when the flags are known to be good: this imports TensorFlow.
+    from serving.local_server import settings_files
+    from serving.local_server.batching import Batching
+
+    batching = None
+    if _FLAGS.batching_parameters_file:
+        batching = settings_files.read_batching(_FLAGS.batching_parameters_file)
+    elif _FLAGS.enable_batching:
+        batching = Batching()
+    asyncio.run(_serve(batching))
+
+
+async def _serve(batching) -> None:
+    from serving.local_server import settings_files, tls
+    from serving.local_server.grpc_service import GrpcServer
+    from serving.local_server.model_store import ModelStore
+    from serving.local_server.rest_service import RestServer
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    ssl_config = settings_files.read_ssl(_FLAGS.ssl_config_file) if _FLAGS.ssl_config_file else None
+    monitoring = _FLAGS.monitoring_config_file
+    metrics_path = settings_files.read_metrics_path(monitoring) if monitoring else None
+    store = ModelStore(
+        poll_seconds=_FLAGS.file_system_poll_wait_seconds,
+        max_load_retries=_FLAGS.max_num_load_retries,
+        retry_seconds=max(0, _FLAGS.load_retry_interval_micros) / 1e6,
+        batching=batching,
+        labels_before_versions=_FLAGS.allow_version_labels_for_unavailable_models,
+    )
+    if not await _load(store, stop):
+        return
+
+    threads = 4 * (os.cpu_count() or 1)
+    if batching:
+        # Each request waits in a thread of its own; two batches of them keep the model busy.
+        threads = max(threads, min(2 * batching.max_batch_size, 128))
+    grpc_server = GrpcServer(
+        store,
+        f"{_FLAGS.host}:{_FLAGS.port}",
+        _FLAGS.grpc_max_threads or threads,
+        tls.credentials(ssl_config) if ssl_config else None,
+        _channel_arguments(_FLAGS.grpc_channel_arguments),
+    )
+    rest_server = None
+    if _FLAGS.rest_api_port:
+        rest_server = RestServer(
+            store,
+            (_FLAGS.host, _FLAGS.rest_api_port),
+            _FLAGS.rest_api_num_threads or threads,
+            _FLAGS.rest_api_timeout_in_ms / 1000,
+            tls.context(ssl_config) if ssl_config else None,
+            metrics_path,
+        )
+    await grpc_server.start()
+    logging.info("gRPC on %s:%d", _FLAGS.host, _FLAGS.port)
+    if rest_server:
+        logging.info("REST on %s://%s:%d", "https" if ssl_config else "http", _FLAGS.host, _FLAGS.rest_api_port)
+    following = asyncio.create_task(_follow_config(store))
+    await stop.wait()
+    following.cancel()
+    logging.info("stopping: no new requests; those that run have %.0f s", _DRAIN_SECONDS)
+    store.stop()
+    await asyncio.gather(
+        grpc_server.drain(_DRAIN_SECONDS), *([rest_server.drain(_DRAIN_SECONDS)] if rest_server else [])
+    )
+
+
+async def _load(store, stop: asyncio.Event) -> bool:
+    """Waits until every model answers, as TF Serving does before it opens a port.
+
+    Returns:
+        False if the server was told to stop before.
+
+    Raises:
+        UserError: the config is wrong, or a model does not load.
+    """
+    from serving.local_server import model_config, settings_files
+    from serving.local_server.status import StatusError
+
+    if _FLAGS.model_config_file:
+        config = settings_files.read_models(_FLAGS.model_config_file)
+    else:
+        _check_base_path(_FLAGS.model_base_path)
+        config = model_config.single(_FLAGS.model_name, _FLAGS.model_base_path)
+
+    def load():
+        names = store.configure(model_config.checked(config))
+        store.start()
+        store.wait(names, go_on=lambda: not stop.is_set())
+
+    try:
+        await asyncio.to_thread(load)
+    except StatusError as error:
+        raise UserError(f"failed to start the server: {error.message}") from error
+    return not stop.is_set()
+
+
+async def _follow_config(store) -> None:
+    """Does what the config file says whenever its text has changed; what is wrong with it is only logged."""
+    from serving.local_server import model_config, settings_files
+    from serving.local_server.status import StatusError
+
+    seconds = _FLAGS.model_config_file_poll_wait_seconds
+    last = None
+    while _FLAGS.model_config_file and seconds:
+        try:
+            config = settings_files.read_models(_FLAGS.model_config_file)
+            if last is not None and config != last:
+                logging.info("%s has changed", _FLAGS.model_config_file)
+                await asyncio.to_thread(lambda: store.configure(model_config.checked(config)))
+            last = config
+        except (UserError, StatusError) as error:
+            logging.error("the models stay as they are: %s", error)
+        await asyncio.sleep(seconds)
+
+
+def _check_base_path(path: str) -> None:
+    if "://" in path:
+        raise UserError(f"--model_base_path={path}: byol-serve reads local folders only; copy the model here.")
+    if os.path.exists(os.path.join(path, "saved_model.pb")):
+        raise UserError(
+            f"--model_base_path={path} is a model itself; give the folder above it, in which versions are "
+            "folders named by numbers."
+        )
+
+
+def _channel_arguments(text: str) -> dict[str, int | str]:
+    """`k=v,k=v`, a value being an integer if it reads as one."""
+    arguments = {}
+    for pair in filter(None, text.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--grpc_channel_arguments has '{pair}'; give NAME=VALUE, separated by commas.")
+        arguments[key] = int(value) if value.lstrip("-").isdecimal() else value
+    return arguments
+
+
+def run() -> None:
+    """Console entry point."""
+    _define_flags()
+    command.run(main)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string(
+        "host",
+        "127.0.0.1",
+        "Address to listen on. The default is reached from this machine only; 0.0.0.0 from everywhere, as "
+        "tensorflow_model_server: then think of --ssl_config_file.",
+    )
+    flags.DEFINE_integer("port", 8500, "Port of gRPC.", lower_bound=1, upper_bound=65535)
+    flags.DEFINE_integer("rest_api_port", 0, "Port of REST; 0 for none.", lower_bound=0, upper_bound=65535)
+    flags.DEFINE_string("model_name", "default", "Name of the model; without --model_config_file.")
+    flags.DEFINE_string(
+        "model_base_path",
+        None,
+        "Folder of the model, in which versions are folders named by numbers; the highest is served. A new "
+        "one takes over when it has loaded and answered its warm-up requests.",
+    )
+    flags.DEFINE_string(
+        "model_config_file",
+        None,
+        "ModelServerConfig in text format: several models, version policies, labels. Takes the place of "
+        "--model_name and --model_base_path.",
+    )
+    flags.DEFINE_float(
+        "model_config_file_poll_wait_seconds",
+        0.0,
+        "Seconds between two looks at --model_config_file, whose changes are then followed; 0 reads it once.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_bool("enable_batching", False, "Whether to run requests of several clients as one batch.")
+    flags.DEFINE_string(
+        "batching_parameters_file", None, "BatchingParameters in text format; TF Serving's defaults without it."
+    )
+    flags.DEFINE_string(
+        "ssl_config_file",
+        None,
+        "SSLConfig in text format, with the PEM contents of server_key, server_cert, custom_ca. It applies to "
+        "gRPC and, unlike TF Serving's, to REST.",
+    )
+    flags.DEFINE_string(
+        "monitoring_config_file", None, "MonitoringConfig in text format: Prometheus metrics on the REST port."
+    )
+    flags.DEFINE_float(
+        "file_system_poll_wait_seconds",
+        1.0,
+        "Seconds between two looks for new versions; 0 looks once.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_integer("max_num_load_retries", 5, "Tries after the first to load a version.", lower_bound=0)
+    flags.DEFINE_integer(
+        "load_retry_interval_micros", 60_000_000, "Microseconds between two tries; negative for none."
+    )
+    flags.DEFINE_bool(
+        "allow_version_labels_for_unavailable_models",
+        False,
+        "Whether a new label may name a version that has not loaded yet, as it must at the first start.",
+    )
+    flags.DEFINE_integer(
+        "grpc_max_threads",
+        0,
+        "gRPC calls that run at the same time; 0 for 4 times the CPUs or, with batching, two batches, at most 128.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer("rest_api_num_threads", 0, "The same of REST.", lower_bound=0)
+    flags.DEFINE_integer(
+        "rest_api_timeout_in_ms", 30_000, "Milliseconds that a model may take for a REST request.", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "grpc_channel_arguments",
+        "",
+        "Of the gRPC server, NAME=VALUE,...; grpc.max_receive_message_length=67108864 bounds requests to 64 MiB.",
+    )
+
+
+if __name__ == "__main__":
+    run()

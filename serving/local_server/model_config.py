@@ -1,0 +1,57 @@
+"""What a ModelServerConfig may ask for: checked whole before anything of it is done."""
+
+import os
+from collections.abc import Iterable
+
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.local_server.status import invalid
+
+
+def checked(config: model_server_config_pb2.ModelServerConfig) -> list[model_server_config_pb2.ModelConfig]:
+    """The models of a config.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT for anything but a model_config_list, a name missing or used
+            twice, a base_path that is missing or relative, or a platform other than tensorflow.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
+            "currently supported"
+        )
+    models = list(config.model_config_list.config)
+    _check_names(model.name for model in models)
+    for model in models:
+        if not model.base_path.startswith("/"):
+            raise invalid(
+                f"Expected model {model.name} to have an absolute path; got base_path()={model.base_path}"
+            )
+        if model.model_platform != "tensorflow":
+            raise invalid(
+                f"Illegal setting neither ModelServerConfig::model_type nor ModelServerConfig::model_platform "
+                f"is tensorflow for model {model.name}: '{model.model_platform}'"
+            )
+        for number in model.model_version_policy.specific.versions:
+            if number < 0:
+                raise invalid(f"Model {model.name} asks for version {number}; versions are not negative")
+    return models
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen = set()
+    for name in names:
+        if not name:
+            raise invalid("A model in the config has no name")
+        if name in seen:
+            raise invalid(f"Illegal to list model {name} multiple times in config list")
+        seen.add(name)
+
+
+def single(name: str, base_path: str) -> model_server_config_pb2.ModelServerConfig:
+    """The config of one model, as `--model_name` and `--model_base_path` give it."""
+    config = model_server_config_pb2.ModelServerConfig()
+    config.model_config_list.config.add(
+        name=name, base_path=os.path.abspath(base_path), model_platform="tensorflow"
+    )
+    return config

@@ -1,0 +1,161 @@
+"""One loaded version of a model: a SavedModel in a session of its own, as TF Serving holds it.
+
+A session rather than `tf.saved_model.load`: it runs tensors by name as the protocol asks, takes a
+deadline, gives TF Serving's errors for they are the runtime's, and frees all it held when closed.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+
+# The C API's run. Session.run above it checks shapes, which TF Serving leaves to the graph, converts
+# types, and takes longer than a small model.
+from tensorflow.python.client import pywrap_tf_session
+
+from serving.local_server.batching import Batching, batched
+from serving.local_server.status import Code, StatusError, as_status, invalid
+from serving.local_server.tensors import type_name
+
+v1 = tf.compat.v1
+
+# Loading builds Python graphs and takes a core; two at a time gain nothing.
+_LOADING = threading.Lock()
+# What one request can do to the others of its batch. Queue full and deadlines are the request's own.
+_MAYBE_A_NEIGHBOURS = (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError)
+
+
+class Servable:
+    """A SavedModel that answers.
+
+    Args:
+        path: of the SavedModel's folder.
+        batching: how to batch across requests, or None.
+
+    Raises:
+        StatusError: it does not load; NOT_FOUND if there is no SavedModel at `path`.
+    """
+
+    def __init__(self, path: str, batching: Batching | None = None):
+        if not os.path.exists(os.path.join(path, "saved_model.pb")):
+            raise StatusError(
+                Code.NOT_FOUND, f"Could not find SavedModel .pb at supplied export directory path: {path}"
+            )
+        graph = tf.Graph()
+        self._batching = batching
+        self._session = v1.Session(graph=graph)
+        try:
+            with _LOADING, graph.as_default():
+                meta_graph = v1.saved_model.loader.load(self._session, ["serve"], path)
+                self.signatures = dict(meta_graph.signature_def)
+                self._batched = {
+                    name: batched(graph, signature, batching)
+                    for name, signature in self.signatures.items()
+                    if batching and signature.inputs and signature.outputs
+                }
+            graph.finalize()
+            self._session._extend_graph()  # Which Session.run would do.
+        except Exception as error:
+            self._session.close()
+            raise as_status(error) from error
+        # A client may choose its outputs in many ways, and not all are kept.
+        self._ends = functools.lru_cache(maxsize=64)(self._find_ends)
+
+    def signature(self, name: str) -> meta_graph_pb2.SignatureDef | None:
+        """The signature of that name, or None; the empty name stands for `serving_default`."""
+        return self.signatures.get(name or "serving_default")
+
+    def run(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+            signature_name: of a signature that exists.
+            inputs: a value for each input.
+            outputs: names of those to compute, all where empty.
+            timeout: seconds from now in which it has to be done, or None for no limit.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            StatusError: as the runtime says; INVALID_ARGUMENT for a wrong type, without a run;
+                DEADLINE_EXCEEDED past the timeout.
+        """
+        signature = self.signatures[signature_name]
+        _check_types(signature, inputs)
+        outputs = tuple(sorted(outputs or signature.outputs))
+        if timeout is not None and timeout <= 0:
+            raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the request could run.")
+        values = [inputs[name] for name in sorted(signature.inputs)]
+        try:
+            if signature_name in self._batched and all(value.size for value in values):
+                self._check_size(values)
+                try:
+                    results = self._run(self._ends(signature_name, outputs, True), values, timeout)
+                except _MAYBE_A_NEIGHBOURS:
+                    # One bad image fails its whole batch, in TF Serving too. Alone, each request gets
+                    # what it deserves.
+                    results = self._run(self._ends(signature_name, outputs, False), values, timeout)
+            else:
+                results = self._run(self._ends(signature_name, outputs, False), values, timeout)
+        except tf.errors.OpError as error:
+            raise as_status(error) from error
+        # A string of rank 0 comes as bytes.
+        results = [np.array(result, object) if isinstance(result, bytes) else result for result in results]
+        return dict(zip(outputs, results, strict=True))
+
+    def _run(self, ends: tuple[list, list], values: list[np.ndarray], timeout: float | None) -> list:
+        feeds, fetches = ends
+        if timeout is None:
+            return self._session_run(None, feeds, values, fetches)
+        milliseconds = max(1, int(timeout * 1000))
+        options = config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
+        buffer = pywrap_tf_session.TF_NewBufferFromString(options)
+        try:
+            return self._session_run(buffer, feeds, values, fetches)
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(buffer)
+
+    def _session_run(self, options, feeds: list, values: list[np.ndarray], fetches: list) -> list:
+        feed = dict(zip(feeds, values, strict=True))
+        return pywrap_tf_session.TF_SessionRun_wrapper(self._session._session, options, feed, fetches, [], None)
+
+    def close(self) -> None:
+        """Frees variables, tables, batching threads; nothing may run any more."""
+        self._session.close()
+
+    def _check_size(self, values: Sequence[np.ndarray]) -> None:
+        # As the batch function would; but that error must not send the request on alone.
+        most = self._batching.max_batch_size
+        size = max(len(value) if value.ndim else 0 for value in values)
+        if size > most:
+            raise invalid(f"Task size {size} is larger than maximum input batch size {most}")
+
+    def _find_ends(self, signature_name: str, outputs: tuple[str, ...], batch: bool) -> tuple[list, list]:
+        """Where to feed, in order of the inputs' names, and where to fetch."""
+        if batch:
+            feeds, fetches = self._batched[signature_name]
+        else:
+            signature = self.signatures[signature_name]
+            tensor = self._session.graph.get_tensor_by_name
+            feeds = {name: tensor(info.name) for name, info in signature.inputs.items()}
+            fetches = {name: tensor(signature.outputs[name].name) for name in outputs}
+        return [feeds[name]._as_tf_output() for name in sorted(feeds)], [fetches[n]._as_tf_output() for n in outputs]
+
+
+def _check_types(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
+    for position, name in enumerate(sorted(signature.inputs)):
+        expected = tf.as_dtype(signature.inputs[name].dtype)
+        given = tf.string if inputs[name].dtype == object else tf.as_dtype(inputs[name].dtype)
+        if given != expected:
+            raise invalid(f"Expects arg[{position}] to be {type_name(expected)} but {type_name(given)} is provided")

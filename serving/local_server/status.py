@@ -1,0 +1,75 @@
+"""Status codes: one exception for what goes wrong in a request, as both protocols report it."""
+
+import enum
+
+import tensorflow as tf
+
+
+class Code(enum.IntEnum):
+    """The canonical codes, which TensorFlow, gRPC and `StatusProto` number alike."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+# TF Serving's model_servers/http_server.cc; all others are 500.
+HTTP_STATUS = {
+    Code.OK: 200,
+    Code.INVALID_ARGUMENT: 400,
+    Code.FAILED_PRECONDITION: 400,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.ABORTED: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.CANCELLED: 499,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
+
+
+class StatusError(Exception):
+    """A request, a load or a reload failed with this code and message."""
+
+    def __init__(self, code: Code, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> StatusError:
+    """INVALID_ARGUMENT, by far the commonest."""
+    return StatusError(Code.INVALID_ARGUMENT, message)
+
+
+def as_status(error: Exception) -> StatusError:
+    """Any exception as a status: TensorFlow's keep their code, Python's are INTERNAL.
+
+    What is not an error of TensorFlow's keeps its type's name: a KeyError's text alone says nothing.
+    """
+    if isinstance(error, StatusError):
+        return error
+    if isinstance(error, tf.errors.OpError):
+        # Python's session puts a heading of its own before the runtime's text.
+        return StatusError(Code(error.error_code), error.message.removeprefix("Graph execution error:").strip())
+    if isinstance(error, MemoryError):
+        return StatusError(Code.RESOURCE_EXHAUSTED, "Not enough memory for this request.")
+    return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")

@@ -1,0 +1,76 @@
+"""TensorProto ↔ NumPy, with what a small message may ask for bounded."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+
+from serving.local_server.status import invalid
+
+# A TensorProto may give one value for all of its elements: 30 bytes could ask for the whole memory.
+_MAX_FILL_BYTES = 64 << 20
+
+_VALUES = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    tf.int32: "int_val",
+    tf.int16: "int_val",
+    tf.int8: "int_val",
+    tf.uint8: "int_val",
+    tf.string: "string_val",
+    tf.int64: "int64_val",
+    tf.bool: "bool_val",
+    tf.uint16: "int_val",
+    tf.uint32: "uint32_val",
+    tf.uint64: "uint64_val",
+}
+
+
+def type_name(dtype: tf.DType) -> str:
+    """As TF Serving's messages name it: float, double, half; others as TensorFlow's Python does."""
+    return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, dtype.name)
+
+
+def from_proto(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
+    """The value of an input, strings as an array of dtype object.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT "tensor parsing error: NAME" and why, if shape, type and values
+            do not fit each other, or more than 64 MiB would be filled with one value.
+    """
+    try:
+        _check_fill(proto)
+        return tf.make_ndarray(proto)
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise invalid(f"tensor parsing error: {name} ({error})") from error
+
+
+def _check_fill(proto: tensor_pb2.TensorProto) -> None:
+    if proto.tensor_shape.unknown_rank:
+        raise ValueError("the shape is unknown")
+    sizes = [dim.size for dim in proto.tensor_shape.dim]
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"the shape {sizes} has a negative size")
+    dtype = tf.as_dtype(proto.dtype)
+    size = math.prod(sizes) * max(1, dtype.size or 8)
+    # What is spelled out is bounded by the message itself.
+    given = len(proto.tensor_content) or proto.ByteSize() * 8
+    if size > given and size > _MAX_FILL_BYTES:
+        raise ValueError(f"the shape {sizes} is more than the values given and more than {_MAX_FILL_BYTES} bytes")
+
+
+def to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:
+    """An output, in the typed fields (`float_val`, ...) that TF Serving 2.15 fills."""
+    dtype = tf.string if value.dtype.kind in "OSU" else tf.as_dtype(value.dtype)
+    if dtype in (tf.float16, tf.bfloat16):
+        field, value = "half_val", value.view(np.uint16)
+    elif dtype in _VALUES:
+        field = _VALUES[dtype]
+    else:  # complex, quantized: rare, and TensorFlow knows their packing.
+        return tf.make_tensor_proto(value)
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    for size in value.shape:
+        proto.tensor_shape.dim.add(size=size)
+    getattr(proto, field).extend(value.ravel().tolist())
+    return proto

@@ -1,0 +1,60 @@
+"""Protobuf messages declared in Python: those that no package ships, or only behind a heavy import."""
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+from google.protobuf.message import Message
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    "bool": _FIELD.TYPE_BOOL,
+    "bytes": _FIELD.TYPE_BYTES,
+    "float": _FIELD.TYPE_FLOAT,
+    "int32": _FIELD.TYPE_INT32,
+    "int64": _FIELD.TYPE_INT64,
+    "string": _FIELD.TYPE_STRING,
+}
+
+
+def define(
+    package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]
+) -> dict[str, type[Message]]:
+    """Makes message classes, in a descriptor pool of their own where they meet nobody else's.
+
+    Args:
+        package: of the messages; on the wire it does not matter.
+        messages: name → fields (name, number, type). A type is a scalar, a name in `messages`, or a
+            wrapper such as `google.protobuf.Int64Value`; `repeated TYPE`; `map TYPE`, by string.
+
+    Returns:
+        The classes by name.
+    """
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{package}.proto", package=package, syntax="proto3", dependency=[wrappers_pb2.DESCRIPTOR.name]
+    )
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for field, number, kind in fields:
+            *repeated, kind = kind.split()
+            if repeated == ["map"]:
+                entry = message.nested_type.add(name=f"{field.title().replace('_', '')}Entry")
+                entry.options.map_entry = True
+                _add(entry, package, "key", 1, "string")
+                _add(entry, package, "value", 2, kind)
+                kind = f"{package}.{name}.{entry.name}"
+            _add(message, package, field, number, kind, bool(repeated))
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+        for name in messages
+    }
+
+
+def _add(message, package: str, name: str, number: int, kind: str, repeated: bool = False) -> None:
+    field = message.field.add(name=name, number=number)
+    field.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+    field.type = _SCALARS.get(kind, _FIELD.TYPE_MESSAGE)
+    if kind not in _SCALARS:
+        field.type_name = f".{kind}" if "." in kind else f".{package}.{kind}"

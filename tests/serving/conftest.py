@@ -1,0 +1,73 @@
+"""An exported encoder, small models, and one running `byol-serve` with all of them."""
+
+import grpc
+import pytest
+import servable_models
+from serve import Server
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from byol_tf import export, networks
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory):
+    """A real export, `byol/1`: images of 32 pixels → [N, 128]."""
+    path = tmp_path_factory.mktemp("encoder") / "byol"
+    export.save_encoder(networks.resnet(18, 0.25, 32, "small"), path / "1", image_size=32)
+    return path
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory):
+    """`half_plus/2` and `half_plus/3` (b = 2 and 3), `echo/1`."""
+    path = tmp_path_factory.mktemp("models")
+    for b in (2, 3):
+        servable_models.save_half_plus(path / "half_plus" / str(b), float(b))
+    servable_models.save_echo(path / "echo" / "1")
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(encoder_dir, models_dir, tmp_path_factory):
+    """`byol-serve` with the models byol, half_plus (both versions; labels stable: 2, canary: 3), echo."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "models.config").write_text(
+        f"""
+        model_config_list {{
+          config {{ name: "byol" base_path: "{encoder_dir}" model_platform: "tensorflow" }}
+          config {{
+            name: "half_plus" base_path: "{models_dir}/half_plus" model_platform: "tensorflow"
+            model_version_policy {{ all {{}} }}
+            version_labels {{ key: "stable" value: 2 }}
+            version_labels {{ key: "canary" value: 3 }}
+          }}
+          config {{ name: "echo" base_path: "{models_dir}/echo" model_platform: "tensorflow" }}
+        }}
+        """
+    )
+    (folder / "monitoring.config").write_text("prometheus_config { enable: true }")
+    flags = (
+        f"--model_config_file={folder}/models.config",
+        f"--monitoring_config_file={folder}/monitoring.config",
+        "--allow_version_labels_for_unavailable_models",
+        "--file_system_poll_wait_seconds=0.2",
+        "--rest_api_timeout_in_ms=2000",
+    )
+    with Server(folder / "log", *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def channel(server):
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="session")
+def predictions(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def models(channel):
+    return model_service_pb2_grpc.ModelServiceStub(channel)

@@ -1,0 +1,139 @@
+"""byol-serve's mistakes: one sentence and a status, before TensorFlow where that can be."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+import servable_models
+from serve import ROOT, Server, free_port
+
+
+def serve(*flags, timeout=120):
+    """Runs byol-serve until it ends by itself: its last line, and its status."""
+    result = subprocess.run(
+        [sys.executable, "-m", "serving.local_server.main", *flags],
+        capture_output=True, text=True, timeout=timeout, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1], result.returncode
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ((), "there is nothing to serve; give --model_base_path or --model_config_file"),
+        (("--model_base_path=m", "--batching_parameters_file=b"), "without --enable_batching"),
+        (("--model_base_path=m", "surplus"), "unexpected argument 'surplus'"),
+        (("--port=0",), "--port"),
+        (("--nosuch",), "nosuch"),
+        (("--rest_api_port=x",), "--rest_api_port=x"),
+    ],
+)
+def test_wrong_flags_end_at_once(flags, sentence):
+    begin = time.monotonic()
+    line, status = serve(*flags)
+    assert line.startswith("error: ") and sentence in line and status == 1
+    assert time.monotonic() - begin < 20, "TensorFlow was imported for nothing"
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_load_is_a_sentence(tmp_path):
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "1" / "saved_model.pb").write_text("nothing")
+    line, status = serve(
+        f"--port={free_port()}",
+        f"--model_base_path={tmp_path}/model",
+        "--max_num_load_retries=1",
+        "--load_retry_interval_micros=1000",
+    )
+    assert line.startswith("error: failed to start the server: 1 model(s) did not become available") and status == 1
+
+
+@pytest.mark.slow
+def test_a_base_path_that_cannot_be_is_a_sentence(models_dir):
+    line, status = serve(f"--model_base_path={models_dir}/half_plus/2")
+    assert "is a model itself; give the folder above it" in line and status == 1
+    line, status = serve("--model_base_path=gs://bucket/model")
+    assert "local folders only" in line and status == 1
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_a_sentence(models_dir, tmp_path):
+    base = f"--model_base_path={models_dir}/half_plus"
+    with Server(tmp_path / "log", base) as server:
+        line, status = serve(f"--port={server.port}", base)
+        assert f"cannot listen on 127.0.0.1:{server.port} for gRPC" in line and status == 1
+        line, status = serve(f"--port={free_port()}", f"--rest_api_port={server.rest_port}", base)
+        assert f"cannot listen on 127.0.0.1:{server.rest_port} for REST" in line and status == 1
+
+
+@pytest.mark.slow
+def test_it_waits_for_the_first_version_and_says_so(tmp_path):
+    (tmp_path / "model").mkdir()
+    with Server(tmp_path / "log", f"--model_base_path={tmp_path}/model", "--file_system_poll_wait_seconds=0.1", wait=0) as server:
+        end = time.monotonic() + 120
+        while "no version of default" not in server.log.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert not server.listens()
+        servable_models.save_half_plus(tmp_path / "staged")
+        (tmp_path / "staged").rename(tmp_path / "model" / "1")
+        server.wait_until_listening(60)
+
+
+@pytest.mark.slow
+def test_a_stop_before_the_first_version_ends_it(tmp_path):
+    (tmp_path / "model").mkdir()
+    with Server(tmp_path / "log", f"--model_base_path={tmp_path}/model", wait=0) as server:
+        end = time.monotonic() + 120
+        while "no version of default" not in server.log.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+
+
+@pytest.mark.slow
+def test_the_config_file_is_followed_and_a_wrong_one_changes_nothing(models_dir, tmp_path):
+    config = tmp_path / "models.config"
+
+    def write(labels, name="half_plus"):
+        config.write_text(
+            f'model_config_list {{ config {{ name: "{name}" base_path: "{models_dir}/half_plus" '
+            f'model_platform: "tensorflow" model_version_policy {{ all {{}} }} {labels} }} }}'
+        )
+
+    def status(path):
+        return requests.get(f"{server.url}/v1/models/{path}").status_code
+
+    def wait_for_log(text):
+        end = time.monotonic() + 60
+        while text not in server.log.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    write("")
+    flags = (f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=0.1")
+    with Server(tmp_path / "log", *flags) as server:
+        assert status("half_plus/labels/stable/metadata") == 400
+        end = time.monotonic() + 60
+        while status("half_plus/versions/2/metadata") != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        write('version_labels { key: "stable" value: 2 }')
+        wait_for_log("has changed")
+        time.sleep(1)
+        assert status("half_plus/labels/stable/metadata") == 200
+        config.write_text("nonsense")
+        wait_for_log("the models stay as they are")
+        write('version_labels { key: "stable" value: 7 }')
+        wait_for_log("not currently available for inference")
+        assert status("half_plus/labels/stable/metadata") == 200
+        write("", name="renamed")
+        end = time.monotonic() + 60
+        while status("renamed/metadata") != 200 or status("half_plus/metadata") != 404:
+            assert time.monotonic() < end
+            time.sleep(0.05)
