@@ -1,0 +1,6 @@
+"""Clients of the embedding endpoint; they import no TensorFlow."""
+
+from serving.client.client import AsyncEmbeddingClient, EmbeddingClient
+from serving.client.transport import EmbeddingError, Tls
+
+__all__ = ["AsyncEmbeddingClient", "EmbeddingClient", "EmbeddingError", "Tls"]

@@ -1,0 +1,156 @@
+"""Requests over gRPC: one channel, which keeps its connection and makes a new one where it is lost."""
+
+import contextlib
+from collections.abc import Iterator
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from serving.client import wire
+from serving.client.transport import Batch, EmbeddingError, Target, Tls, checked
+
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+_OPTIONS = (
+    # gRPC's own limit is 4 MiB, which a thousand embeddings exceed.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Retries are the client's, and the same for REST.
+    ("grpc.enable_retries", 0),
+    # After a restart of the server, new tries begin at once and not after gRPC's own back-off.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+def _read(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(*map(_read, (tls.root_certificates, tls.private_key, tls.certificate_chain)))
+
+
+def _spec(target: Target, signature: str = ""):
+    spec = wire.ModelSpec(name=target.model_name, signature_name=signature)
+    if target.version is not None:
+        spec.version.value = target.version
+    elif target.label:
+        spec.version_label = target.label
+    return spec
+
+
+def _predict_request(target: Target, batch: Batch):
+    signature, name = batch.signature
+    request = wire.PredictRequest(model_spec=_spec(target, signature), output_filter=["embedding"])
+    tensor = request.inputs[name]
+    tensor.tensor_shape.dim.add(size=len(batch.values))
+    if isinstance(batch.values[0], bytes):
+        tensor.dtype = wire.DT_STRING
+        tensor.string_val.extend(batch.values)
+    else:
+        tensor.dtype = wire.DT_UINT8
+        for size in batch.values[0].shape:
+            tensor.tensor_shape.dim.add(size=size)
+        tensor.tensor_content = np.stack(batch.values).tobytes()
+    return request
+
+
+def _embeddings(response, batch: Batch, who: str) -> np.ndarray:
+    tensor = response.outputs["embedding"]
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.dtype != wire.DT_FLOAT:
+        raise EmbeddingError("INTERNAL", f"{who} answers with type {tensor.dtype}, not float32")
+    if tensor.tensor_content:
+        values = np.frombuffer(tensor.tensor_content, "<f4").astype(np.float32)
+    else:
+        values = np.fromiter(tensor.float_val, np.float32, len(tensor.float_val))
+    if values.size == 1:  # One value stands for all.
+        values = np.full(np.prod(shape), values[0])
+    return checked(values.reshape(shape), batch, who)
+
+
+def _metadata_request(target: Target):
+    return wire.GetModelMetadataRequest(model_spec=_spec(target), metadata_field=["signature_def"])
+
+
+@contextlib.contextmanager
+def _errors(address: str, target: Target) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise EmbeddingError(error.code().name, f"{target} at {address}: {error.details()}") from error
+
+
+def _methods(channel):
+    """Predict and GetModelMetadata as callables, of either kind of channel."""
+    return tuple(
+        channel.unary_unary(
+            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        )
+        for path, request, response in (
+            (_PREDICT, wire.PredictRequest, wire.PredictResponse),
+            (_METADATA, wire.GetModelMetadataRequest, wire.GetModelMetadataResponse),
+        )
+    )
+
+
+class GrpcTransport:
+    """A `Transport` over gRPC.
+
+    Args:
+        address: "HOST:PORT".
+        tls: None for a connection in plain text.
+    """
+
+    def __init__(self, address: str, tls: Tls | None):
+        self._address = address
+        self._channel = (
+            grpc.secure_channel(address, _credentials(tls), _OPTIONS)
+            if tls
+            else grpc.insecure_channel(address, _OPTIONS)
+        )
+        self._predict, self._metadata = _methods(self._channel)
+
+    def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
+        with _errors(self._address, target):
+            response = self._predict(_predict_request(target, batch), timeout=timeout)
+        return _embeddings(response, batch, f"{target} at {self._address}")
+
+    def version(self, target: Target, timeout: float) -> int:
+        with _errors(self._address, target):
+            return self._metadata(_metadata_request(target), timeout=timeout).model_spec.version.value
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class AsyncGrpcTransport:
+    """The same for asyncio."""
+
+    def __init__(self, address: str, tls: Tls | None):
+        self._address = address
+        self._channel = (
+            grpc.aio.secure_channel(address, _credentials(tls), _OPTIONS)
+            if tls
+            else grpc.aio.insecure_channel(address, _OPTIONS)
+        )
+        self._predict, self._metadata = _methods(self._channel)
+
+    async def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
+        with _errors(self._address, target):
+            response = await self._predict(_predict_request(target, batch), timeout=timeout)
+        return _embeddings(response, batch, f"{target} at {self._address}")
+
+    async def version(self, target: Target, timeout: float) -> int:
+        with _errors(self._address, target):
+            response = await self._metadata(_metadata_request(target), timeout=timeout)
+        return response.model_spec.version.value
+
+    async def close(self) -> None:
+        await self._channel.close()

@@ -1,0 +1,1 @@
+"""What people want embeddings for: folders of images in, embeddings out, and the nearest images to one."""

@@ -1,0 +1,76 @@
+"""A page of images: each query and its neighbours, thumbnails inside, nothing else needed to look at it."""
+
+import base64
+import dataclasses
+import io
+import os
+import pathlib
+
+import jinja2
+from PIL import Image
+
+from serving.errors import UserError
+
+# Pixels; thumbnails are shown at half of it, so that they are sharp on dense screens.
+_THUMBNAIL = 320
+_TEMPLATE = pathlib.Path(__file__).with_name("contact_sheet.html")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A query and what is most like it.
+
+    Attributes:
+        query: as it was asked for.
+        picture: path of its image.
+        hits: keys with their cosine similarities, the most similar first.
+    """
+
+    query: str
+    picture: str
+    hits: list[tuple[str, float]]
+
+
+def write(path: str, rows: list[Row], root: str, searched: int, source: str) -> None:
+    """Writes the page.
+
+    Args:
+        path: of the HTML file.
+        rows: the queries.
+        root: folder that relative keys start from.
+        searched: how many images were searched.
+        source: where they are listed.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.globals["thumbnail"] = lambda key: _thumbnail(os.path.join(root, key))
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(rows=rows, searched=searched, source=source)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(page)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}' ({error}).") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _thumbnail(path: str) -> str | None:
+    """The image as a data URI; None where it cannot be read any more."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # Of a JPEG, decodes only what is needed.
+            image = image.convert("RGB")
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    small = max(image.size) < _THUMBNAIL // 2
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

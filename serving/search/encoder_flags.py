@@ -1,0 +1,86 @@
+"""The flags that say who embeds, of byol-embed and byol-neighbors: an endpoint or a SavedModel."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from serving.client import EmbeddingClient, EmbeddingError, Tls
+from serving.client.transport import Target
+from serving.errors import UserError
+
+_FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Who embeds.
+
+    Attributes:
+        client: asks for one version only, for embeddings of two cannot be compared.
+        model: what tells this model from others; goes into the embeddings' file.
+    """
+
+    client: EmbeddingClient
+    model: dict[str, Any]
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string(
+        "address",
+        None,
+        "Of the endpoint: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for REST.",
+    )
+    flags.DEFINE_string("saved_model", None, "An exported encoder, MODEL or MODEL/VERSION, in the place of an endpoint.")
+    flags.DEFINE_string("model_name", "byol", "Of the model at the endpoint.")
+    flags.DEFINE_integer("model_version", None, "Of the model; by default the newest, as of the start.")
+    flags.DEFINE_string("model_label", None, "Of a version of the model, in the place of its number.")
+    flags.DEFINE_integer("batch_size", 32, "Images a request.", lower_bound=1)
+    flags.DEFINE_float("timeout", 60.0, "Seconds that a request may take, retries included.", lower_bound=0.001)
+    flags.DEFINE_string("tls_root_certificates", None, "PEM file of the authority that signed the server.")
+    flags.DEFINE_string("tls_private_key", None, "PEM file of the client's key, where the server demands one.")
+    flags.DEFINE_string("tls_certificate", None, "PEM file of the client's certificate.")
+
+
+def open_encoder() -> Encoder:
+    """The encoder that the flags name.
+
+    Raises:
+        UserError: none or two are named, or the one named does not answer.
+    """
+    if (_FLAGS.address is None) == (_FLAGS.saved_model is None):
+        raise UserError("give either --address of an endpoint or --saved_model.")
+    if _FLAGS.saved_model:
+        return _from_saved_model(_FLAGS.saved_model)
+    tls = None
+    if _FLAGS.tls_root_certificates or _FLAGS.tls_private_key:
+        tls = Tls(_FLAGS.tls_root_certificates, _FLAGS.tls_private_key, _FLAGS.tls_certificate)
+
+    def connect(version: int | None, label: str | None) -> EmbeddingClient:
+        return EmbeddingClient(
+            _FLAGS.address,
+            _FLAGS.model_name,
+            version=version,
+            label=label,
+            timeout=_FLAGS.timeout,
+            batch_size=_FLAGS.batch_size,
+            tls=tls,
+        )
+
+    try:
+        with connect(_FLAGS.model_version, _FLAGS.model_label) as client:
+            version = client.version()
+    except (ValueError, OSError) as error:
+        raise UserError(f"the flags do not fit: {error}") from error
+    except EmbeddingError as error:
+        raise UserError(f"{error} ({error.code}); is the endpoint up, and the model's name right?") from error
+    return Encoder(connect(version, None), {"model": _FLAGS.model_name, "version": version})
+
+
+def _from_saved_model(path: str) -> Encoder:
+    from serving.search.saved_model import SavedModelTransport
+
+    transport = SavedModelTransport(path)
+    client = EmbeddingClient.over(transport, Target(path), batch_size=_FLAGS.batch_size)
+    return Encoder(client, {"SavedModel": transport.digest()})

@@ -1,0 +1,260 @@
+"""byol-embed and byol-neighbors as a user calls them: on real images, by an endpoint and by a SavedModel."""
+
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from PIL import Image
+from serve import ROOT
+
+from serving.errors import UserError
+from serving.search import contact_sheet, embeddings, image_files, index
+from serving.search.saved_model import SavedModelTransport
+
+
+def call(command, *arguments, cwd, status=0):
+    """Runs a command; what it printed on both streams, without the progress bar."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"serving.search.{command}", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == status, result.stderr
+    return result.stdout if status == 0 else result.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def photos(images_dir, tmp_path):
+    """40 images, one of them no image, in folders; names with a space, a quote and an umlaut among them."""
+    for number, file in enumerate(sorted((images_dir / "test").glob("*/000[0-3].jpg"))):
+        target = tmp_path / "photos" / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    (tmp_path / "photos" / "cat" / "0000.jpg").rename(tmp_path / "photos" / "cat" / 'über "all" <b>.jpg')
+    (tmp_path / "photos" / "ship" / "0001.jpg").write_bytes(b"no image")
+    (tmp_path / "photos" / "notes.txt").write_text("no image, and nobody says it is")
+    return tmp_path
+
+
+def by_the_model(encoder_dir, root, keys):
+    contents = tf.constant([(root / key).read_bytes() for key in keys])
+    model = tf.saved_model.load(str(encoder_dir / "1"))
+    return model.signatures["serving_default"](image_bytes=contents)["embedding"].numpy()
+
+
+def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, photos):
+    told = {}
+    for name, source in (
+        ("grpc.parquet", f"--address={server.address}"),
+        ("rest.npy", f"--address={server.url}"),
+        ("model.parquet", f"--saved_model={encoder_dir}/1"),
+    ):
+        told[name] = call("embed", source, f"--output={name}", "--batch_size=8", "photos", cwd=photos)
+    for name, text in told.items():
+        assert f"{name}: 39 embeddings, 39 of them new." in text
+        assert re.search(r"could not be embedded \(1\):\n  photos/ship/0001.jpg: model .* JPEG, PNG, GIF, BMP", text)
+        found = embeddings.read(str(photos / name))
+        assert found.keys == sorted(found.keys) and len(found.keys) == 39
+        assert 'photos/cat/über "all" <b>.jpg' in found.keys and "photos/ship/0001.jpg" not in found.keys
+        np.testing.assert_allclose(found.values, by_the_model(encoder_dir, photos, found.keys), rtol=0, atol=1e-5)
+        assert not list(photos.glob("*.parts")) and not list(photos.glob("*.tmp*"))
+    table = pq.read_table(photos / "grpc.parquet")
+    assert table.column_names == ["key", "embedding"] and len(table["embedding"][0]) == 128
+    assert np.load(photos / "rest.npy").shape == (39, 128)
+    assert json.loads((photos / "rest.keys.json").read_text())["model"] == {"model": "byol", "version": 1}
+
+
+def test_called_again_it_embeds_only_what_is_new(server, photos):
+    arguments = (f"--address={server.address}", "--output=out.npy", "photos/**/*.jpg")
+    call("embed", *arguments, cwd=photos)
+    before = embeddings.read(str(photos / "out.npy"))
+    values = np.array(before.values)
+    shutil.copy(photos / "photos" / "dog" / "0000.jpg", photos / "photos" / "aaa.jpg")
+    assert "out.npy: 40 embeddings, 1 of them new." in call("embed", *arguments, cwd=photos)
+    after = embeddings.read(str(photos / "out.npy"))
+    assert after.keys == [*before.keys, "photos/aaa.jpg"]
+    np.testing.assert_array_equal(after.values[:39], values)
+    assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
+
+
+@pytest.mark.slow
+def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path):
+    command = [sys.executable, "-m", "serving.search.embed", f"--address={server.address}", "--batch_size=4"]
+    command += [f"--output={tmp_path}/out.parquet", f"{images_dir}/train"]
+    parts, done = tmp_path / "out.parquet.parts", 0
+    for _ in range(2):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        while process.poll() is None and len(list(parts.glob("*.parquet"))) <= done:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = len(list(parts.glob("*.parquet")))
+        assert done and not (tmp_path / "out.parquet").exists()
+    text = call("embed", *command[3:], cwd=tmp_path)
+    new = int(re.search(r"2500 embeddings, (\d+) of them new", text).group(1))
+    assert new <= 2500 - 2 * 1024
+    found = embeddings.read(str(tmp_path / "out.parquet"))
+    assert len(set(found.keys)) == 2500 and np.isfinite(found.values).all()
+    assert not parts.exists()
+
+
+def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
+    call("embed", f"--address={server.address}", "--output=out.parquet", "photos/cat", cwd=photos)
+    line = call("embed", f"--saved_model={encoder_dir}/1", "--output=out.parquet", "photos", cwd=photos, status=1)
+    assert line.startswith("error: 'out.parquet' holds embeddings of model byol, version 1, and this is SavedModel")
+    line = call("neighbors", f"--saved_model={encoder_dir}/1", "--embeddings=out.parquet", "photos/dog/0000.jpg",
+                cwd=photos, status=1)  # fmt: skip
+    assert "cannot be mixed" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("photos",), "output"),
+        (("--output=x.csv", "--address=127.0.0.1:1", "photos"), "end it in .parquet or .npy"),
+        (("--output=x.npy", "photos"), "either --address of an endpoint or --saved_model"),
+        (("--output=x.npy", "--address=127.0.0.1:1"), "nothing to embed"),
+        (("--output=x.npy", "--address=127.0.0.1:1", "nowhere"), "'nowhere' names no image"),
+        (("--output=x.npy", "--address=127.0.0.1:1", "photos/*.xyz"), "names no image"),
+        (("--output=x.npy", "--address=127.0.0.1:1", "--timeout=0.5", "photos"), "(UNAVAILABLE); is the endpoint up"),
+        (("--output=x.npy", "--saved_model=photos", "photos"), "holds no saved_model.pb"),
+        (("--output=none/x.npy", "--address={}", "photos"), "cannot write"),
+        (("--output=x.npy", "--address={}", "photos/ship/0001.jpg"), "none of the 1 images could be embedded"),
+        (("--output=x.npy", "--address={}", "--model_name=none", "photos"), "Servable not found"),
+        (("--output=x.npy", "--address={}", "--model_version=1", "--model_label=a", "photos"), "give one"),
+    ],
+)
+def test_mistakes_are_a_sentence_and_leave_nothing(server, photos, arguments, sentence):
+    arguments = [argument.format(server.address) for argument in arguments]
+    if "none/" in arguments[0]:
+        (photos / "none").write_text("a file, no folder")
+    assert sentence in call("embed", *arguments, cwd=photos, status=1)
+    assert sorted(path.name for path in photos.iterdir() if path.name != "none") == ["photos"]
+
+
+def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
+    address = f"--address={server.address}"
+    call("embed", address, "--output=out.parquet", "--index", "photos", cwd=photos)
+    assert (photos / "out.parquet.faiss").exists()
+    shutil.copy(photos / "photos" / "dog" / "0002.jpg", photos / "query.jpg")
+    queries = ["photos/cat/über \"all\" <b>.jpg", "query.jpg"]
+    text = call("neighbors", address, "--embeddings=out.parquet", "--k=5", "--output=page.html", *queries, cwd=photos)
+
+    found = embeddings.read(str(photos / "out.parquet"))
+    unit = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
+    rows = [found.keys.index(queries[0]), found.keys.index("photos/dog/0002.jpg")]
+    blocks = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:3]
+    for block, row, exclude in zip(blocks, rows, (True, False), strict=True):
+        similarity = unit @ unit[row]
+        best = [i for i in np.argsort(-similarity) if not (exclude and i == row)][:5]
+        lines = [line.split(maxsplit=1) for line in block.strip().splitlines()[1:]]
+        assert [key for _, key in lines] == [found.keys[i] for i in best]
+        np.testing.assert_allclose([float(score) for score, _ in lines], similarity[best], atol=6e-4)
+
+    page = (photos / "page.html").read_text()
+    assert page.count("<section>") == 2 and page.count("<img ") == 12 and "not found" not in page
+    assert "&lt;b&gt;" in page and "<b>.jpg" not in page
+    for source in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)[:3]:
+        Image.open(io.BytesIO(__import__("base64").b64decode(source))).verify()
+
+
+def test_a_query_by_key_needs_no_model(server, photos):
+    call("embed", f"--address={server.address}", "--output=out.npy", "photos", cwd=photos)
+    text = call("neighbors", "--embeddings=out.npy", "--k=2", "photos/dog/0000.jpg", cwd=photos)
+    assert len(text.strip().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--embeddings=none.parquet", "q.jpg"), "there is no file 'none.parquet'"),
+        (("--embeddings=photos/notes.txt", "q.jpg"), "end it in .parquet or .npy"),
+        (("--embeddings=bad.parquet", "q.jpg"), "holds no embeddings"),
+        (("--embeddings=one.npy", "q.jpg"), "'q.jpg' is neither a file nor a key"),
+        (("--embeddings=one.npy", "photos/notes.txt"), "either --address of an endpoint or --saved_model"),
+        (("--embeddings=one.npy",), "there is no query"),
+    ],
+)
+def test_mistakes_of_a_search_are_a_sentence(photos, arguments, sentence):
+    (photos / "bad.parquet").write_bytes(b"PAR1 and then nothing")
+    one = embeddings.Embeddings(["a"], np.ones([1, 3], np.float32))
+    embeddings.write(str(photos / "one.npy"), [one], 1, {})
+    assert sentence in call("neighbors", *arguments, cwd=photos, status=1)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_files_keep_every_bit(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    parts = [
+        embeddings.Embeddings([f"{part}/{row}\n" for row in range(rows)], rng.normal(size=(rows, 7)).astype(np.float32))
+        for part, rows in enumerate((3, 1, 200))
+    ]
+    path = str(tmp_path / f"x.{suffix}")
+    embeddings.write(path, parts, 204, {"model": {"a": 1}, "root": "/r"})
+    found = embeddings.read(path)
+    assert found.keys == [key for part in parts for key in part.keys] and found.about["root"] == "/r"
+    np.testing.assert_array_equal(found.values, np.concatenate([part.values for part in parts]))
+
+
+def test_an_index_that_is_older_than_its_embeddings_is_not_used(tmp_path):
+    path = str(tmp_path / "x.npy")
+    rng = np.random.default_rng(0)
+    old, new = (embeddings.Embeddings(list("abcd"), rng.normal(size=(4, 8)).astype(np.float32)) for _ in range(2))
+    embeddings.write(path, [old], 4, {})
+    index.save(index.build(old.values), path)
+    embeddings.write(path, [new], 4, {})
+    os.utime(index.index_path(path), (1, 1))
+    similarities, rows = index.nearest(index.open_or_build(path, embeddings.read(path)), new.values[2:3], 9)
+    assert rows.shape == (1, 4) and rows[0, 0] == 2 and similarities[0, 0] == pytest.approx(1)
+
+
+def test_search_is_exact(tmp_path):
+    rng = np.random.default_rng(0)
+    values, queries = rng.normal(size=(5000, 16)), rng.normal(size=(20, 16))
+    similarities, rows = index.nearest(index.build(values.astype(np.float32)), queries, 10)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (values, queries)]
+    expected = unit[1] @ unit[0].T
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :10])
+    np.testing.assert_allclose(similarities, -np.sort(-expected, axis=1)[:, :10], atol=1e-6)
+
+
+def test_files_that_the_command_line_names(tmp_path):
+    for name in ("a/1.jpg", "a/2.PNG", "a/3.txt", "b/deep/4.jpeg", "5.gif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    root = str(tmp_path)
+
+    def found(*arguments):
+        return [os.path.relpath(path, root) for path in image_files.find(os.path.join(root, a) for a in arguments)]
+
+    assert found("") == ["5.gif", "a/1.jpg", "a/2.PNG", "b/deep/4.jpeg"]
+    assert found("b", "a/3.txt", "b/deep/4.jpeg") == ["b/deep/4.jpeg", "a/3.txt"]
+    assert found("*/*.jpg", "**/*.jpeg") == ["a/1.jpg", "b/deep/4.jpeg"]
+    with pytest.raises(UserError, match="names no image"):
+        found("a", "c")
+
+
+def test_a_saved_model_that_is_no_encoder_is_a_sentence(models_dir, tmp_path):
+    with pytest.raises(UserError, match="has no signature"):
+        SavedModelTransport(str(models_dir / "half_plus" / "2"))
+    (tmp_path / "saved_model.pb").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="does not load"):
+        SavedModelTransport(str(tmp_path))
+
+
+def test_a_page_without_its_images_still_shows_the_list(tmp_path):
+    path = tmp_path / "page.html"
+    contact_sheet.write(str(path), [contact_sheet.Row("q", "gone", [("also gone", 0.5)])], "/nowhere", 1, "x")
+    assert path.read_text().count("not found") == 2 and "0.500" in path.read_text()
+    assert [file.name for file in pathlib.Path(tmp_path).iterdir()] == ["page.html"]
