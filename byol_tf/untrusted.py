@@ -28,7 +28,9 @@ def bounded(image_bytes: tf.Tensor) -> tf.Tensor:
     head = tf.io.decode_raw(tf.strings.substr(image_bytes, 0, 24), tf.uint8, fixed_length=24)
     is_png = tf.reduce_all(head[:, :8] == [*b"\x89PNG\r\n\x1a\n"], axis=1)
     is_gif = tf.reduce_all(head[:, :4] == [*b"GIF8"], axis=1)
-    sides = tf.reduce_sum(tf.cast(tf.reshape(head[:, 16:], [-1, 2, 4]), tf.int64) * [2**24, 2**16, 2**8, 1], axis=2)
+    sides = tf.reduce_sum(
+        tf.cast(tf.reshape(head[:, 16:], [-1, 2, 4]), tf.int64) * [2**24, 2**16, 2**8, 1], axis=2
+    )
     pixels = tf.where(is_png, tf.reduce_prod(sides, axis=1), tf.map_fn(_jpeg_pixels, image_bytes, tf.int64))
     files = _checked(image_bytes, pixels)
     return tf.cond(
@@ -42,7 +44,9 @@ def bounded(image_bytes: tf.Tensor) -> tf.Tensor:
 def _jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
     """Pixels of a JPEG by its header, 0 of anything else: scalar string → scalar int64."""
     shape = tf.cond(
-        tf.io.is_jpeg(image_bytes), lambda: tf.io.extract_jpeg_shape(image_bytes), lambda: tf.zeros([3], tf.int32)
+        tf.io.is_jpeg(image_bytes),
+        lambda: tf.io.extract_jpeg_shape(image_bytes),
+        lambda: tf.zeros([3], tf.int32),
     )
     return tf.reduce_prod(tf.cast(shape[:2], tf.int64))
 
@@ -86,7 +90,9 @@ def _first_frame(gif: tf.Tensor) -> tf.Tensor:
         return [skip_sub_blocks(position + 2)]
 
     (start,) = tf.while_loop(
-        lambda at: tf.equal(byte(at), 0x21) & (at < size), skip_extension, [13 + colours(byte(tf.constant(10)))]
+        lambda at: tf.equal(byte(at), 0x21) & (at < size),
+        skip_extension,
+        [13 + colours(byte(tf.constant(10)))],
     )
     end = skip_sub_blocks(start + 11 + colours(byte(start + 9)))
     # The frame's own size counts, whatever the screen's.

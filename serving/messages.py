@@ -16,9 +16,7 @@ _SCALARS = {
 }
 
 
-def define(
-    package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]
-) -> dict[str, type[Message]]:
+def define(package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]) -> dict[str, type[Message]]:
     """Makes message classes, in a descriptor pool of their own where they meet nobody else's.
 
     Args:

@@ -1,8 +1,10 @@
-"""The README's Python blocks run as printed, one after the other, from a copy of the repository's root."""
+"""The README's blocks run as printed, one after the other, from a copy of the repository's root."""
 
+import contextlib
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -11,17 +13,35 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def readme_blocks():
+    """(how, command) of each block that says it runs."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"<!-- (run|run in the background) -->\n```(python|sh)\n(.*?)```", text, re.DOTALL)
+    shells = {"python": [sys.executable, "-c"], "sh": ["sh", "-ec"]}
+    return [(how, [*shells[language], code]) for how, language, code in blocks]
+
+
 @pytest.mark.slow
-def test_python_blocks_run_as_printed(tmp_path):
-    blocks = re.findall(r"<!-- run -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+def test_blocks_run_as_printed(tmp_path):
+    blocks = readme_blocks()
+    assert [how for how, _ in blocks] == ["run", "run in the background", "run", "run"]
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    result = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=900,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.splitlines()[-1] == "(4, 128)"
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    where = {"cwd": tmp_path, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT), "PATH": path}}
+    printed = []
+    with contextlib.ExitStack() as stack:
+        for how, command in blocks:
+            if how == "run":
+                result = subprocess.run(command, capture_output=True, timeout=900, **where)
+                assert result.returncode == 0, result.stderr[-3000:]
+                printed.append(result.stdout.splitlines())
+            else:
+                server = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **where)
+                stack.callback(os.killpg, server.pid, signal.SIGTERM)
+                assert any("REST on" in line for line in server.stderr), "it ended before it listened"
+    assert printed[1][-1] == "(4, 128)"
+    assert "photos.parquet: 2500 embeddings" in printed[2][0] and printed[2][-1] == "The page is like.html."
+    assert (tmp_path / "like.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow

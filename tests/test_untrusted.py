@@ -8,12 +8,11 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageSequence
 from pictures import encoded, photo
+from PIL import Image, ImageSequence
 
 from byol_tf.preprocessing import decode_image
 from byol_tf.untrusted import MAX_PIXELS, bounded
-
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -28,7 +27,12 @@ def png_header(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg_header(width, height):
@@ -50,7 +54,9 @@ def test_ordinary_images_are_what_they_were(image_format, side):
 def test_a_claim_of_more_pixels_is_refused(make):
     side = int(MAX_PIXELS**0.5)
     assert check(make(side, side)).numpy() == make(side, side)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="more pixels than the 67108864 this model takes"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="more pixels than the 67108864 this model takes"
+    ):
         check(make(side, side + 1))
 
 
@@ -64,7 +70,15 @@ def test_the_largest_sizes_a_png_can_claim_do_not_overflow():
 @pytest.mark.parametrize("interlace", [0, 1])
 def test_an_animation_is_cut_after_its_first_frame(frames, interlace):
     images = [Image.fromarray(photo(30, 50, seed)).quantize(64) for seed in range(frames)]
-    file = encoded(images[0], "GIF", save_all=True, append_images=images[1:], loop=0, comment=b"x" * 600, interlace=interlace)
+    file = encoded(
+        images[0],
+        "GIF",
+        save_all=True,
+        append_images=images[1:],
+        loop=0,
+        comment=b"x" * 600,
+        interlace=interlace,
+    )
     cut = check(file).numpy()
     with Image.open(io.BytesIO(cut)) as image:
         assert len(list(ImageSequence.Iterator(image))) == 1

@@ -41,7 +41,11 @@ class _Tries:
 
 
 def _check(batch_size: int, timeout: float, retries: int) -> None:
-    for name, value, least in (("batch_size", batch_size, 1), ("timeout", timeout, 0), ("retries", retries, 0)):
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("timeout", timeout, 0),
+        ("retries", retries, 0),
+    ):
         if value < least:
             raise ValueError(f"{name} is {value}; give at least {least}.")
 
@@ -206,7 +210,9 @@ class AsyncEmbeddingClient:
     ):
         _check(batch_size, timeout, retries)
         self._target = Target(model_name, version, label)
-        self._transport = AsyncRestTransport(address, tls) if _is_rest(address) else AsyncGrpcTransport(address, tls)
+        self._transport = (
+            AsyncRestTransport(address, tls) if _is_rest(address) else AsyncGrpcTransport(address, tls)
+        )
         self._timeout = timeout
         self._batch_size = batch_size
         self._retries = retries

@@ -33,7 +33,9 @@ def _read(path: str | None) -> bytes | None:
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(*map(_read, (tls.root_certificates, tls.private_key, tls.certificate_chain)))
+    return grpc.ssl_channel_credentials(
+        *map(_read, (tls.root_certificates, tls.private_key, tls.certificate_chain))
+    )
 
 
 def _spec(target: Target, signature: str = ""):

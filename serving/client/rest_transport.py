@@ -55,7 +55,9 @@ def _embeddings(response: httpx.Response, batch: Batch, who: str) -> np.ndarray:
     try:
         embeddings = np.array(response.json()["predictions"], np.float32)
     except (ValueError, KeyError, TypeError) as error:
-        raise EmbeddingError("INTERNAL", f"{who} answers with something else than predictions: {error}") from error
+        raise EmbeddingError(
+            "INTERNAL", f"{who} answers with something else than predictions: {error}"
+        ) from error
     return checked(embeddings, batch, who)
 
 
@@ -63,7 +65,9 @@ def _version(response: httpx.Response, who: str) -> int:
     try:
         return int(response.json()["model_spec"]["version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise EmbeddingError("INTERNAL", f"{who} answers with something else than metadata: {error}") from error
+        raise EmbeddingError(
+            "INTERNAL", f"{who} answers with something else than metadata: {error}"
+        ) from error
 
 
 @contextlib.contextmanager

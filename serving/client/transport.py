@@ -71,7 +71,9 @@ class Batch:
     @property
     def signature(self) -> tuple[str, str]:
         """Signature and input that take such values."""
-        return ("serving_default", "image_bytes") if isinstance(self.values[0], bytes) else ("pixels", "images")
+        return (
+            ("serving_default", "image_bytes") if isinstance(self.values[0], bytes) else ("pixels", "images")
+        )
 
 
 class Transport(Protocol):

@@ -74,11 +74,14 @@ def _one_shot(store: ModelStore, request, kind: str, outputs: set[str]) -> None:
     if "inputs" not in signature.inputs:
         raise invalid(f"No {kind} inputs found in SignatureDef: {signature}")
     if outputs.isdisjoint(signature.outputs):
-        raise invalid(f"Expected {kind} signature outputs to contain {sorted(outputs)}. Signature was: {signature}")
+        raise invalid(
+            f"Expected {kind} signature outputs to contain {sorted(outputs)}. Signature was: {signature}"
+        )
     if not (request.input.example_list.examples or request.input.example_list_with_context.examples):
         raise invalid("Input is empty.")
     raise StatusError(
-        Code.UNIMPLEMENTED, f"byol-serve answers {kind} signatures with Predict only; send '{name}' a PredictRequest"
+        Code.UNIMPLEMENTED,
+        f"byol-serve answers {kind} signatures with Predict only; send '{name}' a PredictRequest",
     )
 
 

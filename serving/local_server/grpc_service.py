@@ -1,6 +1,7 @@
 """The gRPC side: PredictionService, ModelService, health and reflection on one asyncio server.
 
-Calls run in a pool of threads; a client that opens a stream and hangs holds none of them.
+Predictions run in a pool of threads, questions about models apart from them, so that the server says how
+it is when it is busy. A client that opens a stream and hangs holds no thread.
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class GrpcServer:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _PredictionService(store, self._pool), self._server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(store, self._pool), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(store), self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _register_descriptors()
@@ -85,7 +86,9 @@ class GrpcServer:
             else:
                 self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise UserError(f"cannot listen on {address} for gRPC ({error}); give another --port or --host.") from error
+            raise UserError(
+                f"cannot listen on {address} for gRPC ({error}); give another --port or --host."
+            ) from error
 
     async def start(self) -> None:
         """Begins to answer."""
@@ -101,7 +104,7 @@ class GrpcServer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def _answer(pool: futures.Executor, context: grpc.aio.ServicerContext, call: Callable):
+async def _answer(pool: futures.Executor | None, context: grpc.aio.ServicerContext, call: Callable):
     """The result of a call, or its failure as gRPC's."""
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
@@ -164,13 +167,12 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     async def MultiInference(self, request, context):
         await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "byol-serve has no MultiInference; send a Predict for each signature"
+            grpc.StatusCode.UNIMPLEMENTED,
+            "byol-serve has no MultiInference; send a Predict for each signature",
         )
 
     async def GetModelMetadata(self, request, context):
-        return await _answer(
-            self._pool, context, functools.partial(calls.get_model_metadata, self._store, request)
-        )
+        return await _answer(None, context, functools.partial(calls.get_model_metadata, self._store, request))
 
     async def _run(self, method, api, request, context):
         remaining = _remaining(context)
@@ -183,12 +185,13 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, store: ModelStore, pool: futures.Executor):
+    def __init__(self, store: ModelStore):
         self._store = store
-        self._pool = pool
+        # One at a time, and apart from all else: a reload waits for loads, which may take minutes.
+        self._reloads = futures.ThreadPoolExecutor(1, "reload")
 
     async def GetModelStatus(self, request, context):
-        return await _answer(self._pool, context, functools.partial(calls.get_model_status, self._store, request))
+        return await _answer(None, context, functools.partial(calls.get_model_status, self._store, request))
 
     async def HandleReloadConfigRequest(self, request, context):
         waiting = True
@@ -198,6 +201,5 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
             waiting = False
 
         context.add_done_callback(stop_waiting)
-        # A thread of its own: a load may take minutes, and predictions must not wait for it.
         call = functools.partial(calls.reload_config, self._store, request, lambda: waiting)
-        return await _answer(None, context, call)
+        return await _answer(self._reloads, context, call)

@@ -207,9 +207,9 @@ def _leaves(values: list[Any], dtype: tf.DType, rank: int) -> np.ndarray:
     if dtype in _FLOATS:
         _require(values, kinds <= {int, float}, (int, float), dtype)
         with np.errstate(over="ignore"):  # Out of range is infinite, as in TF Serving.
-            return np.array([_as_float(value) for value in values] if int in kinds else values, np.float64).astype(
-                dtype.as_numpy_dtype
-            )
+            return np.array(
+                [_as_float(value) for value in values] if int in kinds else values, np.float64
+            ).astype(dtype.as_numpy_dtype)
     if dtype in _INTEGERS:
         _require(values, kinds <= {int}, (int,), dtype)
         limits = np.iinfo(_INTEGERS[dtype])

@@ -39,7 +39,11 @@ def rows(outputs: Mapping[str, np.ndarray]) -> str:
             ) + f"\n{_INDENT * 2}}}"
             for row in range(size)
         )  # fmt: skip
-    return f'{{\n{_INDENT}"predictions": [{body}\n{_INDENT}]\n}}' if size else f'{{\n{_INDENT}"predictions": []\n}}'
+    return (
+        f'{{\n{_INDENT}"predictions": [{body}\n{_INDENT}]\n}}'
+        if size
+        else f'{{\n{_INDENT}"predictions": []\n}}'
+    )
 
 
 def columns(outputs: Mapping[str, np.ndarray]) -> str:
@@ -68,7 +72,9 @@ def error(message: str) -> str:
 def _split(elements: list[str], value: np.ndarray) -> list[str]:
     """The rows of a tensor, each on one line."""
     count = math.prod(value.shape[1:])
-    return [_line(iter(elements[row * count : (row + 1) * count]), value.shape[1:]) for row in range(len(value))]
+    return [
+        _line(iter(elements[row * count : (row + 1) * count]), value.shape[1:]) for row in range(len(value))
+    ]
 
 
 def _line(elements: Iterator[str], shape: tuple[int, ...]) -> str:
@@ -82,7 +88,9 @@ def _column(elements: Iterator[str], shape: tuple[int, ...], depth: int) -> str:
         return next(elements)
     if not shape[0]:
         return "[]"
-    inner = f",\n{_INDENT * (depth + 1)}".join(_column(elements, shape[1:], depth + 1) for _ in range(shape[0]))
+    inner = f",\n{_INDENT * (depth + 1)}".join(
+        _column(elements, shape[1:], depth + 1) for _ in range(shape[0])
+    )
     return f"[\n{_INDENT * (depth + 1)}{inner}\n{_INDENT * depth}]"
 
 
@@ -110,7 +118,9 @@ def _floats(value: np.ndarray, digits: int) -> list[str]:
     short = _formatted("%.6g", items)
     with np.errstate(over="ignore"):
         same = np.array(short, np.float64).astype(value.dtype) == flat if items else []
-    result = [text if fits else "%.*g" % (digits, item) for text, fits, item in zip(short, same, items, strict=True)]
+    result = [
+        text if fits else "%.*g" % (digits, item) for text, fits, item in zip(short, same, items, strict=True)
+    ]
     return [_json_number(text) for text in result]
 
 

@@ -87,7 +87,9 @@ async def _serve(batching) -> None:
     await grpc_server.start()
     logging.info("gRPC on %s:%d", _FLAGS.host, _FLAGS.port)
     if rest_server:
-        logging.info("REST on %s://%s:%d", "https" if ssl_config else "http", _FLAGS.host, _FLAGS.rest_api_port)
+        logging.info(
+            "REST on %s://%s:%d", "https" if ssl_config else "http", _FLAGS.host, _FLAGS.rest_api_port
+        )
     following = asyncio.create_task(_follow_config(store))
     await stop.wait()
     following.cancel()
@@ -149,7 +151,9 @@ async def _follow_config(store) -> None:
 
 def _check_base_path(path: str) -> None:
     if "://" in path:
-        raise UserError(f"--model_base_path={path}: byol-serve reads local folders only; copy the model here.")
+        raise UserError(
+            f"--model_base_path={path}: byol-serve reads local folders only; copy the model here."
+        )
     if os.path.exists(os.path.join(path, "saved_model.pb")):
         raise UserError(
             f"--model_base_path={path} is a model itself; give the folder above it, in which versions are "
@@ -204,7 +208,9 @@ def _define_flags() -> None:
     )
     flags.DEFINE_bool("enable_batching", False, "Whether to run requests of several clients as one batch.")
     flags.DEFINE_string(
-        "batching_parameters_file", None, "BatchingParameters in text format; TF Serving's defaults without it."
+        "batching_parameters_file",
+        None,
+        "BatchingParameters in text format; TF Serving's defaults without it.",
     )
     flags.DEFINE_string(
         "ssl_config_file",
@@ -213,7 +219,9 @@ def _define_flags() -> None:
         "gRPC and, unlike TF Serving's, to REST.",
     )
     flags.DEFINE_string(
-        "monitoring_config_file", None, "MonitoringConfig in text format: Prometheus metrics on the REST port."
+        "monitoring_config_file",
+        None,
+        "MonitoringConfig in text format: Prometheus metrics on the REST port.",
     )
     flags.DEFINE_float(
         "file_system_poll_wait_seconds",
@@ -238,7 +246,10 @@ def _define_flags() -> None:
     )
     flags.DEFINE_integer("rest_api_num_threads", 0, "The same of REST.", lower_bound=0)
     flags.DEFINE_integer(
-        "rest_api_timeout_in_ms", 30_000, "Milliseconds that a model may take for a REST request.", lower_bound=1
+        "rest_api_timeout_in_ms",
+        30_000,
+        "Milliseconds that a model may take for a REST request.",
+        lower_bound=1,
     )
     flags.DEFINE_string(
         "grpc_channel_arguments",

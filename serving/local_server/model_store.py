@@ -250,7 +250,9 @@ class ModelStore:
                     self._complain(name, f"cannot look for versions of {name}: {error}")
                     continue
                 if config and not found:
-                    self._complain(name, f"no version of {name} in {config.base_path}: no folder named by a number")
+                    self._complain(
+                        name, f"no version of {name} in {config.base_path}: no folder named by a number"
+                    )
                 for number, path in found.items():
                     self._look_at(name, number, path)
                 with self._changed:

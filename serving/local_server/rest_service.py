@@ -102,9 +102,12 @@ class RestServer:
         task.add_done_callback(self._running.discard)
 
     async def _answer(self, request: httputil.HTTPServerRequest) -> None:
-        loop = asyncio.get_running_loop()
+        # Status and metrics are asked for most when all threads are busy with predictions.
+        pool = self._pool if request.method == "POST" else None
         try:
-            status, kind, text = await loop.run_in_executor(self._pool, self._respond, request)
+            status, kind, text = await asyncio.get_running_loop().run_in_executor(
+                pool, self._respond, request
+            )
         except Exception as error:  # A bug: the client gets a clean answer, the log the trace.
             logging.exception("a request failed")
             status, kind, text = 500, _JSON, json_response.error(as_status(error).message)
@@ -188,7 +191,9 @@ class RestServer:
         return call(self._store, request, self._timeout)
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> str:
-        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=spec, metadata_field=["signature_def"]
+        )
         response = calls.get_model_metadata(self._store, request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
@@ -230,7 +235,4 @@ def _as_json(message) -> str:
     )
 
 
-_NOT_FOUND = (
-    "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n"
-    "</BODY></HTML>\n"
-)
+_NOT_FOUND = "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"

@@ -128,7 +128,9 @@ class Servable:
 
     def _session_run(self, options, feeds: list, values: list[np.ndarray], fetches: list) -> list:
         feed = dict(zip(feeds, values, strict=True))
-        return pywrap_tf_session.TF_SessionRun_wrapper(self._session._session, options, feed, fetches, [], None)
+        return pywrap_tf_session.TF_SessionRun_wrapper(
+            self._session._session, options, feed, fetches, [], None
+        )
 
     def close(self) -> None:
         """Frees variables, tables, batching threads; nothing may run any more."""
@@ -150,7 +152,9 @@ class Servable:
             tensor = self._session.graph.get_tensor_by_name
             feeds = {name: tensor(info.name) for name, info in signature.inputs.items()}
             fetches = {name: tensor(signature.outputs[name].name) for name in outputs}
-        return [feeds[name]._as_tf_output() for name in sorted(feeds)], [fetches[n]._as_tf_output() for n in outputs]
+        return [feeds[name]._as_tf_output() for name in sorted(feeds)], [
+            fetches[n]._as_tf_output() for n in outputs
+        ]
 
 
 def _check_types(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
@@ -158,4 +162,6 @@ def _check_types(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np
         expected = tf.as_dtype(signature.inputs[name].dtype)
         given = tf.string if inputs[name].dtype == object else tf.as_dtype(inputs[name].dtype)
         if given != expected:
-            raise invalid(f"Expects arg[{position}] to be {type_name(expected)} but {type_name(given)} is provided")
+            raise invalid(
+                f"Expects arg[{position}] to be {type_name(expected)} but {type_name(given)} is provided"
+            )

@@ -59,7 +59,9 @@ def read_batching(path: str) -> Batching:
     message = _read(path, _CLASSES["BatchingParameters"]())
     for name in ("pad_variable_length_inputs", "max_execution_batch_size"):
         if any(field.name == name for field, _ in message.ListFields()):
-            raise UserError(f"{path}: byol-serve has no {name}; remove it, or serve with tensorflow_model_server.")
+            raise UserError(
+                f"{path}: byol-serve has no {name}; remove it, or serve with tensorflow_model_server."
+            )
     # thread_pool_name is a name in TF Serving's traces, and nothing here.
     values = {
         field.name: tuple(value) if field.label == field.LABEL_REPEATED else value.value

@@ -69,7 +69,9 @@ def as_status(error: Exception) -> StatusError:
         return error
     if isinstance(error, tf.errors.OpError):
         # Python's session puts a heading of its own before the runtime's text.
-        return StatusError(Code(error.error_code), error.message.removeprefix("Graph execution error:").strip())
+        return StatusError(
+            Code(error.error_code), error.message.removeprefix("Graph execution error:").strip()
+        )
     if isinstance(error, MemoryError):
         return StatusError(Code.RESOURCE_EXHAUSTED, "Not enough memory for this request.")
     return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")

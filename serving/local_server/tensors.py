@@ -57,7 +57,9 @@ def _check_fill(proto: tensor_pb2.TensorProto) -> None:
     # What is spelled out is bounded by the message itself.
     given = len(proto.tensor_content) or proto.ByteSize() * 8
     if size > given and size > _MAX_FILL_BYTES:
-        raise ValueError(f"the shape {sizes} is more than the values given and more than {_MAX_FILL_BYTES} bytes")
+        raise ValueError(
+            f"the shape {sizes} is more than the values given and more than {_MAX_FILL_BYTES} bytes"
+        )
 
 
 def to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:

@@ -17,7 +17,7 @@ START, LOADING, AVAILABLE, UNLOADING, END = (
 
 @dataclasses.dataclass(eq=False)
 class Version:
-    """A version the server has known; guarded by the store's lock, but for `seen`, which one thread looks after."""
+    """A version the server has known. Guarded by the store's lock, but for `seen`: one thread's own."""
 
     number: int
     path: str

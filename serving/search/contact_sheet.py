@@ -9,7 +9,7 @@ import pathlib
 import jinja2
 from PIL import Image
 
-from serving.errors import UserError
+from serving.search.replacing import replacing
 
 # Pixels; thumbnails are shown at half of it, so that they are sharp on dense screens.
 _THUMBNAIL = 320
@@ -48,16 +48,8 @@ def write(path: str, rows: list[Row], root: str, searched: int, source: str) -> 
     environment.globals["thumbnail"] = lambda key: _thumbnail(os.path.join(root, key))
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(rows=rows, searched=searched, source=source)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error}).") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(page)
 
 
 def _thumbnail(path: str) -> str | None:

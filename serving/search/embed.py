@@ -40,24 +40,26 @@ def main(arguments: list[str]) -> None:
     old = None
     if os.path.exists(output):
         old = embeddings.read(output)
-        embeddings.check_same_model(old, about, output)
+        embeddings.check_same_model(old.about, about, output)
     parts = embeddings.Parts(output, about)
-    done = parts.done() | set(old.keys if old else ())
+    if old and parts.keys <= set(old.keys):
+        parts.clear()  # Of a run that ended after it had written its output, and before it could tidy up.
+    done = parts.keys | set(old.keys if old else ())
     waiting = [file for file in files if image_files.key(file) not in done]
     failed = _embed(encoder.client, waiting, parts)
     encoder.client.close()
 
-    count = len(parts.done()) + len(old.keys if old else ())
+    count = len(parts.keys) + len(old.keys if old else ())
     if not count:
         parts.remove()
         raise UserError(f"none of the {len(files)} images could be embedded; the first: {failed[0]}.")
-    if len(waiting) > len(failed) or parts.done():
+    if parts.keys:
         embeddings.write(output, _joined(old, parts), count, about)
     parts.remove()
     if _FLAGS.index:
         from serving.search import index
 
-        index.save(index.build(embeddings.read(output).values), output)
+        index.save(index.build(embeddings.read(output)), output)
     _report(output, count, len(waiting) - len(failed), failed)
 
 
@@ -92,7 +94,9 @@ def _embed(client: EmbeddingClient, files: list[str], parts: embeddings.Parts) -
                 if len(keys) >= _IMAGES_A_PART:
                     keep()
         except EmbeddingError as error:
-            raise UserError(f"{error} ({error.code}); what was embedded is kept, and the same command goes on.") from error
+            raise UserError(
+                f"{error} ({error.code}); what was embedded is kept, and the same command goes on."
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
             keep()

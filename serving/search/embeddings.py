@@ -4,6 +4,7 @@ What they belong to is in the file, too: the model that made them, and the folde
 from. A file appears under its name only when it is complete.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving.errors import UserError
+from serving.search.replacing import replacing
 
 _METADATA = b"byol_tf"
+_ROWS_AT_ONCE = 65536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,24 +55,46 @@ def read(path: str) -> Embeddings:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
+    with _reading(path):
+        return _read_npy(path) if path.endswith(".npy") else _read_parquet(path)
+
+
+def read_keys(path: str) -> tuple[list[str], dict[str, Any]]:
+    """Keys and `about` of a file, as `read`, without the embeddings."""
+    with _reading(path):
+        if path.endswith(".npy"):
+            found = _read_npy(path)  # Mapped, not read.
+            return found.keys, found.about
+        table = pq.read_table(path, columns=["key"])
+        return table["key"].to_pylist(), _about(table.schema)
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
     check_name(path)
     try:
-        return _read_npy(path) if path.endswith(".npy") else _read_parquet(path)
+        yield
     except FileNotFoundError as error:
-        raise UserError(f"there is no file '{error.filename or path}'; make it with byol-embed --output={path}.") from error
+        raise UserError(
+            f"there is no file '{error.filename or path}'; make it with byol-embed --output={path}."
+        ) from error
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"'{path}' holds no embeddings with their keys ({error}); make it with byol-embed.") from error
+        raise UserError(
+            f"'{path}' holds no embeddings with their keys ({error}); make it with byol-embed."
+        ) from error
 
 
 def _read_parquet(path: str) -> Embeddings:
     table = pq.read_table(path, columns=["key", "embedding"])
-    metadata = (table.schema.metadata or {}).get(_METADATA, b"{}")
-    column = table["embedding"].combine_chunks()
-    flat = (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).flatten()
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if len(table) == 0 or values.size % len(table):
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
+    values = np.concatenate(chunks).astype(np.float32, copy=False)
+    if values.size % len(table):
         raise ValueError(f"{len(table)} rows with {values.size} numbers")
-    return Embeddings(table["key"].to_pylist(), values.reshape(len(table), -1), json.loads(metadata))
+    return Embeddings(table["key"].to_pylist(), values.reshape(len(table), -1), _about(table.schema))
+
+
+def _about(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
 
 
 def _read_npy(path: str) -> Embeddings:
@@ -77,8 +102,10 @@ def _read_npy(path: str) -> Embeddings:
     with open(keys_path(path), encoding="utf-8") as file:
         about = json.load(file)
     keys = about.pop("keys")
-    if values.ndim != 2 or len(values) != len(keys):
+    if values.ndim != 2 or len(values) > len(keys):
         raise ValueError(f"{list(values.shape)} numbers and {len(keys)} keys")
+    # Killed between the two files, the keys are those of the longer file that was to come.
+    keys = keys[: len(values)]
     return Embeddings(keys, values, about)
 
 
@@ -94,23 +121,14 @@ def write(path: str, parts: Iterable[Embeddings], count: int, about: dict[str, A
     Raises:
         UserError: the file cannot be written.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    keys_temporary = f"{temporary}.keys"
-    try:
-        if path.endswith(".npy"):
+    if path.endswith(".npy"):
+        with replacing(path) as temporary, replacing(keys_path(path)) as keys_temporary:
             keys = _write_npy(temporary, parts, count)
             with open(keys_temporary, "w", encoding="utf-8") as file:
                 json.dump(about | {"keys": keys}, file)
-            os.replace(keys_temporary, keys_path(path))
-        else:
+    else:
+        with replacing(path) as temporary:
             _write_parquet(temporary, parts, about)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error}); what was embedded stays for the next try.") from error
-    finally:
-        for leftover in (temporary, keys_temporary):
-            if os.path.exists(leftover):
-                os.remove(leftover)
 
 
 def _write_parquet(path: str, parts: Iterable[Embeddings], about: dict[str, Any]) -> None:
@@ -118,10 +136,11 @@ def _write_parquet(path: str, parts: Iterable[Embeddings], about: dict[str, Any]
     schema = schema.with_metadata({_METADATA: json.dumps(about).encode()})
     with pq.ParquetWriter(path, schema) as writer:
         for part in parts:
-            rows, width = part.values.shape
-            offsets = pa.array(np.arange(0, (rows + 1) * width, width), pa.int32())
-            column = pa.ListArray.from_arrays(offsets, pa.array(part.values.ravel(), pa.float32()))
-            writer.write_table(pa.Table.from_arrays([pa.array(part.keys, pa.string()), column], schema=schema))
+            for start in range(0, len(part.keys), _ROWS_AT_ONCE):  # A list's offsets have 31 bits.
+                keys, values = (of[start : start + _ROWS_AT_ONCE] for of in (part.keys, part.values))
+                offsets = pa.array(np.arange(len(keys) + 1) * values.shape[1], pa.int32())
+                column = pa.ListArray.from_arrays(offsets, pa.array(np.ravel(values), pa.float32()))
+                writer.write_table(pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema))
 
 
 def _write_npy(path: str, parts: Iterable[Embeddings], count: int) -> list[str]:
@@ -143,6 +162,9 @@ class Parts:
         output: of the run; the folder is `OUTPUT.parts`.
         about: of `Embeddings`.
 
+    Attributes:
+        keys: of the embeddings that are kept.
+
     Raises:
         UserError: the folder holds the work of another model.
     """
@@ -157,37 +179,48 @@ class Parts:
         self._files = sorted(
             os.path.join(self._folder, name) for name in os.listdir(self._folder) if name.endswith(".parquet")
         )
+        self.keys: set[str] = set()
         for file in self._files:
-            check_same_model(read(file), about, self._folder)
-
-    def done(self) -> set[str]:
-        """The keys that need not be embedded again."""
-        return {key for file in self._files for key in read(file).keys}
+            keys, before = read_keys(file)
+            check_same_model(before, about, self._folder)
+            self.keys.update(keys)
 
     def add(self, keys: list[str], values: np.ndarray) -> None:
         """Keeps more embeddings."""
         file = os.path.join(self._folder, f"{len(self._files):06d}.parquet")
         write(file, [Embeddings(keys, values)], len(keys), self._about)
         self._files.append(file)
+        self.keys.update(keys)
 
     def all(self) -> Iterator[Embeddings]:
         """What was kept, a part at a time."""
         return map(read, self._files)
 
-    def remove(self) -> None:
-        """Removes the folder."""
+    def clear(self) -> None:
+        """Forgets what was kept."""
         for name in os.listdir(self._folder):
             os.remove(os.path.join(self._folder, name))
+        self._files.clear()
+        self.keys.clear()
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        self.clear()
         os.rmdir(self._folder)
 
 
-def check_same_model(embeddings: Embeddings, about: dict[str, Any], where: str) -> None:
-    """Raises `UserError` if the embeddings come from another model: they cannot be compared."""
-    before, now = embeddings.about.get("model"), about["model"]
-    if before is not None and before != now:
+def check_same_model(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
+    """Raises `UserError` if the embeddings `where` come from another model: they cannot be compared.
+
+    Args:
+        before: what is known `about` those; nothing, where their file does not tell.
+        now: about the others.
+        where: a path.
+    """
+    if "model" in before and before["model"] != now["model"]:
         raise UserError(
-            f"'{where}' holds embeddings of {_named(before)}, and this is {_named(now)}: they cannot be "
-            "mixed. Give another --output, remove the old one, or ask for the same version."
+            f"'{where}' holds embeddings of {_named(before['model'])}, and this is {_named(now['model'])}: they "
+            "cannot be mixed. Give another --output, remove the old one, or ask for the same version."
         )
 
 

@@ -23,7 +23,9 @@ def find(arguments: Iterable[str]) -> list[str]:
     for argument in arguments:
         files = sorted(_expand(argument))
         if not files:
-            raise UserError(f"'{argument}' names no image; give folders with images, patterns or image files.")
+            raise UserError(
+                f"'{argument}' names no image; give folders with images, patterns or image files."
+            )
         found.update(dict.fromkeys(files))
     return list(found)
 

@@ -1,18 +1,59 @@
 """Exact nearest neighbours by cosine similarity, with Faiss.
 
 Exact, for it is fast enough: a flat index compares a query with every embedding, at the speed of
-memory. Saved to a file it is mapped and not read.
+memory. Saved to a file it is mapped and not read, and the embeddings themselves are not looked at.
 """
 
+import dataclasses
 import os
+from typing import Any
 
 import faiss
 import numpy as np
 
-from serving.errors import UserError
-from serving.search.embeddings import Embeddings
+from serving.search import embeddings
+from serving.search.replacing import replacing
 
 _ROWS_AT_ONCE = 65536
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What can be searched.
+
+    Attributes:
+        keys: of the N embeddings.
+        about: of `Embeddings`.
+        flat: N unit vectors of size D.
+    """
+
+    keys: list[str]
+    about: dict[str, Any]
+    flat: faiss.IndexFlatIP
+
+    def unit(self, row: int) -> np.ndarray:
+        """An embedding divided by its length, float32 [D]."""
+        return self.flat.reconstruct(row)
+
+    def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k most similar embeddings of each query.
+
+        Args:
+            queries: float [Q, D], of any length.
+            k: at least 1.
+
+        Returns:
+            Cosine similarities float32 and rows int64, both [Q, min(k, N)], the most similar first.
+        """
+        return self.flat.search(_unit(queries), min(k, len(self.keys)))
+
+
+def build(found: embeddings.Embeddings) -> Index:
+    """An index of embeddings, in memory."""
+    flat = faiss.IndexFlatIP(found.values.shape[1])
+    for start in range(0, len(found.keys), _ROWS_AT_ONCE):
+        flat.add(_unit(found.values[start : start + _ROWS_AT_ONCE]))
+    return Index(found.keys, found.about, flat)
 
 
 def index_path(embeddings_path: str) -> str:
@@ -20,54 +61,32 @@ def index_path(embeddings_path: str) -> str:
     return f"{embeddings_path}.faiss"
 
 
-def build(values: np.ndarray) -> faiss.IndexFlatIP:
-    """An index of embeddings [N, D], each divided by its length."""
-    index = faiss.IndexFlatIP(values.shape[1])
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        index.add(_unit(values[start : start + _ROWS_AT_ONCE]))
-    return index
-
-
-def save(index: faiss.Index, embeddings_path: str) -> None:
+def save(index: Index, embeddings_path: str) -> None:
     """Writes the index beside its embeddings.
 
     Raises:
         UserError: it cannot be written.
     """
-    path = index_path(embeddings_path)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        faiss.write_index(index, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write '{path}' ({error}).") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with replacing(index_path(embeddings_path)) as temporary:
+        try:
+            faiss.write_index(index.flat, temporary)
+        except RuntimeError as error:  # Faiss's way to say that the disk is full.
+            raise OSError(str(error)) from error
 
 
-def open_or_build(embeddings_path: str, embeddings: Embeddings) -> faiss.Index:
-    """The saved index, unless there is none or the embeddings are newer; then one is built in memory."""
+def open_or_build(embeddings_path: str) -> Index:
+    """The saved index, unless there is none or the embeddings are newer; then one is built.
+
+    Raises:
+        UserError: of `embeddings.read`.
+    """
     path = index_path(embeddings_path)
     if os.path.exists(path) and os.path.getmtime(path) >= os.path.getmtime(embeddings_path):
-        index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
-        if index.ntotal == len(embeddings.keys) and index.d == embeddings.values.shape[1]:
-            return index
-    return build(embeddings.values)
-
-
-def nearest(index: faiss.Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k most similar embeddings of each query.
-
-    Args:
-        index: of N embeddings of size D.
-        queries: float [Q, D].
-        k: at least 1.
-
-    Returns:
-        Cosine similarities float32 and rows int64, both [Q, min(k, N)], the most similar first.
-    """
-    return index.search(_unit(queries), min(k, index.ntotal))
+        keys, about = embeddings.read_keys(embeddings_path)
+        flat = faiss.read_index(path, faiss.IO_FLAG_MMAP)
+        if flat.ntotal == len(keys):
+            return Index(keys, about, flat)
+    return build(embeddings.read(embeddings_path))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -24,49 +24,49 @@ def main(arguments: list[str]) -> None:
         raise UserError("there is no query; give image files, or keys of the embeddings.")
     from serving.search import index  # Faiss is not for --help.
 
-    found = embeddings.read(_FLAGS.embeddings)
-    rows = {key: row for row, key in enumerate(found.keys)}
+    embeddings.check_name(_FLAGS.embeddings)
+    searched = index.open_or_build(_FLAGS.embeddings)
+    rows = {key: row for row, key in enumerate(searched.keys)}
     queries = [rows.get(image_files.key(argument)) for argument in arguments]
-    values = _values(found, arguments, queries)
     # One more than asked for: an image that is in the file is its own nearest.
-    similarities, neighbours = index.nearest(
-        index.open_or_build(_FLAGS.embeddings, found), values, _FLAGS.k + 1
-    )
+    similarities, neighbours = searched.nearest(_values(searched, arguments, queries), _FLAGS.k + 1)
     sheet = []
     for argument, row, best, scores in zip(arguments, queries, neighbours, similarities, strict=True):
-        hits = [(found.keys[hit], float(score)) for hit, score in zip(best, scores, strict=True) if hit != row]
+        hits = [
+            (searched.keys[hit], float(score)) for hit, score in zip(best, scores, strict=True) if hit != row
+        ]
         picture = os.path.abspath(argument) if os.path.exists(argument) else argument
         sheet.append(contact_sheet.Row(argument, picture, hits[: _FLAGS.k]))
         print(argument)
         for key, score in sheet[-1].hits:
             print(f"  {score:6.3f}  {key}")
     if _FLAGS.output:
-        root = _FLAGS.images_dir or found.about.get("root", "")
-        contact_sheet.write(_FLAGS.output, sheet, root, len(found.keys), _FLAGS.embeddings)
+        root = _FLAGS.images_dir or searched.about.get("root", "")
+        contact_sheet.write(_FLAGS.output, sheet, root, len(searched.keys), _FLAGS.embeddings)
         print(f"The page is {_FLAGS.output}.")
 
 
-def _values(found: embeddings.Embeddings, arguments: list[str], rows: list[int | None]) -> np.ndarray:
+def _values(searched, arguments: list[str], rows: list[int | None]) -> np.ndarray:
     """The embeddings of the queries [Q, D]: from the file where it has them, else from the encoder."""
     unknown = [argument for argument, row in zip(arguments, rows, strict=True) if row is None]
     for argument in unknown:
         if not os.path.exists(argument):
             raise UserError(f"'{argument}' is neither a file nor a key of {_FLAGS.embeddings}.")
-    fresh = iter(_embed(found, unknown) if unknown else ())
-    return np.stack([next(fresh) if row is None else found.values[row] for row in rows])
+    fresh = iter(_embed(searched, unknown) if unknown else ())
+    return np.stack([next(fresh) if row is None else searched.unit(row) for row in rows])
 
 
-def _embed(found: embeddings.Embeddings, files: list[str]) -> np.ndarray:
+def _embed(searched, files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
-    embeddings.check_same_model(found, {"model": encoder.model}, _FLAGS.embeddings)
+    embeddings.check_same_model(searched.about, {"model": encoder.model}, _FLAGS.embeddings)
     try:
         values = encoder.client.embed(files)
     except EmbeddingError as error:
-        raise UserError(f"cannot embed the query: {error}") from error
-    if values.shape[1] != found.values.shape[1]:
+        raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
+    if values.shape[1] != searched.flat.d:
         raise UserError(
             f"the model gives embeddings of size {values.shape[1]}, {_FLAGS.embeddings} has size "
-            f"{found.values.shape[1]}: give the model that made them."
+            f"{searched.flat.d}: give the model that made them."
         )
     return values
 

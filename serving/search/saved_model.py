@@ -74,4 +74,6 @@ def _newest(path: str) -> str:
     for folder in (path, *(os.path.join(path, name) for name in sorted(versions, key=int, reverse=True))):
         if os.path.exists(os.path.join(folder, "saved_model.pb")):
             return folder
-    raise UserError(f"'{path}' holds no saved_model.pb; give the folder of a model or of a version, MODEL/VERSION.")
+    raise UserError(
+        f"'{path}' holds no saved_model.pb; give the folder of a model or of a version, MODEL/VERSION."
+    )

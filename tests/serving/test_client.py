@@ -14,7 +14,12 @@ import tensorflow as tf
 from PIL import Image
 from serve import free_port
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2, predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    model_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from serving.client import AsyncEmbeddingClient, EmbeddingClient, EmbeddingError, wire
 from serving.client.batches import in_batches
@@ -44,7 +49,12 @@ def decoded(file):
 
 def test_paths_bytes_and_arrays_give_the_models_own_embeddings(address, files, expected):
     with EmbeddingClient(address, batch_size=7) as client:
-        for images in (files, map(str, files), [file.read_bytes() for file in files], [decoded(f) for f in files]):
+        for images in (
+            files,
+            map(str, files),
+            [file.read_bytes() for file in files],
+            [decoded(f) for f in files],
+        ):
             embeddings = client.embed(images)
             assert embeddings.dtype == np.float32
             np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
@@ -119,7 +129,9 @@ def test_what_is_no_image_is_said_before_anything_is_sent(image, error, sentence
         client.embed([image])
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"timeout": -1}, {"retries": -1}, {"version": 1, "label": "x"}])
+@pytest.mark.parametrize(
+    "arguments", [{"batch_size": 0}, {"timeout": -1}, {"retries": -1}, {"version": 1, "label": "x"}]
+)
 def test_arguments_out_of_range_are_refused(arguments):
     for client in (EmbeddingClient, AsyncEmbeddingClient):
         with pytest.raises(ValueError):
@@ -267,7 +279,11 @@ def test_rest_retries_503_over_one_connection():
     ],
 )
 def test_whatever_rest_answers_is_an_error_with_a_code(answer, code):
-    with http_server(answer) as (url, _), EmbeddingClient(url) as client, pytest.raises(EmbeddingError) as caught:
+    with (
+        http_server(answer) as (url, _),
+        EmbeddingClient(url) as client,
+        pytest.raises(EmbeddingError) as caught,
+    ):
         client.embed([b"x"])
     assert caught.value.code == code and url in str(caught.value)
 
@@ -296,4 +312,8 @@ def test_the_wire_messages_are_tf_servings():
                 assert field.message_type.name == theirs.message_type.name
             compared += 1
     assert compared > 15
-    assert (wire.DT_FLOAT, wire.DT_UINT8, wire.DT_STRING) == (types_pb2.DT_FLOAT, types_pb2.DT_UINT8, types_pb2.DT_STRING)
+    assert (wire.DT_FLOAT, wire.DT_UINT8, wire.DT_STRING) == (
+        types_pb2.DT_FLOAT,
+        types_pb2.DT_UINT8,
+        types_pb2.DT_STRING,
+    )

@@ -49,7 +49,10 @@ def test_a_model_that_does_not_load_is_a_sentence(tmp_path):
         "--max_num_load_retries=1",
         "--load_retry_interval_micros=1000",
     )
-    assert line.startswith("error: failed to start the server: 1 model(s) did not become available") and status == 1
+    assert (
+        line.startswith("error: failed to start the server: 1 model(s) did not become available")
+        and status == 1
+    )
 
 
 @pytest.mark.slow
@@ -73,7 +76,9 @@ def test_a_port_in_use_is_a_sentence(models_dir, tmp_path):
 @pytest.mark.slow
 def test_it_waits_for_the_first_version_and_says_so(tmp_path):
     (tmp_path / "model").mkdir()
-    with Server(tmp_path / "log", f"--model_base_path={tmp_path}/model", "--file_system_poll_wait_seconds=0.1", wait=0) as server:
+    with Server(
+        tmp_path / "log", f"--model_base_path={tmp_path}/model", "--file_system_poll_wait_seconds=0.1", wait=0
+    ) as server:
         end = time.monotonic() + 120
         while "no version of default" not in server.log.read_text():
             assert time.monotonic() < end

@@ -90,9 +90,7 @@ def test_a_file_that_is_no_image_is_an_invalid_argument(predictions, files):
 def test_the_response_names_model_version_and_resolved_signature(predictions, asked):
     value = ["a"] if asked == "text" else [1.0]
     spec = predictions.Predict(make_request("echo", asked, value=value), timeout=TIMEOUT).model_spec
-    expected = model_pb2.ModelSpec(
-        name="echo", signature_name=asked or "serving_default", version=version(1)
-    )
+    expected = model_pb2.ModelSpec(name="echo", signature_name=asked or "serving_default", version=version(1))
     assert spec == expected
 
 

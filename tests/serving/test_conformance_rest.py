@@ -25,9 +25,7 @@ def send(server, method, path, data=None, **headers):
     if data is not None and not isinstance(data, bytes):
         data = (data if isinstance(data, str) else json.dumps(data)).encode()
     with requests.Session() as session:
-        prepared = session.prepare_request(
-            requests.Request(method, server.url, data=data, headers=headers)
-        )
+        prepared = session.prepare_request(requests.Request(method, server.url, data=data, headers=headers))
         prepared.url = server.url + path
         return session.send(prepared, timeout=TIMEOUT)
 

@@ -18,7 +18,7 @@ import requests
 import servable_models
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 from serve import Server
 from tensorflow_serving.apis import (
     get_model_status_pb2,
@@ -78,7 +78,8 @@ def faulty(folder, encoder_dir, models_dir):
     paths = {name: folder / name for name in ("swapped", "corrupt", "copied")}
     paths |= {"byol": encoder_dir, "echo": models_dir / "echo"}
     entries = "".join(
-        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}\n' for name, path in paths.items()
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}\n'
+        for name, path in paths.items()
     )
     (folder / "models.config").write_text(f"model_config_list {{ {entries} }}")
     flags = (
@@ -210,7 +211,9 @@ def test_a_good_version_replaces_the_old_one_after_all_that(faulty_channel, fold
     wait_for(lambda: states(faulty_channel, "corrupt")[1][0] == END)
 
 
-@pytest.mark.parametrize(("number", "last"), [(2, "saved_model.pb"), (3, "variables.index"), (4, ".data-00000-of-00001")])
+@pytest.mark.parametrize(
+    ("number", "last"), [(2, "saved_model.pb"), (3, "variables.index"), (4, ".data-00000-of-00001")]
+)
 def test_a_version_that_is_being_copied_is_not_loaded(faulty_channel, folder, number, last):
     servable_models.save_half_plus(folder / f"source{number}", float(number))
     source = folder / f"source{number}"
@@ -251,7 +254,9 @@ def test_image_bombs_are_refused_in_little_memory(faulty, faulty_channel):
     assert memory(faulty)[1] - before < 200
 
 
-@pytest.mark.parametrize("shape", [[2**40], [2**31, 2**31], [1, 100_000, 100_000, 3], [2**62, 4], [-1], [3, -2]])
+@pytest.mark.parametrize(
+    "shape", [[2**40], [2**31, 2**31], [1, 100_000, 100_000, 3], [2**62, 4], [-1], [3, -2]]
+)
 def test_tensors_that_claim_more_than_they_hold_are_refused(faulty, faulty_channel, shape):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(faulty_channel)
     bomb = request("echo", [1.0], "value")
@@ -276,7 +281,13 @@ def test_clients_that_hang_keep_nobody_waiting(faulty, faulty_channel):
 
         head = b"POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\n"
         for _ in range(50):
-            hang(faulty.rest_port, b"", head[:20], head + b"Content-Length: 100000\r\n\r\n{", b"GET /v1/models/echo")
+            hang(
+                faulty.rest_port,
+                b"",
+                head[:20],
+                head + b"Content-Length: 100000\r\n\r\n{",
+                b"GET /v1/models/echo",
+            )
             hang(faulty.port, b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x00\x00\x12\x04")
 
         def silence():
@@ -297,6 +308,31 @@ def test_clients_that_hang_keep_nobody_waiting(faulty, faulty_channel):
             assert requests.post(url, json={"instances": [1.0]}, timeout=5).status_code == 200
         for stream in streams:
             stream.cancel()
+
+
+def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
+    flags = ("--model_name=echo", f"--model_base_path={models_dir}/echo")
+    flags += ("--grpc_max_threads=2", "--rest_api_num_threads=2")
+    with Server(tmp_path / "log", *flags) as server, grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        busy = [stub.Predict.future(request("echo", [2.0], "seconds", "slow")) for _ in range(4)]
+        body = {"signature_name": "slow", "inputs": [2.0]}
+        posts = [
+            threading.Thread(
+                target=requests.post, args=(f"{server.url}/v1/models/echo:predict",), kwargs={"json": body}
+            )
+            for _ in range(4)
+        ]
+        for post in posts:
+            post.start()
+        time.sleep(0.5)
+        begin = time.monotonic()
+        assert states(channel, "echo") == {1: (AVAILABLE, "")}
+        assert requests.get(f"{server.url}/v1/models/echo", timeout=5).status_code == 200
+        assert time.monotonic() - begin < 1.5 and not busy[-1].done()
+        for post in posts:
+            post.join()
+        assert [call.result().outputs["seconds"].float_val[0] for call in busy] == [2.0] * 4
 
 
 def test_too_large_a_body_is_refused_without_being_read(faulty):
@@ -345,14 +381,16 @@ def test_a_client_survives_kill_9_and_a_restart(encoder_dir, images_dir, tmp_pat
     files = sorted((images_dir / "test").glob("*/0000.jpg"))
     server = Server(tmp_path / "log", *flags)
     clients = [
-        EmbeddingClient(address, timeout=120, retries=100, batch_size=4) for address in (server.address, server.url)
+        EmbeddingClient(address, timeout=120, retries=100, batch_size=4)
+        for address in (server.address, server.url)
     ]
     before = [client.embed(files) for client in clients]
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
     after = {}
     threads = [
-        threading.Thread(target=lambda i=i: after.update({i: clients[i].embed(files)})) for i in range(len(clients))
+        threading.Thread(target=lambda i=i: after.update({i: clients[i].embed(files)}))
+        for i in range(len(clients))
     ]
     for thread in threads:
         thread.start()

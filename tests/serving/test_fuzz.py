@@ -26,7 +26,11 @@ many = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
 )
 
 scalars = st.one_of(
@@ -35,10 +39,15 @@ scalars = st.one_of(
 )  # fmt: skip
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "b", "value", "b64"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["a", "b", "value", "b64"]), inner, max_size=3)
+    ),
     max_leaves=12,
 )
-signatures = st.sampled_from([*servable_models.ECHOED, "bytes", "two", "scalar", "classify_like", "", "nosuch"])
+signatures = st.sampled_from(
+    [*servable_models.ECHOED, "bytes", "two", "scalar", "classify_like", "", "nosuch"]
+)
 documents = st.fixed_dictionaries(
     {},
     optional={
@@ -74,7 +83,10 @@ def test_rest_documents(server, session, document, method):
 
 
 @many
-@given(body=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789.eE-+ \\ubnaltrsinstances', max_size=80).map(str.encode))
+@given(
+    body=st.binary(max_size=200)
+    | st.text(alphabet='{}[]":,0123456789.eE-+ \\ubnaltrsinstances', max_size=80).map(str.encode)
+)
 def test_rest_bodies(server, session, body):
     assert_clean(session.post(f"{server.url}/v1/models/echo:predict", data=body, timeout=30))
 
@@ -82,7 +94,9 @@ def test_rest_bodies(server, session, body):
 @many
 @given(data=st.data())
 def test_rest_bodies_a_few_bytes_off(server, session, data):
-    body = bytearray(b'{"signature_name": "two", "instances": [{"a": [1.5, 2e3], "b": {"b64": "aGk="}}, {"a": [NaN, -0], "b": "x"}]}')
+    body = bytearray(
+        b'{"signature_name": "two", "instances": [{"a": [1.5, 2e3], "b": {"b64": "aGk="}}, {"a": [NaN, -0], "b": "x"}]}'
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(body) - 1))
         body[position] = data.draw(st.integers(0, 255))
@@ -90,7 +104,10 @@ def test_rest_bodies_a_few_bytes_off(server, session, data):
 
 
 @many
-@given(tail=st.text(alphabet="/:.%?#0129abmodelsversions\u00e9 ", max_size=30), method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD"]))
+@given(
+    tail=st.text(alphabet="/:.%?#0129abmodelsversions\u00e9 ", max_size=30),
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD"]),
+)
 def test_rest_paths(server, session, tail, method):
     url = f"{server.url}/v1/{tail}"
     answer = session.request(method, url, data=b"{}", timeout=30)
@@ -105,7 +122,9 @@ def test_rest_nesting(server, session, depth):
     assert_clean(session.post(f"{server.url}/v1/models/echo:predict", data=body, timeout=60))
 
 
-@pytest.mark.parametrize("number", ["1" * 5000, "1e999999", "-" + "9" * 400, "0." + "1" * 10_000, "1E+" + "9" * 400])
+@pytest.mark.parametrize(
+    "number", ["1" * 5000, "1e999999", "-" + "9" * 400, "0." + "1" * 10_000, "1E+" + "9" * 400]
+)
 def test_rest_numbers(server, session, number):
     for signature in ("float", "double", "int32", "uint64"):
         body = f'{{"signature_name": "{signature}", "inputs": {number}}}'
@@ -128,7 +147,10 @@ def assert_clean_call(call, content, codes):
 
 
 @many
-@given(content=st.binary(max_size=100), method=st.sampled_from(["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]))
+@given(
+    content=st.binary(max_size=100),
+    method=st.sampled_from(["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]),
+)
 def test_grpc_bytes(channel, content, method):
     # grpc answers what is no message with INTERNAL, in C++ too.
     assert_clean_call(raw(channel, method), content, CODES | {grpc.StatusCode.INTERNAL})
@@ -150,7 +172,11 @@ tensor_fields = {
 
 
 @many
-@given(fields=st.fixed_dictionaries({}, optional=tensor_fields), signature=signatures, name=st.sampled_from(["value", "value", "a", ""]))
+@given(
+    fields=st.fixed_dictionaries({}, optional=tensor_fields),
+    signature=signatures,
+    name=st.sampled_from(["value", "value", "a", ""]),
+)
 def test_grpc_tensors(predictions, fields, signature, name):
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "echo", signature

@@ -1,5 +1,6 @@
 """byol-embed and byol-neighbors as a user calls them: on real images, by an endpoint and by a SavedModel."""
 
+import base64
 import io
 import json
 import os
@@ -37,7 +38,7 @@ def call(command, *arguments, cwd, status=0):
 @pytest.fixture
 def photos(images_dir, tmp_path):
     """40 images, one of them no image, in folders; names with a space, a quote and an umlaut among them."""
-    for number, file in enumerate(sorted((images_dir / "test").glob("*/000[0-3].jpg"))):
+    for file in sorted((images_dir / "test").glob("*/000[0-3].jpg")):
         target = tmp_path / "photos" / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
@@ -63,11 +64,15 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
         told[name] = call("embed", source, f"--output={name}", "--batch_size=8", "photos", cwd=photos)
     for name, text in told.items():
         assert f"{name}: 39 embeddings, 39 of them new." in text
-        assert re.search(r"could not be embedded \(1\):\n  photos/ship/0001.jpg: model .* JPEG, PNG, GIF, BMP", text)
+        assert re.search(
+            r"could not be embedded \(1\):\n  photos/ship/0001.jpg: model .* JPEG, PNG, GIF, BMP", text
+        )
         found = embeddings.read(str(photos / name))
         assert found.keys == sorted(found.keys) and len(found.keys) == 39
         assert 'photos/cat/über "all" <b>.jpg' in found.keys and "photos/ship/0001.jpg" not in found.keys
-        np.testing.assert_allclose(found.values, by_the_model(encoder_dir, photos, found.keys), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            found.values, by_the_model(encoder_dir, photos, found.keys), rtol=0, atol=1e-5
+        )
         assert not list(photos.glob("*.parts")) and not list(photos.glob("*.tmp*"))
     table = pq.read_table(photos / "grpc.parquet")
     assert table.column_names == ["key", "embedding"] and len(table["embedding"][0]) == 128
@@ -86,6 +91,12 @@ def test_called_again_it_embeds_only_what_is_new(server, photos):
     assert after.keys == [*before.keys, "photos/aaa.jpg"]
     np.testing.assert_array_equal(after.values[:39], values)
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
+    # As if it had been killed between writing the output and removing what it was written from.
+    parts = embeddings.Parts(str(photos / "out.npy"), after.about)
+    parts.add(after.keys[30:], after.values[30:])
+    assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
+    assert embeddings.read(str(photos / "out.npy")).keys == after.keys
+    assert not list(photos.glob("*.parts"))
 
 
 @pytest.mark.slow
@@ -94,7 +105,9 @@ def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path
     command += [f"--output={tmp_path}/out.parquet", f"{images_dir}/train"]
     parts, done = tmp_path / "out.parquet.parts", 0
     for _ in range(2):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
         while process.poll() is None and len(list(parts.glob("*.parquet"))) <= done:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -111,8 +124,12 @@ def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path
 
 def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
     call("embed", f"--address={server.address}", "--output=out.parquet", "photos/cat", cwd=photos)
-    line = call("embed", f"--saved_model={encoder_dir}/1", "--output=out.parquet", "photos", cwd=photos, status=1)
-    assert line.startswith("error: 'out.parquet' holds embeddings of model byol, version 1, and this is SavedModel")
+    line = call(
+        "embed", f"--saved_model={encoder_dir}/1", "--output=out.parquet", "photos", cwd=photos, status=1
+    )
+    assert line.startswith(
+        "error: 'out.parquet' holds embeddings of model byol, version 1, and this is SavedModel"
+    )
     line = call("neighbors", f"--saved_model={encoder_dir}/1", "--embeddings=out.parquet", "photos/dog/0000.jpg",
                 cwd=photos, status=1)  # fmt: skip
     assert "cannot be mixed" in line
@@ -127,10 +144,16 @@ def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
         (("--output=x.npy", "--address=127.0.0.1:1"), "nothing to embed"),
         (("--output=x.npy", "--address=127.0.0.1:1", "nowhere"), "'nowhere' names no image"),
         (("--output=x.npy", "--address=127.0.0.1:1", "photos/*.xyz"), "names no image"),
-        (("--output=x.npy", "--address=127.0.0.1:1", "--timeout=0.5", "photos"), "(UNAVAILABLE); is the endpoint up"),
+        (
+            ("--output=x.npy", "--address=127.0.0.1:1", "--timeout=0.5", "photos"),
+            "(UNAVAILABLE); is the endpoint up",
+        ),
         (("--output=x.npy", "--saved_model=photos", "photos"), "holds no saved_model.pb"),
         (("--output=none/x.npy", "--address={}", "photos"), "cannot write"),
-        (("--output=x.npy", "--address={}", "photos/ship/0001.jpg"), "none of the 1 images could be embedded"),
+        (
+            ("--output=x.npy", "--address={}", "photos/ship/0001.jpg"),
+            "none of the 1 images could be embedded",
+        ),
         (("--output=x.npy", "--address={}", "--model_name=none", "photos"), "Servable not found"),
         (("--output=x.npy", "--address={}", "--model_version=1", "--model_label=a", "photos"), "give one"),
     ],
@@ -148,8 +171,10 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
     call("embed", address, "--output=out.parquet", "--index", "photos", cwd=photos)
     assert (photos / "out.parquet.faiss").exists()
     shutil.copy(photos / "photos" / "dog" / "0002.jpg", photos / "query.jpg")
-    queries = ["photos/cat/über \"all\" <b>.jpg", "query.jpg"]
-    text = call("neighbors", address, "--embeddings=out.parquet", "--k=5", "--output=page.html", *queries, cwd=photos)
+    queries = ['photos/cat/über "all" <b>.jpg', "query.jpg"]
+    text = call(
+        "neighbors", address, "--embeddings=out.parquet", "--k=5", "--output=page.html", *queries, cwd=photos
+    )
 
     found = embeddings.read(str(photos / "out.parquet"))
     unit = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
@@ -166,7 +191,7 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
     assert page.count("<section>") == 2 and page.count("<img ") == 12 and "not found" not in page
     assert "&lt;b&gt;" in page and "<b>.jpg" not in page
     for source in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)[:3]:
-        Image.open(io.BytesIO(__import__("base64").b64decode(source))).verify()
+        Image.open(io.BytesIO(base64.b64decode(source))).verify()
 
 
 def test_a_query_by_key_needs_no_model(server, photos):
@@ -197,7 +222,9 @@ def test_mistakes_of_a_search_are_a_sentence(photos, arguments, sentence):
 def test_files_keep_every_bit(tmp_path, suffix):
     rng = np.random.default_rng(0)
     parts = [
-        embeddings.Embeddings([f"{part}/{row}\n" for row in range(rows)], rng.normal(size=(rows, 7)).astype(np.float32))
+        embeddings.Embeddings(
+            [f"{part}/{row}\n" for row in range(rows)], rng.normal(size=(rows, 7)).astype(np.float32)
+        )
         for part, rows in enumerate((3, 1, 200))
     ]
     path = str(tmp_path / f"x.{suffix}")
@@ -207,22 +234,47 @@ def test_files_keep_every_bit(tmp_path, suffix):
     np.testing.assert_array_equal(found.values, np.concatenate([part.values for part in parts]))
 
 
-def test_an_index_that_is_older_than_its_embeddings_is_not_used(tmp_path):
+def test_a_parquet_file_of_several_row_groups_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "_ROWS_AT_ONCE", 7)
+    values = np.arange(100, dtype=np.float32).reshape(50, 2)
+    path = str(tmp_path / "x.parquet")
+    embeddings.write(path, [embeddings.Embeddings([str(row) for row in range(50)], values)], 50, {})
+    assert pq.ParquetFile(path).num_row_groups == 8
+    np.testing.assert_array_equal(embeddings.read(path).values, values)
+
+
+def test_keys_without_their_rows_are_those_that_were_to_come(tmp_path):
     path = str(tmp_path / "x.npy")
+    embeddings.write(path, [embeddings.Embeddings(["a", "b"], np.ones([2, 3], np.float32))], 2, {})
+    (tmp_path / "x.keys.json").write_text('{"keys": ["a", "b", "c"]}')
+    assert embeddings.read(path).keys == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_an_index_serves_until_its_embeddings_are_newer(tmp_path, suffix):
+    path = str(tmp_path / f"x.{suffix}")
     rng = np.random.default_rng(0)
-    old, new = (embeddings.Embeddings(list("abcd"), rng.normal(size=(4, 8)).astype(np.float32)) for _ in range(2))
-    embeddings.write(path, [old], 4, {})
-    index.save(index.build(old.values), path)
-    embeddings.write(path, [new], 4, {})
-    os.utime(index.index_path(path), (1, 1))
-    similarities, rows = index.nearest(index.open_or_build(path, embeddings.read(path)), new.values[2:3], 9)
-    assert rows.shape == (1, 4) and rows[0, 0] == 2 and similarities[0, 0] == pytest.approx(1)
+    old, new = (
+        embeddings.Embeddings(list("abcd"), rng.normal(size=(4, 8)).astype(np.float32)) for _ in range(2)
+    )
+    embeddings.write(path, [new], 4, {"root": "r"})
+    index.save(index.build(old), path)
+    for expected in (old, new):
+        found = index.open_or_build(path)
+        assert (found.keys, found.about) == (list("abcd"), {"root": "r"})
+        similarities, rows = found.nearest(expected.values[2:3], 9)
+        assert rows.shape == (1, 4) and rows[0, 0] == 2 and similarities[0, 0] == pytest.approx(1)
+        np.testing.assert_allclose(
+            found.unit(2), expected.values[2] / np.linalg.norm(expected.values[2]), atol=1e-6
+        )
+        os.utime(index.index_path(path), (1, 1))
 
 
-def test_search_is_exact(tmp_path):
+def test_search_is_exact():
     rng = np.random.default_rng(0)
     values, queries = rng.normal(size=(5000, 16)), rng.normal(size=(20, 16))
-    similarities, rows = index.nearest(index.build(values.astype(np.float32)), queries, 10)
+    found = index.build(embeddings.Embeddings([""] * 5000, values.astype(np.float32)))
+    similarities, rows = found.nearest(queries, 10)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (values, queries)]
     expected = unit[1] @ unit[0].T
     np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1)[:, :10])
@@ -236,7 +288,9 @@ def test_files_that_the_command_line_names(tmp_path):
     root = str(tmp_path)
 
     def found(*arguments):
-        return [os.path.relpath(path, root) for path in image_files.find(os.path.join(root, a) for a in arguments)]
+        return [
+            os.path.relpath(path, root) for path in image_files.find(os.path.join(root, a) for a in arguments)
+        ]
 
     assert found("") == ["5.gif", "a/1.jpg", "a/2.PNG", "b/deep/4.jpeg"]
     assert found("b", "a/3.txt", "b/deep/4.jpeg") == ["b/deep/4.jpeg", "a/3.txt"]

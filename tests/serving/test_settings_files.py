@@ -45,13 +45,29 @@ def test_metrics_path(write):
 @pytest.mark.parametrize(
     ("read", "text", "sentence"),
     [
-        (settings_files.read_models, "model_config_list { confg {} }", "is no ModelServerConfig in text format"),
-        (settings_files.read_batching, "max_batch_size { value: 0 }", "max_batch_size in the batching parameters is 0"),
-        (settings_files.read_batching, "pad_variable_length_inputs: true", "has no pad_variable_length_inputs"),
+        (
+            settings_files.read_models,
+            "model_config_list { confg {} }",
+            "is no ModelServerConfig in text format",
+        ),
+        (
+            settings_files.read_batching,
+            "max_batch_size { value: 0 }",
+            "max_batch_size in the batching parameters is 0",
+        ),
+        (
+            settings_files.read_batching,
+            "pad_variable_length_inputs: true",
+            "has no pad_variable_length_inputs",
+        ),
         (settings_files.read_batching, "max_batch_size: 3", "is no BatchingParameters"),
         (settings_files.read_metrics_path, "prometheus { }", "is no MonitoringConfig"),
         (settings_files.read_ssl, 'server_key: "x"', "server_key and server_cert are both needed"),
-        (settings_files.read_ssl, 'server_key: "x" server_cert: "y" client_verify: true', "client_verify needs custom_ca"),
+        (
+            settings_files.read_ssl,
+            'server_key: "x" server_cert: "y" client_verify: true',
+            "client_verify needs custom_ca",
+        ),
     ],
 )
 def test_a_wrong_file_is_a_sentence(write, read, text, sentence):

@@ -41,7 +41,9 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(address, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         )
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -73,7 +75,10 @@ def client_certificate(authority):
 def secure(request, authority, encoder_dir):
     """A server with TLS, and whether it verifies clients."""
     certificate, key = (pathlib.Path(path).read_text() for path in authority.issue(f"server{request.param}"))
-    quoted = [text_format.text_encoding.CEscape(text, as_utf8=True) for text in (key, certificate, authority.path.read_text())]
+    quoted = [
+        text_format.text_encoding.CEscape(text, as_utf8=True)
+        for text in (key, certificate, authority.path.read_text())
+    ]
     config = authority.folder / f"ssl{request.param}.config"
     config.write_text(
         f'server_key: "{quoted[0]}"\nserver_cert: "{quoted[1]}"\ncustom_ca: "{quoted[2]}"\n'
@@ -89,7 +94,9 @@ def addresses(server):
     return [server.address, server.url.replace("http:", "https:")]
 
 
-def test_clients_with_the_authority_and_a_certificate_are_answered(secure, authority, client_certificate, images_dir):
+def test_clients_with_the_authority_and_a_certificate_are_answered(
+    secure, authority, client_certificate, images_dir
+):
     server, _ = secure
     certificate, key = client_certificate
     tls = Tls(str(authority.path), key, certificate)
@@ -128,7 +135,9 @@ def test_a_certificate_of_another_authority_is_refused(secure, authority, tmp_pa
     server, mutual = secure
     certificate, key = Authority(tmp_path, "stranger").issue("intruder")
     for address in addresses(server):
-        with EmbeddingClient(address, tls=Tls(str(authority.path), key, certificate), retries=0, timeout=10) as client:
+        with EmbeddingClient(
+            address, tls=Tls(str(authority.path), key, certificate), retries=0, timeout=10
+        ) as client:
             if mutual:
                 with pytest.raises(EmbeddingError) as caught:
                     client.version()

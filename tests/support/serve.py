@@ -47,7 +47,9 @@ class Server:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                raise AssertionError(f"byol-serve ended with {self.process.returncode}:\n{self.log.read_text()}")
+                raise AssertionError(
+                    f"byol-serve ended with {self.process.returncode}:\n{self.log.read_text()}"
+                )
             if self.listens():
                 return
             time.sleep(0.05)
