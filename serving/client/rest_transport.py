@@ -32,7 +32,8 @@ def _options(tls: Tls | None) -> dict:
     context = ssl.create_default_context(cafile=tls.root_certificates if tls else None)
     if tls and tls.certificate_chain:
         context.load_cert_chain(tls.certificate_chain, tls.private_key)
-    return {"verify": context}
+    # httpx keeps 20 connections at most; beyond that each request would make one anew.
+    return {"verify": context, "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None)}
 
 
 def _path(target: Target) -> str:

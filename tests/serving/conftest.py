@@ -51,7 +51,7 @@ def server(encoder_dir, models_dir, tmp_path_factory):
         f"--monitoring_config_file={folder}/monitoring.config",
         "--allow_version_labels_for_unavailable_models",
         "--file_system_poll_wait_seconds=0.2",
-        "--rest_api_timeout_in_ms=2000",
+        "--rest_api_timeout_in_ms=5000",
     )
     with Server(folder / "log", *flags) as running:
         yield running

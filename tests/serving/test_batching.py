@@ -30,7 +30,7 @@ def counting_dir(tmp_path_factory):
 
 
 def batched(path, **parameters):
-    defaults = {"max_batch_size": 8, "batch_timeout_micros": 200_000, "num_batch_threads": 1}
+    defaults = {"max_batch_size": 8, "batch_timeout_micros": 2_000_000, "num_batch_threads": 1}
     return Servable(path, Batching(**(defaults | parameters)))
 
 
@@ -96,7 +96,11 @@ def test_a_request_above_the_batch_size_is_refused(counting_dir):
 
 def test_a_large_request_is_split_where_that_is_asked_for(counting_dir):
     servable = batched(
-        counting_dir, max_batch_size=32, allowed_batch_sizes=(8,), enable_large_batch_splitting=True
+        counting_dir,
+        max_batch_size=32,
+        allowed_batch_sizes=(8,),
+        enable_large_batch_splitting=True,
+        batch_timeout_micros=1000,
     )
     (answer,) = together(servable, [np.arange(20.0).reshape(20, 1)])
     servable.close()
@@ -150,7 +154,7 @@ def test_closing_frees_the_batching_threads(counting_dir):
             return int(next(line for line in file if line.startswith("Threads")).split()[1])
 
     def load_and_close():
-        servable = batched(counting_dir, num_batch_threads=4)
+        servable = batched(counting_dir, num_batch_threads=4, batch_timeout_micros=1000)
         together(servable, [[[1.0]]])
         servable.close()
 

@@ -303,9 +303,9 @@ def test_clients_that_hang_keep_nobody_waiting(faulty, faulty_channel):
         streams += [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(40)]
         stub = prediction_service_pb2_grpc.PredictionServiceStub(faulty_channel)
         for _ in range(20):
-            assert stub.Predict(request("echo", [1.0], "value"), timeout=5)
+            assert stub.Predict(request("echo", [1.0], "value"), timeout=20)
             url = f"{faulty.url}/v1/models/echo:predict"
-            assert requests.post(url, json={"instances": [1.0]}, timeout=5).status_code == 200
+            assert requests.post(url, json={"instances": [1.0]}, timeout=20).status_code == 200
         for stream in streams:
             stream.cancel()
 
@@ -315,8 +315,8 @@ def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
     flags += ("--grpc_max_threads=2", "--rest_api_num_threads=2")
     with Server(tmp_path / "log", *flags) as server, grpc.insecure_channel(server.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        busy = [stub.Predict.future(request("echo", [2.0], "seconds", "slow")) for _ in range(4)]
-        body = {"signature_name": "slow", "inputs": [2.0]}
+        busy = [stub.Predict.future(request("echo", [4.0], "seconds", "slow")) for _ in range(4)]
+        body = {"signature_name": "slow", "inputs": [4.0]}
         posts = [
             threading.Thread(
                 target=requests.post, args=(f"{server.url}/v1/models/echo:predict",), kwargs={"json": body}
@@ -329,10 +329,10 @@ def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
         begin = time.monotonic()
         assert states(channel, "echo") == {1: (AVAILABLE, "")}
         assert requests.get(f"{server.url}/v1/models/echo", timeout=5).status_code == 200
-        assert time.monotonic() - begin < 1.5 and not busy[-1].done()
+        assert time.monotonic() - begin < 5 and not busy[-1].done()
         for post in posts:
             post.join()
-        assert [call.result().outputs["seconds"].float_val[0] for call in busy] == [2.0] * 4
+        assert [call.result().outputs["seconds"].float_val[0] for call in busy] == [4.0] * 4
 
 
 def test_too_large_a_body_is_refused_without_being_read(faulty):
@@ -359,17 +359,17 @@ def test_sigterm_lets_requests_finish_and_takes_no_new_ones(models_dir, tmp_path
         results = {}
 
         def over_rest():
-            body = {"signature_name": "slow", "inputs": [3.0]}
+            body = {"signature_name": "slow", "inputs": [5.0]}
             results["rest"] = requests.post(f"{server.url}/v1/models/echo:predict", json=body, timeout=30)
 
         thread = threading.Thread(target=over_rest)
         thread.start()
-        running = stub.Predict.future(request("echo", [3.0], "seconds", "slow"))
-        time.sleep(1)
+        running = stub.Predict.future(request("echo", [5.0], "seconds", "slow"))
+        time.sleep(2)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        time.sleep(1)
         assert not server.listens()
-        assert running.result(timeout=30).outputs["seconds"].float_val == [3.0]
+        assert running.result(timeout=30).outputs["seconds"].float_val == [5.0]
         thread.join()
         assert results["rest"].status_code == 200 and results["rest"].headers["Connection"] == "close"
         assert server.process.wait(20) == 0
