@@ -13,19 +13,21 @@ class SavedModelTransport:
     """A `Transport` that travels nowhere.
 
     Args:
-        path: of the SavedModel's folder, MODEL/VERSION.
+        path: of the SavedModel's folder, MODEL/VERSION, or MODEL for its highest version.
+
+    Attributes:
+        path: of the version.
 
     Raises:
         UserError: there is no SavedModel, or it lacks the signatures of an encoder.
     """
 
     def __init__(self, path: str):
-        if not os.path.exists(os.path.join(path, "saved_model.pb")):
-            raise UserError(f"'{path}' holds no saved_model.pb; give the folder of a version, MODEL/VERSION.")
+        path = _newest(path)
         import tensorflow as tf
 
         self._tf = tf
-        self._path = path
+        self.path = path
         try:
             self._model = tf.saved_model.load(path)
         except Exception as error:  # Whatever is wrong with it, TensorFlow's words are the ones there are.
@@ -46,7 +48,7 @@ class SavedModelTransport:
             # What went wrong stands right before the nodes it went through, after where they were defined.
             text = error.message.partition("\n\t [[")[0].strip().splitlines()[-1]
             raise EmbeddingError(self._code(error), f"{target}: {text}") from error
-        return checked(embeddings, batch, self._path)
+        return checked(embeddings, batch, self.path)
 
     def _code(self, error) -> str:
         return "INVALID_ARGUMENT" if isinstance(error, self._tf.errors.InvalidArgumentError) else "INTERNAL"
@@ -60,7 +62,7 @@ class SavedModelTransport:
         """Equal for copies of one model: of its graph, and of the index with the weights' checksums."""
         digest = hashlib.sha256()
         for name in ("saved_model.pb", "variables/variables.index"):
-            with open(os.path.join(self._path, name), "rb") as file:
+            with open(os.path.join(self.path, name), "rb") as file:
                 digest.update(file.read())
         return digest.hexdigest()[:16]
 

@@ -307,6 +307,15 @@ def test_a_saved_model_that_is_no_encoder_is_a_sentence(models_dir, tmp_path):
         SavedModelTransport(str(tmp_path))
 
 
+def test_of_a_models_folder_the_highest_version_is_taken(encoder_dir, tmp_path):
+    shutil.copytree(encoder_dir / "1", tmp_path / "9")
+    (tmp_path / "10").symlink_to(encoder_dir / "1")
+    (tmp_path / "11").mkdir()
+    assert SavedModelTransport(str(tmp_path)).path == str(tmp_path / "10")
+    with pytest.raises(UserError, match="holds no saved_model.pb"):
+        SavedModelTransport(str(tmp_path / "11"))
+
+
 def test_a_page_without_its_images_still_shows_the_list(tmp_path):
     path = tmp_path / "page.html"
     contact_sheet.write(str(path), [contact_sheet.Row("q", "gone", [("also gone", 0.5)])], "/nowhere", 1, "x")
