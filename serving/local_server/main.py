@@ -50,7 +50,11 @@ async def _serve(batching) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-    ssl_config = settings_files.read_ssl(_FLAGS.ssl_config_file) if _FLAGS.ssl_config_file else None
+    credentials = ssl_context = None
+    if _FLAGS.ssl_config_file:
+        ssl_config = settings_files.read_ssl(_FLAGS.ssl_config_file)
+        ssl_context, credentials = tls.context(ssl_config), tls.credentials(ssl_config)
+    arguments = _channel_arguments(_FLAGS.grpc_channel_arguments)
     monitoring = _FLAGS.monitoring_config_file
     metrics_path = settings_files.read_metrics_path(monitoring) if monitoring else None
     store = ModelStore(
@@ -71,8 +75,8 @@ async def _serve(batching) -> None:
         store,
         f"{_FLAGS.host}:{_FLAGS.port}",
         _FLAGS.grpc_max_threads or threads,
-        tls.credentials(ssl_config) if ssl_config else None,
-        _channel_arguments(_FLAGS.grpc_channel_arguments),
+        credentials,
+        arguments,
     )
     rest_server = None
     if _FLAGS.rest_api_port:
@@ -81,14 +85,14 @@ async def _serve(batching) -> None:
             (_FLAGS.host, _FLAGS.rest_api_port),
             _FLAGS.rest_api_num_threads or threads,
             _FLAGS.rest_api_timeout_in_ms / 1000,
-            tls.context(ssl_config) if ssl_config else None,
+            ssl_context,
             metrics_path,
         )
     await grpc_server.start()
     logging.info("gRPC on %s:%d", _FLAGS.host, _FLAGS.port)
     if rest_server:
         logging.info(
-            "REST on %s://%s:%d", "https" if ssl_config else "http", _FLAGS.host, _FLAGS.rest_api_port
+            "REST on %s://%s:%d", "https" if ssl_context else "http", _FLAGS.host, _FLAGS.rest_api_port
         )
     following = asyncio.create_task(_follow_config(store))
     await stop.wait()

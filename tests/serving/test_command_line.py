@@ -64,6 +64,14 @@ def test_a_base_path_that_cannot_be_is_a_sentence(models_dir):
 
 
 @pytest.mark.slow
+def test_an_ssl_config_of_paths_is_a_sentence(models_dir, tmp_path):
+    config = tmp_path / "ssl.config"
+    config.write_text('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"')
+    line, status = serve(f"--model_base_path={models_dir}/half_plus", f"--ssl_config_file={config}")
+    assert "the SSLConfig does not hold together" in line and "PEM contents" in line and status == 1
+
+
+@pytest.mark.slow
 def test_a_port_in_use_is_a_sentence(models_dir, tmp_path):
     base = f"--model_base_path={models_dir}/half_plus"
     with Server(tmp_path / "log", base) as server:
