@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from serving.errors import UserError
+from serving.local_server import loading
 from serving.local_server.batching import Batching
 from serving.local_server.servable import Servable
 from serving.local_server.status import Code, StatusError
@@ -163,6 +164,19 @@ def test_closing_frees_the_batching_threads(counting_dir):
     for _ in range(5):
         load_and_close()
     assert threads() <= before + 4
+
+
+@pytest.mark.slow
+def test_memory_comes_back_after_unloading(encoder_dir):
+    def resident_mib():
+        with open("/proc/self/status") as file:
+            return int(next(line for line in file if line.startswith("VmRSS")).split()[1]) / 1024
+
+    memory = []
+    for _ in range(8):
+        loading.load(str(encoder_dir / "1"), Batching(max_batch_size=8)).close()
+        memory.append(resident_mib())
+    assert memory[-1] - memory[1] < 80, memory
 
 
 @pytest.mark.parametrize(

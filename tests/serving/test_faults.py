@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import threading
 import time
 import zlib
@@ -19,6 +18,7 @@ import servable_models
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
+from pictures import png_claiming
 from serve import Server
 from tensorflow_serving.apis import (
     get_model_status_pb2,
@@ -234,20 +234,11 @@ def test_a_version_that_is_being_copied_is_not_loaded(faulty_channel, folder, nu
     assert stub.Predict(request("copied", [4.0])).outputs["y"].float_val[0] == 2 + number
 
 
-def png_claiming(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compress(bytes(50_000_000), 9)  # 50 kB that unpack to 50 MB.
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
 def test_image_bombs_are_refused_in_little_memory(faulty, faulty_channel):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(faulty_channel)
     before = memory(faulty)[1]
     for width, height in ((8193, 8193), (12_000, 12_000), (2**31 - 1, 1), (65_500, 65_500)):
-        bomb = png_claiming(width, height)
+        bomb = png_claiming(width, height, bytes(50_000_000))  # 50 kB that unpack to 50 MB.
         with pytest.raises(grpc.RpcError) as caught:
             stub.Predict(request("byol", [bomb] * 20, "image_bytes"))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,6 +1,8 @@
 """Image files for tests, made by Pillow: what TensorFlow's decoders are held against."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -17,3 +19,14 @@ def encoded(image: Image.Image, image_format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def png_claiming(width: int, height: int, pixels: bytes = b"") -> bytes:
+    """A PNG whose header claims this size, whatever pixels it has."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(pixels, 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
