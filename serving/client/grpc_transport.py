@@ -52,7 +52,7 @@ def _predict_request(target: Target, batch: Batch):
     request = wire.PredictRequest(model_spec=_spec(target, signature), output_filter=["embedding"])
     tensor = request.inputs[name]
     tensor.tensor_shape.dim.add(size=len(batch.values))
-    if isinstance(batch.values[0], bytes):
+    if batch.are_files:
         tensor.dtype = wire.DT_STRING
         tensor.string_val.extend(batch.values)
     else:

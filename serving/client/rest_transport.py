@@ -45,7 +45,7 @@ def _path(target: Target) -> str:
 
 def _predict_body(batch: Batch) -> bytes:
     signature, _ = batch.signature
-    if isinstance(batch.values[0], bytes):
+    if batch.are_files:
         instances = [{"b64": base64.b64encode(value).decode()} for value in batch.values]
     else:
         instances = [value.tolist() for value in batch.values]

@@ -69,11 +69,14 @@ class Batch:
     values: Sequence[bytes] | Sequence[np.ndarray]
 
     @property
+    def are_files(self) -> bool:
+        """Whether the images are files and not arrays."""
+        return isinstance(self.values[0], bytes)
+
+    @property
     def signature(self) -> tuple[str, str]:
         """Signature and input that take such values."""
-        return (
-            ("serving_default", "image_bytes") if isinstance(self.values[0], bytes) else ("pixels", "images")
-        )
+        return ("serving_default", "image_bytes") if self.are_files else ("pixels", "images")
 
 
 class Transport(Protocol):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent import futures
 
 import grpc
-from absl import logging
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
@@ -20,7 +19,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from serving.errors import UserError
 from serving.local_server import calls
 from serving.local_server.model_store import ModelStore
-from serving.local_server.status import Code, StatusError, as_status
+from serving.local_server.status import reported
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LONGEST_MESSAGE = 1024  # Characters; TF Serving's grpc_status_util.cc.
@@ -108,10 +107,8 @@ async def _answer(pool: futures.Executor | None, context: grpc.aio.ServicerConte
     """The result of a call, or its failure as gRPC's."""
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
-    except Exception as error:  # What it was is in its code; a bug is in the log, too.
-        status = as_status(error)
-        if status.code == Code.INTERNAL and not isinstance(error, StatusError):
-            logging.exception("a call failed")
+    except Exception as error:
+        status = reported(error)
         message = status.message
         if len(message) > _LONGEST_MESSAGE:
             message = message[:_LONGEST_MESSAGE] + "...TRUNCATED"

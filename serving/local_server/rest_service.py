@@ -25,7 +25,7 @@ from tornado import httpserver, httputil
 from serving.errors import UserError
 from serving.local_server import calls, json_examples, json_request, json_response, metrics
 from serving.local_server.model_store import ModelStore
-from serving.local_server.status import HTTP_STATUS, Code, StatusError, as_status, invalid
+from serving.local_server.status import HTTP_STATUS, invalid, reported
 
 # Words of the path in any case, but the verb in lower case.
 _SPEC = "([^/:]+)(?:/(?i:versions)/([0-9]+)|/(?i:labels)/([^/:]+))?"
@@ -108,9 +108,10 @@ class RestServer:
             status, kind, text = await asyncio.get_running_loop().run_in_executor(
                 pool, self._respond, request
             )
-        except Exception as error:  # A bug: the client gets a clean answer, the log the trace.
-            logging.exception("a request failed")
-            status, kind, text = 500, _JSON, json_response.error(as_status(error).message)
+        except Exception as error:
+            failure = reported(error)
+            status, kind = HTTP_STATUS.get(failure.code, 500), _JSON
+            text = json_response.error(failure.message)
         body = text.encode("utf-8", "backslashreplace")
         reason = httputil.responses.get(status, "Unknown")
         headers = httputil.HTTPHeaders({"Content-Type": kind, "Content-Length": str(len(body))})
@@ -126,7 +127,7 @@ class RestServer:
             logging.debug("the client is gone: %s", error)
 
     def _respond(self, request: httputil.HTTPServerRequest) -> tuple[int, str, str]:
-        """Status, content type and body. In a thread."""
+        """Status, content type and body; raises what went wrong. In a thread."""
         path = request.uri or ""
         if self._metrics_path and path.partition("?")[0] == self._metrics_path:
             if path != self._metrics_path:
@@ -138,13 +139,7 @@ class RestServer:
             # Without CORS, which is off in TF Serving too: no headers, only the code.
             origin = request.headers.get("Origin", "")
             return (200 if re.search("https?://", origin) else 400), _JSON, ""
-        try:
-            return 200, _JSON, self._call(request, path)
-        except Exception as error:
-            status = as_status(error)
-            if status.code == Code.INTERNAL and not isinstance(error, StatusError):
-                logging.exception("a request failed")
-            return HTTP_STATUS.get(status.code, 500), _JSON, json_response.error(status.message)
+        return 200, _JSON, self._call(request, path)
 
     def _call(self, request: httputil.HTTPServerRequest, path: str) -> str:
         if request.method == "POST" and (match := _INFERENCE.fullmatch(path)):

@@ -3,6 +3,7 @@
 import enum
 
 import tensorflow as tf
+from absl import logging
 
 
 class Code(enum.IntEnum):
@@ -75,3 +76,11 @@ def as_status(error: Exception) -> StatusError:
     if isinstance(error, MemoryError):
         return StatusError(Code.RESOURCE_EXHAUSTED, "Not enough memory for this request.")
     return StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def reported(error: Exception) -> StatusError:
+    """What a client is told of an exception; what is a bug of ours is in the log, too, with its trace."""
+    status = as_status(error)
+    if status.code == Code.INTERNAL and not isinstance(error, StatusError):
+        logging.error("a request failed", exc_info=error)
+    return status

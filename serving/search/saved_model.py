@@ -40,8 +40,7 @@ class SavedModelTransport:
         """See `Transport`; the timeout is not kept."""
         del timeout
         signature, name = batch.signature
-        files = isinstance(batch.values[0], bytes)
-        values = self._tf.constant(batch.values) if files else self._tf.stack(batch.values)
+        values = self._tf.constant(batch.values) if batch.are_files else self._tf.stack(batch.values)
         try:
             embeddings = self._model.signatures[signature](**{name: values})["embedding"].numpy()
         except self._tf.errors.OpError as error:
