@@ -3,6 +3,7 @@
 The run folder: `config.json` (resolved, with what the data were), `checkpoints/`, `logs/` (TensorBoard), `history.csv`.
 """
 
+import importlib
 import json
 import os
 
@@ -12,17 +13,19 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf import augmentations, data, networks, optimizers, schedules, strategy as strategies
-from byol_tf.byol import BYOL
 from byol_tf.callbacks import checkpoint, collapse, history, online_eval, progress
 from byol_tf.errors import UserError
 from byol_tf.precision import policy_scope, resolve_precision
 from byol_tf.preprocessing import Preprocessing
+from byol_tf.two_view_model import TwoViewModel
+
+METHODS = {"byol": "byol_tf.byol.BYOL", "simclr": "byol_tf.simclr.SimCLR"}
 
 
 def pretrain(
     config: ml_collections.ConfigDict, data_dir: str, run_dir: str, strategy: str = "default"
-) -> BYOL:
-    """Trains BYOL, or continues the run in `run_dir` where it stopped.
+) -> TwoViewModel:
+    """Trains the config's method, or continues the run in `run_dir` where it stopped.
 
     Args:
         config: of `byol_tf.configs`.
@@ -86,22 +89,40 @@ def pretrain(
     return model
 
 
-def build_model(config, steps_per_epoch: int, class_names, distribution) -> BYOL:
+def find_method(name: str) -> type[TwoViewModel]:
+    """The class of a method: of `METHODS`, or by the dotted name of a `TwoViewModel` of your own.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    module, _, attribute = METHODS.get(name, name).rpartition(".")
+    try:
+        method = getattr(importlib.import_module(module), attribute)
+        if issubclass(method, TwoViewModel):
+            return method
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        logging.debug("method '%s': %s", name, error)
+    raise UserError(
+        f"the method '{name}' is unknown; give one of {', '.join(METHODS)}, or module.Class of a TwoViewModel."
+    )
+
+
+def build_model(config, steps_per_epoch: int, class_names, distribution) -> TwoViewModel:
     """The compiled model of `config`, its weights drawn from `config.seed`, under the strategy's scope."""
     total_steps = steps_per_epoch * config.epochs
     place = config.augment.place
     augmentation = build_augmentation(config) if place == "device" else None
     keras.utils.set_random_seed(config.seed)
     with distribution.scope(), policy_scope(config.precision):
-        model = BYOL(
+        method = find_method(config.method)
+        model = method(
             build_encoder(config),
             total_steps=total_steps,
-            base_ema=config.base_ema,
-            projection_size=config.projection_size,
-            hidden_size=config.hidden_size,
             num_classes=len(class_names) if class_names and config.online_classifier else None,
             augmentation=augmentation,
+            micro_batches=config.micro_batches,
             seed=config.seed,
+            **{field: config[field] for field in method.CONFIG_FIELDS},
         )
         learning_rate = schedules.WarmupCosine(
             schedules.scale_lr(config.optimizer.base_lr, config.batch_size),
@@ -171,6 +192,7 @@ def _check(config, distribution) -> None:
     if config.epochs is None or config.epochs < 1:
         raise UserError(f"config.epochs is {config.epochs}; give at least 1.")
     data.check_config(config)
+    find_method(config.method)
     strategies.check_batch_size(config.batch_size, distribution)
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from byol_tf import augmentations, networks, optimizers, schedules
 from byol_tf.byol import BYOL
 from byol_tf.errors import UserError
+from byol_tf.two_view_model import Outputs, TwoViewModel
 
 
 def small_encoder():
@@ -209,10 +210,12 @@ def test_evaluate_reports_the_loss_in_inference_mode():
 def test_projection_std_is_one_on_an_even_sphere_and_zero_in_a_collapse():
     model = make_model(projection_size=64)
     even = tf.random.normal([4096, 64])
-    assert float(model._update_metrics(0.0, even)["projection_std"]) == pytest.approx(1, abs=0.02)
+    model._update_metrics(Outputs(0.0, even, even))
+    assert float(model.std_metric.result()) == pytest.approx(1, abs=0.02)
     model.reset_metrics()
     point = tf.ones([4096, 64]) + 1e-4 * even
-    assert float(model._update_metrics(0.0, point)["projection_std"]) < 0.01
+    model._update_metrics(Outputs(0.0, point, point))
+    assert float(model.std_metric.result()) < 0.01
 
 
 def test_logs_hold_the_rate_and_tau_of_the_step():
@@ -323,7 +326,8 @@ def test_saved_model_file_restores_weights_and_config(tmp_path):
 def test_config_names_every_constructor_argument():
     import inspect
 
-    arguments = set(inspect.signature(BYOL.__init__).parameters) - {"self", "kwargs"}
+    signatures = [inspect.signature(cls.__init__).parameters for cls in (BYOL, TwoViewModel)]
+    arguments = set().union(*signatures) - {"self", "options", "kwargs"}
     assert arguments <= set(make_model().get_config())
 
 

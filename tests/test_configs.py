@@ -10,7 +10,7 @@ from byol_tf import augmentations, configs
 from byol_tf.configs import defaults, imagenet
 
 RECIPES = sorted(
-    path.stem for path in pathlib.Path(configs.__path__[0]).glob("*.py") if path.stem not in ("__init__", "defaults")
+    path.stem for path in pathlib.Path(configs.__path__[0]).glob("*.py") if path.stem not in ("__init__", "defaults", "evaluation")
 )
 
 

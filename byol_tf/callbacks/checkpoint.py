@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from byol_tf.atomic import write_atomically
 from byol_tf.errors import UserError
 
 
@@ -118,14 +119,6 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
 def fingerprint(config: dict) -> str:
     """Twelve hex digits that stand for a config: of the SHA-256 of its sorted JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Writes a file under a temporary name, then renames it, so that no reader sees half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -7,7 +7,7 @@ import os
 import keras
 import tensorflow as tf
 
-from byol_tf.callbacks.checkpoint import write_atomically
+from byol_tf.atomic import write_atomically
 
 
 class History(keras.callbacks.Callback):

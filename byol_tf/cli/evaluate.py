@@ -1,20 +1,30 @@
-"""byol-evaluate: kNN and linear evaluation of a pretrained encoder, and of what it has to beat.
+"""byol-evaluate: what a pretrained encoder is worth, by the paper's protocols, beside what it has to beat.
 
     byol-evaluate --run_dir=runs/photos --train_dir=photos/train --test_dir=photos/test --baselines
-    byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... --protocol=knn
+    byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... --protocol=semi_supervised
 """
 
+import contextlib
+import importlib
 import os
 import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 
-from absl import flags
+from absl import flags, logging
 
-from byol_tf.cli import run_main
+from byol_tf.cli import recipe, run_main
+from byol_tf.configs import evaluation
 from byol_tf.errors import UserError
 
-_PROTOCOLS = ("knn", "linear")
+_PROTOCOLS = tuple(evaluation.get_config())
+_DEFAULT = ("knn", "linear")
+_ON_FEATURES = ("knn", "linear", "transfer")  # Of anything that encodes, raw pixels too.
+# In these the random encoder is trained like the pretrained one: the supervised baseline, without which the
+# figure says little.
+_BESIDE_SUPERVISED = ("semi_supervised",)
 _FLAGS = flags.FLAGS
 
 
@@ -22,35 +32,39 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     start = time.monotonic()
-    from byol_tf import baselines, data
-    from byol_tf.callbacks.checkpoint import fingerprint, write_atomically
-    from byol_tf.evaluation import frozen, results
-
+    config = recipe.resolve_config(_FLAGS["config"])
     output = _output()
-    model, encoder, preprocessing, config = _encoder()
-    encoders = {"BYOL": encoder}
-    if _FLAGS.baselines:
-        if config is None:
-            raise UserError(
-                f"'{_FLAGS.saved_model}' does not say which config it comes from; export it with "
-                "byol-export, or leave --baselines out."
-            )
-        encoders |= baselines.baseline_encoders(config, preprocessing)
-    train, test = data.open_source(_FLAGS.train_dir), data.open_source(_FLAGS.test_dir)
-    images = frozen.Images(train, test, preprocessing)
-    seed = config.seed if config else 0
-    rows = {
-        name: frozen.evaluate(encoder, images, _FLAGS.protocol, _FLAGS.views, seed)
-        for name, encoder in encoders.items()
-    }
+    with _feature_folder() as features:
+        from byol_tf.atomic import write_atomically
+        from byol_tf.callbacks.checkpoint import fingerprint
+        from byol_tf.evaluation import results
+        from byol_tf.evaluation.cache import FeatureCache
+        from byol_tf.evaluation.task import Task
+
+        pretrained, model, training_config = _pretrained()
+        task = Task(
+            _FLAGS.train_dir,
+            _FLAGS.test_dir,
+            seed=training_config.seed if training_config else 0,
+            output_dir=output and (os.path.dirname(output) or "."),
+            cache=FeatureCache(features),
+        )
+        protocols = {
+            name: importlib.import_module(f"byol_tf.evaluation.{name}") for name in _FLAGS.protocol
+        }
+        rows = {}
+        for encoder, names in _rows(pretrained, training_config):
+            logging.info("%s: %s", encoder.name, ", ".join(names))
+            rows[encoder.name] = {
+                name: protocols[name].evaluate(encoder, task, config[name]) for name in names
+            }
     record = results.as_record(
         rows,
         command=shlex.join(["byol-evaluate", *sys.argv[1:]]),
         model=model,
-        config_fingerprint=fingerprint(config.to_dict()) if config else None,
-        train={"source": train.name, "examples": train.num_examples},
-        test={"source": test.name, "examples": test.num_examples},
-        views=_FLAGS.views,
+        config_fingerprint=fingerprint(training_config.to_dict()) if training_config else None,
+        **task.described(),
+        protocols={name: config[name].to_dict() for name in protocols},
         wall_seconds=round(time.monotonic() - start, 1),
     )
     if output:
@@ -60,11 +74,13 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
+    sys.argv = recipe.with_config_paths(sys.argv)
     _define_flags()
     run_main(main)
 
 
 def _define_flags() -> None:
+    recipe.define_config("evaluation")
     flags.DEFINE_string("run_dir", None, "A run of byol-pretrain; or give --saved_model.")
     flags.DEFINE_string(
         "checkpoint",
@@ -77,38 +93,37 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "train_dir",
         None,
-        "Labelled images that neighbours and classifiers are taken from: a folder with one "
-        "subfolder a class, a folder or glob of TFRecords of tf.Example with image/label, or "
-        "tfds:NAME[:SPLIT].",
+        "Labelled images to learn from: a folder with one subfolder a class, a folder or glob of "
+        "TFRecords of tf.Example with image/label, or tfds:NAME[:SPLIT]; voc:ROOT:SPLIT (transfer, "
+        "segmentation, detection), coco:IMAGES:ANNOTATIONS.json (detection), a folder with images/ "
+        "and depth/ (depth).",
         required=True,
     )
     flags.DEFINE_string(
-        "test_dir", None, "Labelled images of the same classes, to be classified.", required=True
+        "test_dir", None, "Images of the same kind and classes, to be judged on.", required=True
     )
     flags.DEFINE_list(
         "protocol",
-        ",".join(_PROTOCOLS),
-        "What to run, separated by commas. knn: the 200 nearest training images vote, by cosine "
-        "similarity at temperature 0.07. linear: the paper's linear classifier, 80 epochs, its "
-        "learning rate chosen on held-out training images.",
+        ",".join(_DEFAULT),
+        f"What to run, separated by commas: {', '.join(_PROTOCOLS)}. docs/evaluation.md says what "
+        "each does; --config.PROTOCOL.FIELD overrides a number of one.",
     )
     flags.DEFINE_bool(
         "baselines",
         False,
         "Also evaluate the encoder as it was before training, by the config's seed, and pixels.",
     )
-    flags.DEFINE_integer(
-        "views",
-        4,
-        "Random crops and flips of each training image for linear evaluation. Each costs one pass "
-        "of the encoder over the training images, and memory for their representations; 80 is the "
-        "paper's protocol, 0 trains on centre crops.",
-        lower_bound=0,
+    flags.DEFINE_string(
+        "features_dir",
+        None,
+        "Where representations are kept, so that another protocol or sweep need not pass over the "
+        "images again; by default features/ in the run. Of a SavedModel none are kept.",
     )
     flags.DEFINE_string(
         "output",
         None,
-        "JSON file for the results; by default evaluation.json in the run; none of a SavedModel.",
+        "JSON file for the results, lists and predictions beside it; by default evaluation.json in "
+        "the run, evaluation-PROTOCOL.json of other protocols; none of a SavedModel.",
     )
     flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model"], required=True)
     flags.mark_flags_as_mutual_exclusive(["checkpoint", "saved_model"])
@@ -123,7 +138,8 @@ def _output() -> str | None:
     """Where the results go; looked at first, so that a typing mistake does not cost hours."""
     output = _FLAGS.output
     if output is None and _FLAGS.run_dir:
-        output = os.path.join(_FLAGS.run_dir, "evaluation.json")
+        name = "-".join(["evaluation"] + ([] if tuple(_FLAGS.protocol) == _DEFAULT else _FLAGS.protocol))
+        output = os.path.join(_FLAGS.run_dir, f"{name}.json")
     if output and not os.path.isdir(os.path.dirname(output) or "."):
         raise UserError(
             f"there is no folder for '{output}'; create it, or correct --output or --run_dir."
@@ -131,23 +147,49 @@ def _output() -> str | None:
     return output
 
 
-def _encoder():
-    """What is evaluated: its path, encoder, preprocessing and config (None where unknown)."""
-    import ml_collections
+@contextlib.contextmanager
+def _feature_folder() -> Iterator[str]:
+    """The folder of the cache; one that goes with the command where none is to be kept."""
+    if _FLAGS.features_dir or _FLAGS.run_dir:
+        yield _FLAGS.features_dir or os.path.join(_FLAGS.run_dir, "features")
+    else:
+        with tempfile.TemporaryDirectory(prefix="byol-features-") as folder:
+            yield folder
+
+
+def _pretrained():
+    """What is evaluated, its path, and the config it was trained with (None where unknown)."""
     import tensorflow as tf
 
-    from byol_tf import export, pretrain
+    from byol_tf import encoders, pretrain
 
     if _FLAGS.saved_model:
-        encoder, preprocessing, card = export.load_encoder(_FLAGS.saved_model)
-        config = card.get("config")
-        config = ml_collections.ConfigDict(config) if config else None
-        return _FLAGS.saved_model, encoder, preprocessing, config
+        pretrained, config = encoders.from_saved_model(_FLAGS.saved_model)
+        return pretrained, _FLAGS.saved_model, config
     config = pretrain.load_config(_FLAGS.run_dir)
     folder = os.path.join(_FLAGS.run_dir, "checkpoints")
     checkpoint = _FLAGS.checkpoint or tf.train.latest_checkpoint(folder)
-    encoder = pretrain.restore_encoder(_FLAGS.run_dir, checkpoint)
-    return checkpoint, encoder, pretrain.preprocessing_from_config(config), config
+    return encoders.from_run(_FLAGS.run_dir, checkpoint), checkpoint, config
+
+
+def _rows(pretrained, config):
+    """Encoders of the table, each with the protocols to run."""
+    from byol_tf import encoders
+
+    names = _FLAGS.protocol
+    beside = names if _FLAGS.baselines else [name for name in names if name in _BESIDE_SUPERVISED]
+    rows = [(pretrained, names)]
+    if beside:
+        if config is None:
+            raise UserError(
+                f"'{_FLAGS.saved_model}' does not say which config it comes from, and the random "
+                "encoder needs it; export it with byol-export, or leave --baselines out."
+            )
+        rows.append((encoders.random_encoder(config, pretrained.preprocessing), beside))
+    of_pixels = [name for name in beside if name in _ON_FEATURES]
+    if of_pixels:
+        rows.append((encoders.raw_pixels(pretrained.preprocessing), of_pixels))
+    return rows
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def get_config(arg: str = ""):
     config.encoder.stem = "small"
     config.hidden_size = 4096
     config.base_ema = 0.99
+    config.temperature = 0.5
     config.optimizer.base_lr = 1.0
     for view in (config.augment.view_1, config.augment.view_2):
         view.crop_area = (0.2, 1.0)

@@ -20,9 +20,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.width = 1.0
     config.encoder.stem = "imagenet"  # or small
     config.encoder.zero_init_last_gamma = True
+    config.method = "byol"  # or simclr, or the dotted name of a TwoViewModel of your own
     config.projection_size = 256
     config.hidden_size = 4096
-    config.base_ema = 0.99
+    config.base_ema = 0.99  # byol: τ₀
+    config.constant_ema = False  # byol: τ stays τ₀, for ablations
+    config.predictor = True  # byol: False only for ablations
+    config.temperature = 0.1  # simclr
+    config.micro_batches = 1  # N: smaller batches at the same optimization, for ablations
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "lars"  # or lamb

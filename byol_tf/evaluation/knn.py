@@ -6,11 +6,14 @@ Without training and hyper-parameters to choose, it is the quickest figure of a 
 import dataclasses
 import functools
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import Features, check_labelled
+from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.task import Task
 
 # Bounds the similarities and the one-hot votes of a chunk of queries: 256 MB each.
 _MAX_ELEMENTS = 2**26
@@ -32,6 +35,16 @@ class KNNResult:
     top_5: float
     k: int
     num_test: int
+
+    def cells(self) -> dict[str, str]:
+        """Of the results table: header → text."""
+        return {"kNN top-1, %": f"{100 * self.top_1:.1f}"}
+
+
+def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> KNNResult:
+    """Runs the protocol; `config` is its section of configs/evaluation.py."""
+    train, test, _ = task.passes(pretrained, 0)
+    return knn_accuracy(train, test, **config)
 
 
 def knn_accuracy(

@@ -11,12 +11,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 from absl import logging
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation.classifiers import Classifiers, train_classifiers
 from byol_tf.evaluation.features import Features, check_labelled
+from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.task import Task
 
 BASE_LEARNING_RATES = (0.4, 0.3, 0.2, 0.1, 0.05)
 
@@ -42,6 +45,16 @@ class LinearResult:
     batch_size: int
     num_test: int
 
+    def cells(self) -> dict[str, str]:
+        """Of the results table: header → text."""
+        low, high = self.interval
+        return {
+            "linear top-1, % [95 % interval]": (
+                f"{100 * self.top_1:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            ),
+            "linear top-5, %": f"{100 * self.top_5:.1f}",
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearFit:
@@ -57,6 +70,13 @@ class LinearFit:
     base_lr: float
     validation_accuracy: dict[float, float]
     batch_size: int
+
+
+def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> LinearResult:
+    """Runs the protocol; `config` is its section of configs/evaluation.py."""
+    options = dict(config)
+    train, test, views = task.passes(pretrained, options.pop("views"))
+    return linear_accuracy(views or [train], train, test, seed=task.seed, **options)
 
 
 def linear_accuracy(

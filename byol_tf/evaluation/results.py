@@ -26,11 +26,13 @@ def as_record(rows: dict[str, dict[str, Any]], **about: Any) -> dict[str, Any]:
         rows: encoder's name → protocol → result (a dataclass).
         about: what else to keep: command, model, train, test, wall_seconds, and more.
     """
-    measured = [
-        {"encoder": name}
-        | {protocol: dataclasses.asdict(result) for protocol, result in results.items()}
-        for name, results in rows.items()
-    ]
+    measured = []
+    for name, results in rows.items():
+        row = {protocol: dataclasses.asdict(result) for protocol, result in results.items()}
+        cells = {}
+        for result in results.values():
+            cells |= result.cells()
+        measured.append({"encoder": name} | row | {"cells": cells})
     return about | environment() | {"rows": measured}
 
 
@@ -41,22 +43,29 @@ def as_json(record: dict[str, Any]) -> str:
 
 def as_table(record: dict[str, Any]) -> str:
     """The record's rows as a Markdown table, and below it how they came about."""
-    columns = {"encoder": lambda row: row["encoder"]}
-    if "knn" in record["rows"][0]:
-        columns["kNN top-1, %"] = lambda row: _percent(row["knn"]["top_1"])
-    if "linear" in record["rows"][0]:
-        columns["linear top-1, % [95 % interval]"] = lambda row: "{} [{}, {}]".format(
-            _percent(row["linear"]["top_1"]), *map(_percent, row["linear"]["interval"])
-        )
-        columns["linear top-5, %"] = lambda row: _percent(row["linear"]["top_5"])
-    cells = [list(columns), *([cell(row) for cell in columns.values()] for row in record["rows"])]
+    rows = {row["encoder"]: row["cells"] for row in record["rows"]}
+    return "\n".join([markdown(rows), "", _caption(record)])
+
+
+def markdown(rows: dict[str, dict[str, str]], corner: str = "encoder") -> str:
+    """A Markdown table: name → header → text; a cell that a row lacks is a dash.
+
+    Args:
+        rows: the rows in order; columns are in the order in which they are first met.
+        corner: the header of the names.
+    """
+    headers = list(dict.fromkeys(header for cells in rows.values() for header in cells))
+    cells = [
+        [corner, *headers],
+        *([name, *(row.get(header, "-") for header in headers)] for name, row in rows.items()),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
         for row in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([*lines, "", _caption(record)])
+    return "\n".join(lines)
 
 
 def environment() -> dict[str, Any]:
@@ -83,7 +92,7 @@ def environment() -> dict[str, Any]:
 def _caption(record: dict[str, Any]) -> str:
     hardware = record["hardware"]
     facts = [
-        f"{record['train']['examples']} training and {record['test']['examples']} test images",
+        f"{_images(record['train'])} for training, {_images(record['test'])} for the test",
         record["model"],
         ", ".join(hardware["gpus"]) or f"{hardware['cpus']} CPUs ({hardware['cpu']})",
         f"{record['wall_seconds']:.0f} s",
@@ -93,8 +102,8 @@ def _caption(record: dict[str, Any]) -> str:
     return f"`{record['command']}`\n\n{'; '.join(facts)}."
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+def _images(split: dict[str, Any]) -> str:
+    return f"{split['examples']} images" if "examples" in split else f"'{split['source']}'"
 
 
 def _commit(file: pathlib.Path) -> str | None:

@@ -39,6 +39,12 @@ class FolderSource(Source):
         self._paths = tf.constant([os.fsencode(path) for path in paths])
         self._labels = tf.constant(labels, tf.int32)
 
+    def _identity(self):
+        paths = [os.fsdecode(path) for path in self._paths.numpy()]
+        stats = [os.stat(os.path.join(self.name, path)) for path in paths]
+        files = zip(paths, stats, self._labels.numpy().tolist())
+        return [(path, stat.st_size, stat.st_mtime_ns, label) for path, stat, label in files]
+
     def load(self, name, payload, label):
         return tf.io.read_file(payload), label, name
 

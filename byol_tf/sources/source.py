@@ -7,6 +7,8 @@ alone, so that a run resumes from a step number.
 
 import abc
 import dataclasses
+import hashlib
+import json
 
 import tensorflow as tf
 
@@ -122,6 +124,14 @@ class Source(abc.ABC):
 
         epochs = tf.data.Dataset.range(start // self.num_examples, tf.int64.max)
         return self._chunks(epochs.flat_map(one_epoch), chunk_size, drop_remainder=True)
+
+    def fingerprint(self) -> str:
+        """32 hex digits that change with the images: what cached results of them are named by."""
+        return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()[:32]
+
+    @abc.abstractmethod
+    def _identity(self) -> list:
+        """What tells this set from others without reading the images: JSON."""
 
     @abc.abstractmethod
     def load(self, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor) -> tuple:

@@ -54,6 +54,10 @@ class TFDSSource(Source):
             read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True),
         )
         self._dataset = examples.enumerate().map(select)
+        self._prepared = builder.info.full_name  # With its config and version.
+
+    def _identity(self):
+        return [self._prepared, self._split, self.num_examples]
 
     def load(self, name, payload, label):
         return payload, label, name

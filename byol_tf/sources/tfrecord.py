@@ -38,6 +38,10 @@ class TFRecordSource(Source):
             class_names = tuple(class_texts.get(label) or str(label) for label in labels)
         super().__init__(name, num_examples, class_names)
 
+    def _identity(self):
+        stats = [tf.io.gfile.stat(file) for file in self._files]
+        return [(file, stat.length, stat.mtime_nsec) for file, stat in zip(self._files, stats)]
+
     def load(self, name, payload, label):
         features = tf.io.parse_single_example(
             payload,

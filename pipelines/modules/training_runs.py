@@ -10,7 +10,8 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from byol_tf.callbacks.checkpoint import fingerprint, write_atomically
+from byol_tf.atomic import write_atomically
+from byol_tf.callbacks.checkpoint import fingerprint
 
 _EXPORTED = "exported"
 

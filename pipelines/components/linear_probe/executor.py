@@ -1,16 +1,19 @@
 """Executor of LinearProbe."""
 
 import os
+import tempfile
 import time
 
-import ml_collections
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from byol_tf import baselines, data, export, export_classifier
-from byol_tf.callbacks.checkpoint import write_atomically
-from byol_tf.evaluation import frozen, knn, linear, results
+from byol_tf import encoders, export_classifier
+from byol_tf.atomic import write_atomically
+from byol_tf.configs import evaluation
+from byol_tf.evaluation import knn, linear, results
+from byol_tf.evaluation.cache import FeatureCache
+from byol_tf.evaluation.task import Task
 
 EVALUATION = "evaluation.json"
 
@@ -24,41 +27,45 @@ class Executor(base_executor.BaseExecutor):
         encoder_path = path_utils.serving_model_path(
             artifact_utils.get_single_uri(input_dict["encoder"])
         )
-        encoder, preprocessing, card = export.load_encoder(encoder_path)
-        config = ml_collections.ConfigDict(card["config"])
+        pretrained, config = encoders.from_saved_model(encoder_path)
         train, test = (
-            data.open_source(
-                os.path.join(artifact_utils.get_split_uri(input_dict["examples"], split), "*")
-            )
+            os.path.join(artifact_utils.get_split_uri(input_dict["examples"], split), "*")
             for split in ("train", "eval")
         )
-        images = frozen.Images(train, test, preprocessing)
         views = exec_properties["views"]
-
-        train_features, test_features, view_features = images.passes(encoder, views, config.seed)
-        fit = linear.fit_linear(view_features or [train_features], train_features, seed=config.seed)
-        rows = {
-            "BYOL": {
-                "knn": knn.knn_accuracy(train_features, test_features),
-                "linear": linear.evaluate_fit(fit, test_features),
+        protocols = evaluation.get_config()
+        protocols.linear.views = views
+        with tempfile.TemporaryDirectory() as features:
+            task = Task(train, test, seed=config.seed, cache=FeatureCache(features))
+            train_features, test_features, crops = task.passes(pretrained, views)
+            fit = linear.fit_linear(crops or [train_features], train_features, seed=config.seed)
+            rows = {
+                pretrained.name: {
+                    "knn": knn.evaluate(pretrained, task, protocols.knn),
+                    "linear": linear.evaluate_fit(fit, test_features),
+                }
             }
-        }
-        for name, baseline in baselines.baseline_encoders(config, preprocessing).items():
-            rows[name] = frozen.evaluate(baseline, images, rows["BYOL"], views, config.seed)
+            for baseline in (
+                encoders.random_encoder(config, pretrained.preprocessing),
+                encoders.raw_pixels(pretrained.preprocessing),
+            ):
+                rows[baseline.name] = {
+                    "knn": knn.evaluate(baseline, task, protocols.knn),
+                    "linear": linear.evaluate(baseline, task, protocols.linear),
+                }
         export_classifier.save_classifier(
             encoder_path,
             fit.classifiers.kernel[:, 0],
             fit.classifiers.bias[0],
-            train.class_names,
+            task.sources[0].class_names,
             path_utils.serving_model_dir(model.uri),
         )
         record = results.as_record(
             rows,
             command="LinearProbe",
             model=encoder_path,
-            train={"source": train.name, "examples": train.num_examples},
-            test={"source": test.name, "examples": test.num_examples},
-            views=views,
+            **task.described(),
+            protocols=protocols.to_dict(),
             wall_seconds=round(time.monotonic() - start, 1),
         )
         write_atomically(os.path.join(model.uri, EVALUATION), results.as_json(record))

@@ -12,7 +12,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from byol_tf import data, export
-from byol_tf.callbacks.checkpoint import write_atomically
+from byol_tf.atomic import write_atomically
 from byol_tf.evaluation import label_free
 from pipelines.components.representation_check.rules import judge
 

@@ -1,0 +1,110 @@
+"""byol-ablate: one of the paper's ablations: its grid of runs, a table and a plot. The same command again resumes.
+
+    byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train --test_dir=photos/test --output_dir=ablations
+"""
+
+import json
+import os
+import shlex
+import sys
+
+from absl import flags, logging
+
+from byol_tf.cli import recipe, run_main
+from byol_tf.configs import evaluation
+
+_STUDIES = ("batch_size", "augmentations", "target_ema", "method")
+_CONFIG = recipe.define_config()
+_FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command; see `--help`."""
+    del argv
+    base = recipe.resolve_config(_CONFIG)  # Before TensorFlow is imported.
+    from byol_tf import ablation, ablation_report
+    from byol_tf.atomic import write_atomically
+    from byol_tf.evaluation import results
+    from byol_tf.evaluation.cache import FeatureCache
+    from byol_tf.evaluation.task import Task
+
+    output_dir = _FLAGS.output_dir
+    task = Task(
+        _FLAGS.train_dir or _FLAGS.data_dir,
+        _FLAGS.test_dir,
+        cache=FeatureCache(os.path.join(output_dir, "features")),
+    )
+    task.sources  # Opened first, so that a typing mistake does not cost hours.
+    protocols = evaluation.get_config()
+    protocols.linear.views = 0
+    grid = ablation.Ablation(_FLAGS.data_dir, task, protocols, output_dir)
+    cells = ablation.STUDIES[_FLAGS.study](base)
+    seeds = [int(seed) for seed in _FLAGS.seeds]
+    measured = {cell: [] for cell in cells}
+    untrained = []
+    for seed in seeds:
+        base.seed = seed
+        untrained.append(grid.untrained_figures(base))
+        for number, cell in enumerate(cells, 1):
+            logging.info(
+                "seed %d, run %d of %d: %s, %s", seed, number, len(cells), cell.line, cell.point
+            )
+            measured[cell].append(grid.figures(cell.config(base)))
+
+    table = ablation_report.table(measured, untrained)
+    command = shlex.join(["byol-ablate", *sys.argv[1:]])
+    record = {
+        "command": command,
+        "study": _FLAGS.study,
+        "seeds": seeds,
+        "cells": [
+            {"line": cell.line, "point": cell.point, "overrides": dict(cell.overrides), "by_seed": figures}
+            for cell, figures in measured.items()
+        ],
+        "untrained": untrained,
+        "base": base.to_dict(),
+    } | results.environment()
+    stem = os.path.join(output_dir, _FLAGS.study)
+    ablation_report.plot(_FLAGS.study, measured, untrained, f"{stem}.png")
+    write_atomically(f"{stem}.md", f"{table}\n\n`{command}`\n")
+    write_atomically(f"{stem}.json", json.dumps(record, indent=2) + "\n")
+    print(f"{table}\n\nTable, plot and record are {stem}.md, .png and .json.")
+
+
+def run() -> None:
+    """Console entry point."""
+    sys.argv = recipe.with_config_paths(sys.argv)
+    _define_flags()
+    run_main(main)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_enum(
+        "study",
+        None,
+        _STUDIES,
+        "What to vary. batch_size: B to B/64, BYOL and SimCLR. augmentations: taken away one by one, BYOL and SimCLR. "
+        "target_ema: τ₀ from 0 to 1, with and without predictor. method: BYOL and SimCLR.",
+        required=True,
+    )
+    flags.DEFINE_string("data_dir", None, "The images to pretrain on, as byol-pretrain takes them.", required=True)
+    flags.DEFINE_string(
+        "train_dir", None, "Labelled images to evaluate with; by default those of --data_dir."
+    )
+    flags.DEFINE_string("test_dir", None, "Labelled images of the same classes, to be judged on.", required=True)
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Where runs, tables and plots go. Studies that share it share the runs they have in common.",
+        required=True,
+    )
+    flags.DEFINE_list("seeds", ["0"], "Each run is made once for each; tables give mean and range.")
+    flags.register_validator(
+        "seeds",
+        lambda seeds: seeds and all(seed.isdecimal() for seed in seeds),
+        "give whole numbers, separated by commas",
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,41 @@
+"""SimCLR on ImageNet: ResNet-50, batch 4096; 100, 300 or 1000 epochs.
+
+    byol-pretrain --config=simclr:300 --data_dir=imagenet/train --run_dir=runs/simclr --strategy=tpu
+
+Numbers of Chen et al. 2020 (arXiv 2002.05709, sections 2.2 and 3.1, appendices A and B.6): LARS, 0.3 per 256
+images, weight decay 1e-6, temperature 0.1, projections of 128 values, colour distortion of strength 1, blur of
+every second view, no solarization. Not run by us.
+
+Differs in the order of the colour distortions, which is random here and in BYOL's code, and in brightness, which
+is added and not multiplied.
+"""
+
+from byol_tf.configs import defaults
+
+EPOCHS = (100, 300, 1000)
+
+
+def get_config(arg: str = "1000"):
+    """`arg`: the number of epochs, one of `EPOCHS`, or `smoke`."""
+    epochs = 1000 if arg == "smoke" else int(arg)
+    if epochs not in EPOCHS:
+        raise ValueError(f"simclr:{arg} is unknown; give simclr: and one of {list(EPOCHS)} or smoke.")
+    config = defaults.get_config()
+    config.method = "simclr"
+    config.epochs = epochs
+    config.batch_size = 4096
+    config.image_size = 224
+    config.projection_size = 128
+    config.hidden_size = 2048
+    config.temperature = 0.1
+    augment(config, strength=1.0)
+    return defaults.smoke(config) if arg == "smoke" else config
+
+
+def augment(config, strength: float) -> None:
+    """Sets both views to SimCLR's distribution (appendix A); `strength` is that of the colour distortion."""
+    for view in (config.augment.view_1, config.augment.view_2):
+        view.brightness = view.contrast = view.saturation = 0.8 * strength
+        view.hue = 0.2 * strength
+        view.blur_prob = 0.5
+        view.solarize_prob = 0.0
