@@ -72,7 +72,7 @@ bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTo
 lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs uv)
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --all-extras \
 	    -c requirements/constraints.txt -o requirements/full.lock setup.cfg
-	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra plots --extra serving --extra test \
+	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra report --extra evaluation --extra detection --extra serving --extra test \
 	    -c requirements/full.lock -o requirements/core.lock setup.cfg
 
 clean:  ## remove what runs and builds left behind (not .venv)

@@ -35,7 +35,8 @@ def resnet(
     Args:
         depth: 18, 34, 50, 101, 152 or 200.
         width: factor on every channel count: 1 to 4 in the paper; a fraction (0.25, 0.5) makes a network for
-            small machines. 64 · width must be a whole number.
+            small machines. 64 · width must be a whole number. Below 0.25 training on a CPU with AVX-512 can
+            crash: oneDNN writes past its buffers (uxlfoundation/oneDNN issue 6035).
         image_size: side of the square input, pixels.
         stem: `imagenet` (7x7 stride 2 and a 3x3 max pool stride 2) or `small` (one 3x3 of stride 1, no pool),
             the usual choice for images of 32 to 64 pixels.

@@ -13,13 +13,15 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf import augmentations, data, networks, optimizers, schedules, strategy as strategies
+from byol_tf.byol import BYOL
 from byol_tf.callbacks import checkpoint, collapse, history, online_eval, progress
 from byol_tf.errors import UserError
 from byol_tf.precision import policy_scope, resolve_precision
 from byol_tf.preprocessing import Preprocessing
+from byol_tf.simclr import SimCLR
 from byol_tf.two_view_model import TwoViewModel
 
-METHODS = {"byol": "byol_tf.byol.BYOL", "simclr": "byol_tf.simclr.SimCLR"}
+METHODS = {"byol": BYOL, "simclr": SimCLR}
 
 
 def pretrain(
@@ -95,7 +97,9 @@ def find_method(name: str) -> type[TwoViewModel]:
     Raises:
         UserError: there is none of that name.
     """
-    module, _, attribute = METHODS.get(name, name).rpartition(".")
+    if name in METHODS:
+        return METHODS[name]
+    module, _, attribute = name.rpartition(".")
     try:
         method = getattr(importlib.import_module(module), attribute)
         if issubclass(method, TwoViewModel):

@@ -9,16 +9,22 @@ from absl import app, flags, logging
 from byol_tf.errors import UserError
 
 
-def run_main(main: Callable[[list[str]], None], passes_on: str | None = None) -> None:
+def run_main(
+    main: Callable[[list[str]], None], passes_on: str | None = None, positional: str | None = None
+) -> None:
     """Runs `main(argv)` under absl; a mistake the user can mend becomes one sentence and exit status 1.
 
     Args:
         main: what to run; its module's docstring heads `--help`.
         passes_on: whose flags the user may give after a bare `--`, such as "Beam"; they reach `main` in `argv[1:]`.
+        positional: name of the one argument that is no flag and that must be given, such as RUN_DIR; it reaches
+            `main` as `argv[1]`. None where all are flags.
     """
 
     def guarded(argv: list[str]) -> None:
-        for argument in argv[1:]:
+        if positional and len(argv) < 2:
+            _fail(f"give {positional}, see --help.")
+        for argument in argv[2 if positional else 1 :]:
             if not (passes_on and argument.startswith("--")):
                 hint = f", and those of {passes_on} follow a bare --" if passes_on else ""
                 _fail(f"unexpected argument '{argument}'; all options are flags, see --help{hint}.")

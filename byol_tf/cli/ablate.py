@@ -5,7 +5,6 @@
 
 import json
 import os
-import shlex
 import sys
 
 from absl import flags, logging
@@ -14,14 +13,13 @@ from byol_tf.cli import recipe, run_main
 from byol_tf.configs import evaluation
 
 _STUDIES = ("batch_size", "augmentations", "target_ema", "method")
-_CONFIG = recipe.define_config()
 _FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
-    base = recipe.resolve_config(_CONFIG)  # Before TensorFlow is imported.
+    base = recipe.resolve_config(_FLAGS["config"])  # Before TensorFlow is imported.
     from byol_tf import ablation, ablation_report
     from byol_tf.atomic import write_atomically
     from byol_tf.evaluation import results
@@ -52,7 +50,7 @@ def main(argv: list[str]) -> None:
             measured[cell].append(grid.figures(cell.config(base)))
 
     table = ablation_report.table(measured, untrained)
-    command = shlex.join(["byol-ablate", *sys.argv[1:]])
+    command = recipe.command_line("byol-ablate")
     record = {
         "command": command,
         "study": _FLAGS.study,
@@ -79,6 +77,7 @@ def run() -> None:
 
 
 def _define_flags() -> None:
+    recipe.define_config()
     flags.DEFINE_enum(
         "study",
         None,

@@ -7,7 +7,6 @@
 import contextlib
 import importlib
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ _DEFAULT = ("knn", "linear")
 _ON_FEATURES = ("knn", "linear", "transfer")  # Of anything that encodes, raw pixels too.
 # In these the random encoder is trained like the pretrained one: the supervised baseline, without which the
 # figure says little.
-_BESIDE_SUPERVISED = ("semi_supervised",)
+_BESIDE_SUPERVISED = ("semi_supervised", "fine_tuning", "segmentation", "detection", "depth")
 _FLAGS = flags.FLAGS
 
 
@@ -60,7 +59,7 @@ def main(argv: list[str]) -> None:
             }
     record = results.as_record(
         rows,
-        command=shlex.join(["byol-evaluate", *sys.argv[1:]]),
+        command=recipe.command_line("byol-evaluate"),
         model=model,
         config_fingerprint=fingerprint(training_config.to_dict()) if training_config else None,
         **task.described(),
@@ -74,13 +73,16 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Console entry point."""
-    sys.argv = recipe.with_config_paths(sys.argv)
+    sys.argv = recipe.with_config_paths(sys.argv, default="evaluation")
     _define_flags()
     run_main(main)
 
 
 def _define_flags() -> None:
-    recipe.define_config("evaluation")
+    recipe.define_config(
+        "The protocols' numbers: evaluation, which is the paper's (byol_tf/configs/evaluation.py), or the path "
+        "of a Python file with get_config. Any can be overridden: --config.linear.views=80."
+    )
     flags.DEFINE_string("run_dir", None, "A run of byol-pretrain; or give --saved_model.")
     flags.DEFINE_string(
         "checkpoint",

@@ -1,6 +1,9 @@
 """The flag `--config` of the commands that take a recipe."""
 
 import importlib.resources
+import re
+import shlex
+import sys
 from collections.abc import Sequence
 
 import ml_collections
@@ -13,23 +16,20 @@ from byol_tf.errors import UserError
 flags.disclaim_key_flags()
 
 
-def define_config(default: str | None = None) -> flags.FlagHolder:
-    """Defines `--config` and `--config.FIELD`.
-
-    Args:
-        default: the recipe where none is given, as a user would write it.
-    """
-    return config_flags.DEFINE_config_file(
-        "config",
-        default and _with_path(default),
-        help_string="A recipe of byol_tf/configs (imagenet, cifar10, cifar10_demo), optionally "
-        "with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
-        "get_config. Any field can be overridden: --config.epochs=50 --config.encoder.depth=34. "
-        "The defaults are the paper's.",
-    )
+_HELP = (
+    "A recipe of byol_tf/configs (imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10), "
+    "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
+    "get_config. Any field can be overridden: --config.epochs=50 --config.encoder.depth=34. "
+    "The defaults are the paper's."
+)
 
 
-def resolve_config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
+def define_config(help_string: str = _HELP) -> flags.FlagHolder:
+    """Defines `--config` and `--config.FIELD`."""
+    return config_flags.DEFINE_config_file("config", help_string=help_string)
+
+
+def resolve_config(holder: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:
     """The config that the user asked for, once flags are parsed.
 
     Raises:
@@ -45,8 +45,14 @@ def resolve_config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
         raise UserError(f"--config={given} is no recipe and no file; give {recipes}.") from error
 
 
-def with_config_paths(argv: Sequence[str]) -> list[str]:
-    """The command line with each recipe `--config=NAME[:ARG]` as its file, for config_flags."""
+def with_config_paths(argv: Sequence[str], default: str | None = None) -> list[str]:
+    """The command line with each recipe `--config=NAME[:ARG]` as its file, for config_flags.
+
+    Args:
+        argv: as the user gave it.
+        default: the recipe where there is none. Here and not in the flag's definition, which would read overrides
+            before mistakes in them can become sentences.
+    """
 
     def with_path(argument: str) -> str:
         flag, _, value = argument.partition("=")
@@ -54,7 +60,17 @@ def with_config_paths(argv: Sequence[str]) -> list[str]:
 
     # What follows a bare -- is not this program's.
     ours = argv.index("--") if "--" in argv else len(argv)
-    return [*map(with_path, argv[:ours]), *argv[ours:]]
+    own = [*map(with_path, argv[:ours])]
+    if default and not any(argument.lstrip("-").startswith("config=") for argument in own[1:]):
+        own.insert(1, f"--config={_with_path(default)}")
+    return [*own, *argv[ours:]]
+
+
+def command_line(program: str) -> str:
+    """The command as one would type it, for a record: recipes by name, not by their files here."""
+    recipes = str(importlib.resources.files("byol_tf.configs"))
+    pattern = re.compile(rf"^(--?config=){re.escape(recipes)}/(\w+)\.py")
+    return shlex.join([program, *(pattern.sub(r"\1\2", argument) for argument in sys.argv[1:])])
 
 
 def _with_path(value: str) -> str:

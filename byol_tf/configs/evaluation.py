@@ -25,4 +25,37 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Random crops and flips of each training image; each is a pass of the encoder. The paper's protocol is one an
     # epoch, 80; 0 trains on centre crops.
     config.linear.views = 4
+
+    # Appendix D.4, which takes the network from MoCo (arXiv 1911.05722, appendix A.5).
+    config.segmentation = ml_collections.ConfigDict()
+    config.segmentation.steps = 30_000
+    config.segmentation.batch_size = 16
+    config.segmentation.weight_decay = 1e-4  # on kernels; the paper does not say on which weights
+    config.segmentation.momentum = 0.9  # not in the paper; usual
+    # The sweep: "5 logarithmically spaced values between 1e-3 and 1e-1"; one value skips it. MoCo's is 0.003.
+    config.segmentation.learning_rates = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
+    config.segmentation.decay_at = (0.7, 0.9)  # parts of the training, where the rate is multiplied by 0.1
+    config.segmentation.validation_fraction = 0.2  # the paper holds out 2,119 of 10,582
+    config.segmentation.crop_size = 513
+    config.segmentation.scale = (0.5, 2.0)
+    config.segmentation.channels = 256  # of the two 3x3 convolutions on c5
+    config.segmentation.dilation = 6
+
+    # Appendix D.6; the network of Laina et al. 2016 (arXiv 1606.00373).
+    config.depth = ml_collections.ConfigDict()
+    config.depth.steps = 7_500
+    config.depth.batch_size = 256
+    config.depth.weight_decay = 5e-4  # on kernels; the paper does not say on which weights
+    config.depth.momentum = 0.9  # Laina et al.; not in the paper
+    config.depth.learning_rate = 0.16
+    # Multiplied by 0.1 after these parts of the training. The paper gives no schedule; Laina et al. lower the rate every
+    # 6 to 8 of 20 epochs, by a factor they do not give.
+    config.depth.decay_at = (0.35, 0.7)
+    config.depth.downsample = 0.5
+    config.depth.crop = (228, 304)  # height and width, after downsampling
+    config.depth.filters = (512, 256, 128, 64)  # of the up-projection blocks
+    config.depth.grayscale_prob = 0.3
+    config.depth.brightness = 0.1255  # maximum difference
+    config.depth.saturation = (0.5, 1.5)  # factor
+    config.depth.hue = 0.2  # maximum difference
     return config

@@ -1,6 +1,5 @@
 """A finished run's artifacts → `RunSummary`."""
 
-import csv
 import itertools
 import json
 import os
@@ -13,16 +12,13 @@ import tensorflow_model_analysis as tfma
 
 from byol_tf import export
 from byol_tf.callbacks.checkpoint import fingerprint
+from byol_tf.callbacks.history import read_history
 from byol_tf.evaluation.results import environment
+from byol_tf.report.charts import measurements
+from byol_tf.report.classes import ClassSlice
+from byol_tf.report.gallery import Gallery
 from pipelines.history import Node, Outcome
-from pipelines.report.summary import (
-    ClassSlice,
-    Gallery,
-    Gate,
-    RunSummary,
-    SplitStatistics,
-    Timing,
-)
+from pipelines.report.summary import Gate, RunSummary, SplitStatistics, Timing
 from pipelines.settings import Settings
 
 _GALLERY_IMAGES = 600
@@ -76,7 +72,7 @@ def collect(
             "versions": card["versions"],
         },
         config=dict(settings.config),
-        history=_history(_uri(nodes, "Trainer", "model_run")),
+        history=measurements(read_history(_uri(nodes, "Trainer", "model_run"))),
         accuracy=_accuracy(nodes),
         slices=_slices(nodes),
         gates=_gates(nodes, settings),
@@ -101,12 +97,6 @@ def _output(nodes, node_id, key):
 
 def _uri(nodes, node_id, key) -> str:
     return _output(nodes, node_id, key).uri
-
-
-def _history(model_run: str) -> list[dict[str, float]]:
-    with tf.io.gfile.GFile(os.path.join(model_run, "history.csv")) as file:
-        rows = list(csv.DictReader(file.read().splitlines()))
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def _accuracy(nodes) -> list[dict] | None:

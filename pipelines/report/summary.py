@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
+from byol_tf.report.classes import ClassSlice
+from byol_tf.report.gallery import Gallery
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +34,6 @@ class Gate:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassSlice:
-    """Accuracy on the examples of one class, in [0, 1], with its 95 % interval."""
-
-    name: str
-    accuracy: float
-    low: float
-    high: float
-    examples: int
-
-
-@dataclasses.dataclass(frozen=True)
 class SplitStatistics:
     """What is in one split; `height` and `width` are (min, median, max) in pixels."""
 
@@ -62,25 +52,6 @@ class Timing:
     component: str
     state: Literal["ran", "cached", "failed"]
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Gallery:
-    """Embedded images to look at.
-
-    Attributes:
-        embeddings: float32 `[N, D]`.
-        images: N image files, JPEG or PNG bytes.
-        keys: N names.
-        labels: int `[N]`, or None.
-        class_names: names by label, or None.
-    """
-
-    embeddings: np.ndarray
-    images: Sequence[bytes]
-    keys: Sequence[str]
-    labels: np.ndarray | None = None
-    class_names: Sequence[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

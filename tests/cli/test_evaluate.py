@@ -61,7 +61,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_becomes_a_table_and_a_record(run_dir, data):
-    result = evaluate(f"--run_dir={run_dir}", *data, "--views=1")
+    result = evaluate(f"--run_dir={run_dir}", *data, "--config.linear.views=1")
     assert result.returncode == 0, result.stderr
     record = json.loads((run_dir / "evaluation.json").read_text())
     (row,) = record["rows"]
@@ -69,6 +69,7 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
     assert f"| {100 * row['knn']['top_1']:.1f} " in result.stdout
     assert f"| {100 * row['linear']['top_1']:.1f} [" in result.stdout
     assert f"--run_dir={run_dir}" in record["command"] and record["command"] in result.stdout
+    assert "byol-evaluate --config=evaluation " in record["command"]
     assert record["train"]["examples"] == 60 and record["model"].endswith("ckpt-1")
 
     # The exported encoder is the same encoder, and knows the config that the baselines need.
@@ -79,6 +80,7 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "kNN" in result.stdout and "linear" not in result.stdout
+    assert len(list(run_dir.glob("features/*.features"))) == 3  # Train, test, one view; of the run only.
     exported = json.loads((path / "results.json").read_text())
     assert exported["config_fingerprint"] == record["config_fingerprint"]
     rows = {row["encoder"]: row["knn"] for row in exported["rows"]}
@@ -90,8 +92,8 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
 
 def test_help_explains_the_flags():
     result = evaluate("--help")
-    assert "byol-evaluate: kNN and linear evaluation" in result.stdout
-    assert "--train_dir: Labelled images" in result.stdout
+    assert "byol-evaluate: what a pretrained encoder is worth" in result.stdout
+    assert "--train_dir: Labelled images to learn from" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,12 @@ def test_help_explains_the_flags():
         (["--run_dir=run", "--test_dir=b"], "Flag --train_dir must have a value"),
         (
             ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--protocol=knn,svm"],
-            "give one or more of knn, linear, separated by commas",
+            "give one or more of knn, linear, ",
         ),
-        (["--run_dir=run", "--train_dir=a", "--test_dir=b", "--views=-1"], "--views"),
+        (
+            ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--config.linear.view=1"],
+            "a --config override does not fit",
+        ),
     ],
 )
 def test_a_wrong_flag_is_named(flags, sentence):

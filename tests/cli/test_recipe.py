@@ -10,16 +10,16 @@ COMMAND = '''
 """demo: shows its config."""
 import sys
 from byol_tf.cli import recipe, run_main
-_CONFIG = recipe.define_config({default})
+_CONFIG = recipe.define_config()
 def main(argv):
     config = recipe.resolve_config(_CONFIG)
     print(config.batch_size, config.epochs, argv[1:])
-sys.argv = recipe.with_config_paths(sys.argv)
+sys.argv = recipe.with_config_paths(sys.argv, {default})
 run_main(main{passes_on})
 '''
 
 
-def demo(tmp_path, *arguments, default="", passes_on=""):
+def demo(tmp_path, *arguments, default="None", passes_on=""):
     command = tmp_path / "demo.py"
     command.write_text(COMMAND.format(default=default, passes_on=passes_on))
     return subprocess.run(
@@ -41,6 +41,19 @@ def test_a_default_recipe_takes_overrides_and_gives_way_to_the_users(tmp_path):
     assert batch_size == "24" and int(epochs) < 10
     given = demo(tmp_path, "--config=cifar10", "--config.epochs=77", default='"cifar10:smoke"')
     assert given.stdout.split()[1] == "77" and given.stdout.split()[0] == "512"
+
+
+def test_a_field_that_the_default_recipe_does_not_have_gets_a_sentence(tmp_path):
+    result = demo(tmp_path, "--config.batchsize=24", default='"cifar10:smoke"')
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: a --config override does not fit")
+
+
+def test_a_record_names_the_recipe_and_no_path_of_this_machine(monkeypatch):
+    given = ["byol-x", "--config=cifar10:smoke", "--config.epochs=2", "--data_dir=my photos"]
+    monkeypatch.setattr("sys.argv", recipe.with_config_paths(given))
+    wanted = "byol-x --config=cifar10:smoke --config.epochs=2 '--data_dir=my photos'"
+    assert recipe.command_line("byol-x") == wanted
 
 
 def test_the_flag_is_the_commands_in_its_help(tmp_path):

@@ -41,7 +41,7 @@ def test_the_table_says_how_it_came_about():
     table = results.as_table(record(knn=KNNResult(0.5, 0.8, 200, 500)))
     assert "linear" not in table
     assert "`byol-evaluate --run_dir=run`" in table
-    assert "2500 training and 500 test images; run/checkpoints/ckpt-8; " in table
+    assert "2500 images for training, 500 images for the test; run/checkpoints/ckpt-8; " in table
     assert "; 12 s; commit " in table
 
 
@@ -69,3 +69,17 @@ def test_the_commit_is_that_of_the_checkout_and_says_when_it_was_changed(tmp_pat
     assert results._commit(file) == git("rev-parse", "HEAD")
     file.write_text("2")
     assert results._commit(file) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_sets_whose_size_is_not_known_are_named():
+    about = ABOUT | {"train": {"source": "voc:VOC:train"}, "test": {"source": "voc:VOC:val"}}
+    table = results.as_table(results.as_record({"BYOL": {"knn": KNNResult(1, 1, 9, 9)}}, **about))
+    assert "'voc:VOC:train' for training, 'voc:VOC:val' for the test" in table
+
+
+def test_rows_with_different_protocols_leave_cells_open():
+    rows = {"BYOL": {"knn": KNNResult(0.5, 0.8, 200, 500)}, "random": {"linear": linear(0.25)}}
+    header, _, first, second, *_ = results.as_table(results.as_record(rows, **ABOUT)).splitlines()
+    assert header.count("|") == 5
+    assert [cell.strip() for cell in first.strip("|").split("|")] == ["BYOL", "50.0", "-", "-"]
+    assert second.startswith("| random  | -")

@@ -1,77 +1,27 @@
 import dataclasses
-import html.parser
-import io
 import re
 import subprocess
 import sys
 
+import galleries
 import numpy as np
 import pytest
-from PIL import Image
+from parsed_page import Page
 
-from pipelines.report import formats, gallery, page
-from pipelines.report.summary import (
-    ClassSlice,
-    Gallery,
-    Gate,
-    RunSummary,
-    SplitStatistics,
-    Timing,
-)
+from byol_tf.report.classes import ClassSlice
+from byol_tf.report.gallery import Gallery
+from pipelines.report import page
+from pipelines.report.summary import Gate, RunSummary, SplitStatistics, Timing
 
 EMPTY = RunSummary(
     "photos", "run-1", "2026-11-24T00:43:20+00:00", 192.0, "rejected", labelled=False
 )
 HOSTILE = "<script>alert('x')</script>\"&"
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """A parsed page: fails on tags that do not balance; keeps attributes, ids and text."""
-
-    def __init__(self, document: str):
-        super().__init__()
-        self.tags, self.attributes, self.words, self._open = [], [], [], []
-        self.feed(document)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag):
-        assert self._open and self._open.pop() == tag, f"</{tag}> at {self.getpos()}"
-
-    def handle_data(self, data):
-        if self._open and self._open[-1] != "style":
-            self.words.append(data)
-
-    def values(self, name: str, tag: str | None = None) -> list[str]:
-        return [v for t, n, v in self.attributes if n == name and tag in (None, t)]
 
 
 @pytest.fixture(scope="module")
 def images(images_dir) -> Gallery:
-    """Six test images of each of five classes, embedded as their own pixels."""
-    classes = sorted(folder.name for folder in (images_dir / "test").iterdir())[:5]
-    files = [f for name in classes for f in sorted((images_dir / "test" / name).iterdir())[:6]]
-    pixels = [np.asarray(Image.open(file).convert("RGB"), np.float32).ravel() for file in files]
-    return Gallery(
-        embeddings=np.stack(pixels) / 255 - 0.5,
-        images=[file.read_bytes() for file in files],
-        keys=[f"{file.parent.name}/{file.name}" for file in files],
-        labels=np.repeat(np.arange(5), 6),
-        class_names=classes,
-    )
+    return galleries.of_pixels(images_dir)
 
 
 def history(epochs: int) -> list[dict[str, float]]:
@@ -207,55 +157,9 @@ def test_names_from_the_data_are_escaped(full, images):
     assert parsed.text.count(HOSTILE) >= 15
 
 
-def test_neighbours_are_those_of_brute_force(images):
-    x = images.embeddings.astype(np.float64)
-    for query in (0, 7, 29):
-        cosines = [
-            x[i] @ x[query] / np.sqrt((x[i] @ x[i]) * (x[query] @ x[query])) for i in range(len(x))
-        ]
-        expected = [i for i in np.argsort(cosines)[::-1] if i != query][:8]
-        found = gallery.nearest(images.embeddings, query)
-        assert [i for i, _ in found] == expected
-        np.testing.assert_allclose([s for _, s in found], np.take(cosines, expected), atol=1e-5)
-
-
-def test_one_query_a_class_and_borders_by_class(images):
-    rows = gallery.neighbour_rows(images)
-    assert [query.class_name for query, _ in rows] == list(images.class_names)
-    for query, tiles in rows:
-        assert [t.same for t in tiles] == [t.key.split("/")[0] == query.class_name for t in tiles]
-    unlabelled = dataclasses.replace(images, labels=None, class_names=None)
-    rows = gallery.neighbour_rows(unlabelled)
-    assert len(rows) == 8 and {tile.same for _, tiles in rows for tile in tiles} == {None}
-
-
-def test_thumbnails_are_small_and_an_unreadable_image_costs_nothing_else(images):
-    def fake(size):
-        file = io.BytesIO()
-        Image.new("RGBA", size, "red").save(file, "PNG")
-        return file.getvalue()
-
-    assert gallery.thumbnail(images.images[0]).tiny
-    assert len(gallery.thumbnail(fake((4000, 10))).source) < 2000
-    assert not gallery.thumbnail(fake((640, 480))).tiny
-    assert gallery.thumbnail(b"\xff\xd8 not an image") is None
+def test_an_unreadable_image_costs_nothing_else(images):
     broken = dataclasses.replace(images, images=[b"?"] * len(images.images))
     assert "no preview" in Page(page.render(dataclasses.replace(EMPTY, gallery=broken))).text
-
-
-@pytest.mark.parametrize("count, method", [(30, "t-SNE"), (29, "PCA"), (3, "PCA")])
-def test_the_map_has_every_image_and_a_legend(images, count, method):
-    few = dataclasses.replace(
-        images,
-        embeddings=images.embeddings[:count],
-        images=images.images[:count],
-        keys=images.keys[:count],
-        labels=images.labels[:count],
-    )
-    _, places = gallery.map_points(few)
-    assert places.shape == (count, 2) and np.isfinite(places).all()
-    text = Page(page.render(dataclasses.replace(EMPTY, gallery=few))).text
-    assert f"{count} images, placed by {method}" in text and images.class_names[0] in text
 
 
 @pytest.mark.parametrize("value", [1.0, 0.0, float("nan")])
@@ -286,15 +190,6 @@ def test_a_thousand_classes_stay_readable(full):
     assert len(document) < 200_000
 
 
-def test_many_points_become_a_picture(images, monkeypatch):
-    n = 1200
-    embeddings = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
-    monkeypatch.setattr(gallery, "map_points", lambda _: (np.arange(n), embeddings))
-    many = Gallery(embeddings, [images.images[0]] * n, ["a"] * n)
-    document = page.render(dataclasses.replace(EMPTY, gallery=many))
-    assert "data:image/png" in document and len(document) < 250_000
-
-
 def test_the_same_run_makes_the_same_page(full):
     assert page.render(full) == page.render(full)
 
@@ -307,34 +202,9 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
-@pytest.mark.parametrize(
-    "written, expected",
-    [
-        (formats.percent(0.523), "52.3 %"),
-        (formats.percent(-0.012), "−1.2 %"),
-        (formats.percent(None), "–"),
-        (formats.percent(float("nan")), "–"),
-        (formats.number(50000), "50,000"),
-        (formats.number(0.82061), "0.8206"),
-        (formats.number(-2.5), "−2.5"),
-        (formats.magnitude(11_173_962), "11.2 M"),
-        (formats.magnitude(701_234), "701 k"),
-        (formats.magnitude(999), "999"),
-        (formats.duration(0.42), "0.4 s"),
-        (formats.duration(59.7), "1 min 0 s"),
-        (formats.duration(192), "3 min 12 s"),
-        (formats.duration(4238), "1 h 10 min"),
-        (formats.duration(90000), "1 d 1 h"),
-        (formats.date("yesterday"), "yesterday"),
-    ],
-)
-def test_numbers_as_people_read_them(written, expected):
-    assert written.replace("\N{NARROW NO-BREAK SPACE}", " ") == expected
-
-
 def test_the_page_needs_no_tensorflow():
     code = "import sys, pipelines.report.page; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
-    assert {"tensorflow", "tfx", "byol_tf", "sklearn"}.isdisjoint(loaded)
+    assert {"tensorflow", "tfx", "sklearn"}.isdisjoint(loaded)

@@ -3,17 +3,36 @@
 import base64
 import dataclasses
 import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
-
-from pipelines.report.summary import Gallery
 
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
 _THUMBNAIL = 96  # Pixels of the longer side.
 _MAP_POINTS = 2000  # What t-SNE does in seconds.
 TSNE_POINTS = 30  # Fewer have no neighbourhoods that t-SNE could keep.
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Embedded images to look at.
+
+    Attributes:
+        embeddings: float32 `[N, D]`.
+        images: image files, JPEG or PNG bytes, by position: all N, or those of which a picture
+            is wanted.
+        keys: N names.
+        labels: int `[N]`, or None.
+        class_names: names by label, or None.
+    """
+
+    embeddings: np.ndarray
+    images: Sequence[bytes] | Mapping[int, bytes]
+    keys: Sequence[str]
+    labels: np.ndarray | None = None
+    class_names: Sequence[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,32 +64,59 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 def spread_queries(gallery: Gallery) -> np.ndarray:
     """Indices of the images whose neighbours are shown: one a class, else evenly spread."""
     if gallery.labels is None:
-        return _evenly(np.arange(len(gallery.keys)), _QUERIES)
+        return evenly(np.arange(len(gallery.keys)), _QUERIES)
     _, first_of_class = np.unique(gallery.labels, return_index=True)
-    return _evenly(first_of_class, _QUERIES_OF_CLASSES)
+    return evenly(first_of_class, _QUERIES_OF_CLASSES)
 
 
-def nearest(embeddings: np.ndarray, query: int) -> list[tuple[int, float]]:
-    """(index, cosine) of the eight nearest to row `query`, itself left out, nearest first."""
-    rows = unit(embeddings)
-    similarity = rows @ rows[query]
+def nearest(
+    embeddings: np.ndarray, query: np.ndarray, left_out: int = -1
+) -> list[tuple[int, float]]:
+    """(row, cosine) of the eight rows of `[N, D]` nearest to `query` `[D]`, nearest first.
+
+    The row `left_out`, if any, does not count: it is the query itself.
+    """
+    similarity = unit(embeddings) @ unit(query[np.newaxis])[0]
     order = np.argsort(-similarity, kind="stable")
-    return [(int(i), float(similarity[i])) for i in order[order != query][:_NEIGHBOURS]]
+    return [(int(i), float(similarity[i])) for i in order[order != left_out][:_NEIGHBOURS]]
 
 
-def neighbour_rows(gallery: Gallery) -> list[tuple[Tile, list[Tile]]]:
-    """(query, its nearest) as tiles; none if there are no two images or numbers are missing."""
-    if len(gallery.keys) < 2 or not np.isfinite(gallery.embeddings).all():
+def neighbours(
+    gallery: Gallery, among: Gallery | None = None
+) -> list[tuple[int, list[tuple[int, float]]]]:
+    """Positions of queries in `gallery`, each with (position, cosine) of its nearest.
+
+    Args:
+        gallery: of the queries.
+        among: of their neighbours; by default `gallery` itself, but the query.
+
+    Returns:
+        Nothing where there is no neighbour, or numbers are not finite.
+    """
+    own = among is None
+    candidates = gallery if own else among
+    if not gallery.keys or len(candidates.keys) < 1 + own:
+        return []
+    if not _finite(gallery) or not _finite(candidates):
         return []
     return [
-        (
-            _tile(gallery, query),
-            [
-                _tile(gallery, index, similarity, query)
-                for index, similarity in nearest(gallery.embeddings, query)
-            ],
-        )
+        (query, nearest(candidates.embeddings, gallery.embeddings[query], query if own else -1))
         for query in spread_queries(gallery).tolist()
+    ]
+
+
+def neighbour_rows(gallery: Gallery, among: Gallery | None = None) -> list[tuple[Tile, list[Tile]]]:
+    """The `neighbours` as tiles."""
+    candidates = gallery if among is None else among
+    labelled = gallery.labels is not None and candidates.labels is not None
+
+    def near_tile(query: int, index: int, similarity: float) -> Tile:
+        same = bool(candidates.labels[index] == gallery.labels[query]) if labelled else None
+        return dataclasses.replace(_tile(candidates, index), similarity=similarity, same=same)
+
+    return [
+        (_tile(gallery, query), [near_tile(query, *neighbour) for neighbour in near])
+        for query, near in neighbours(gallery, among)
     ]
 
 
@@ -92,9 +138,9 @@ def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    if len(gallery.keys) < 3 or not np.isfinite(gallery.embeddings).all():
+    if len(gallery.keys) < 3 or not _finite(gallery):
         return None
-    taken = _evenly(np.arange(len(gallery.keys)), _MAP_POINTS)
+    taken = evenly(np.arange(len(gallery.keys)), _MAP_POINTS)
     rows = unit(gallery.embeddings)[taken]
     # t-SNE divides by the spread of its start, and takes the process down where that is 0.
     if rows.shape[1] < 2 or np.ptp(rows, axis=0).max() < 1e-6:
@@ -118,21 +164,21 @@ def thumbnail(image: bytes) -> Thumbnail | None:
     return Thumbnail(source, tiny=max(small.size) <= _THUMBNAIL // 2)
 
 
-def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+def evenly(values: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of `values`, evenly spread."""
     if len(values) <= count:
         return values
     return values[np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
-def _tile(
-    gallery: Gallery, index: int, similarity: float | None = None, query: int | None = None
-) -> Tile:
+def _finite(gallery: Gallery) -> bool:
+    return bool(np.isfinite(gallery.embeddings).all())
+
+
+def _tile(gallery: Gallery, index: int) -> Tile:
     labels = gallery.labels
     return Tile(
         thumbnail=thumbnail(gallery.images[index]),
         key=gallery.keys[index],
         class_name=None if labels is None else class_name(gallery, int(labels[index])),
-        similarity=similarity,
-        same=None if labels is None or query is None else bool(labels[index] == labels[query]),
     )

@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipelines.report import formats, gallery
-from pipelines.report.summary import Gallery
+from byol_tf.report import formats, gallery
 
 # Matplotlib wants colours when it draws, a page knows its own only when it is shown: these stand
 # in for the style sheet's variables.
@@ -28,6 +27,7 @@ _VARIABLES = {
 }
 _STYLE = {
     "axes.edgecolor": _GRID,
+    "axes.labelcolor": _MUTED,
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -68,7 +68,7 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Curve:
+class Curve:
     """Which columns of the history one chart draws, and how."""
 
     title: str
@@ -77,28 +77,54 @@ class _Curve:
     write: Callable[[float], str] = formats.number
     limits: tuple[float | None, float | None] = (None, None)
 
+    def points(self, history: Sequence[Mapping[str, float]]) -> dict[str, list]:
+        """(epoch, value) of each column that has any, without what is not finite."""
+        columns = {name: _finite_points(history, name) for name in self.columns}
+        return {name: points for name, points in columns.items() if points}
 
-_CURVES = (
-    _Curve(
-        "Loss",
-        {"loss": "loss"},
-        "Squared distance between prediction and target, both directions: 8 at most, 4 between "
-        "random directions. It falls in a collapse too, so read it with the next two.",
-        limits=(0, None),
-    ),
-    _Curve(
+    def draw(self, axes: Axes, history: Sequence[Mapping[str, float]], colors: Sequence[str]):
+        """Draws the columns, one a colour."""
+        colors = dict(zip(self.columns, colors))
+        for name, points in self.points(history).items():
+            marker = "o" if len(points) <= 20 else None
+            axes.plot(*zip(*points), color=colors[name], linewidth=1.6, marker=marker, markersize=3)
+        axes.set_ylim(*self.limits)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+        if self.write is formats.percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_xlabel("epoch")
+
+
+_LOSSES = {
+    "byol": "Squared distance between prediction and target, both directions: 8 at most, 4 between "
+    "random directions. It falls in a collapse too, so read it with the next two.",
+    "simclr": "NT-Xent: how badly an image's other view is told from the views of all other "
+    "images of a batch of B; ln(2B − 1) where all views look alike, as in a collapse.",
+}
+_TARGET = Curve(
+    "τ of the target network",
+    {"ema": "τ"},
+    "How much of the target network stays at each step; a cosine takes it to 1, where the target "
+    "stands still.",
+    write=lambda tau: f"{tau:.4f}",
+)
+_OF_ALL_METHODS = (
+    Curve(
         "Spread of the projections",
         {"projection_std": "std × √d"},
         "1 = even over the sphere, 0 = collapsed to a point.",
         limits=(0, 1.05),
     ),
-    _Curve(
+    Curve(
         "Effective rank",
         {"effective_rank": "dimensions in use"},
         "How many dimensions the representation uses; near 1 = collapsed to a line.",
         limits=(0, None),
     ),
-    _Curve(
+    Curve(
         "Accuracy while training",
         {"knn_accuracy": "kNN", "online_accuracy": "online classifier"},
         "Reported by the way, from labels that the encoder does not see. The final measurement "
@@ -106,24 +132,34 @@ _CURVES = (
         write=formats.percent,
         limits=(0, None),
     ),
-    _Curve("Learning rate", {"lr": "rate"}, "Warm-up, then a cosine to 0.", limits=(0, None)),
-    _Curve(
-        "τ of the target network",
-        {"ema": "τ"},
-        "How much of the target network stays at each step; it ends at 1, where the target stands "
-        "still.",
-        write=lambda tau: f"{tau:.4f}",
-    ),
+    Curve("Learning rate", {"lr": "rate"}, "Warm-up, then a cosine to 0.", limits=(0, None)),
 )
 
 
-def learning_curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
+def measurements(rows: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+    """The rows of a history.csv as numbers, without the cells that are empty."""
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
+def curves(history: Sequence[Mapping[str, float]], method: str = "byol") -> list[Curve]:
+    """What to look at of a run's history; of the target network's τ only where there is one."""
+    loss = Curve("Loss", {"loss": "loss"}, _LOSSES.get(method, ""), limits=(0, None))
+    has_target = method == "byol" or any("ema" in row for row in history)
+    return [loss, *_OF_ALL_METHODS, *([_TARGET] if has_target else [])]
+
+
+def learning_curves(history: Sequence[Mapping[str, float]], method: str = "byol") -> list[Chart]:
     """One small chart a measure, over epochs."""
-    return [_curve_chart(curve, history) for curve in _CURVES]
+    return [_curve_chart(curve, history) for curve in curves(history, method)]
 
 
-def embedding_map(images: Gallery) -> Chart:
-    """All images as points, near each other where their embeddings are."""
+def embedding_map(images: gallery.Gallery, which: str | None = None) -> Chart:
+    """All images as points, near each other where their embeddings are.
+
+    Args:
+        images: to be placed.
+        which: what the caption calls them, with their number.
+    """
     title = "Map"
     found = gallery.map_points(images)
     if found is None:
@@ -136,7 +172,8 @@ def embedding_map(images: Gallery) -> Chart:
     taken, places = found
     few = len(places) < gallery.TSNE_POINTS
     caption = (
-        f"{len(places):,} images, placed by {'PCA' if few else 't-SNE'} of their embeddings. "
+        f"{which or f'{len(places):,} images'}, placed by {'PCA' if few else 't-SNE'} of their "
+        "embeddings. "
         + ("" if few else "Who is near whom means something; distances between groups do not. ")
     )
     if images.labels is None:
@@ -160,37 +197,32 @@ def embedding_map(images: Gallery) -> Chart:
     return Chart(title, _svg("map", caption, (6.4, 4.6), draw), caption, keys)
 
 
-def _curve_chart(curve: _Curve, history: Sequence[Mapping[str, float]]) -> Chart:
-    series = {
-        name: points for name in curve.columns if (points := _finite_points(history, name))
-    }
+def _curve_chart(curve: Curve, history: Sequence[Mapping[str, float]]) -> Chart:
+    series = curve.points(history)
     missing = [legend for name, legend in curve.columns.items() if name not in series]
     caption = curve.caption
     if missing:
         caption = f"Not measured in this run: {', '.join(missing)}. {caption if series else ''}"
+    broken = [
+        int(row["epoch"])
+        for row in history
+        if not all(math.isfinite(row.get(name, 0.0)) for name in curve.columns)
+    ]
+    if broken:
+        epochs = f"{len(broken)} epoch{'s' if len(broken) > 1 else ''}"
+        caption = f"Not finite in {epochs}, first in epoch {broken[0]}. {caption}"
     if not series:
         return Chart(curve.title, None, caption.strip())
     colors = dict(zip(curve.columns, (_FIRST, _SECOND)))
-
-    def draw(axes: Axes) -> None:
-        for name, points in series.items():
-            marker = "o" if len(points) <= 20 else None
-            axes.plot(*zip(*points), color=colors[name], linewidth=1.6, marker=marker, markersize=3)
-        axes.set_ylim(*curve.limits)
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-        if curve.write is formats.percent:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-        axes.set_xlabel("epoch", color=_MUTED)
-
     keys = [
         Key(curve.columns[name], _VARIABLES[colors[name]], curve.write(points[-1][1]))
         for name, points in series.items()
     ]
     label = f"{curve.title} by epoch: " + ", ".join(f"{k.name} ends at {k.value}" for k in keys)
-    return Chart(curve.title, _svg(curve.title, label, (3.7, 1.9), draw), caption, keys)
+    svg = _svg(
+        curve.title, label, (3.7, 1.9), lambda axes: curve.draw(axes, history, (_FIRST, _SECOND))
+    )
+    return Chart(curve.title, svg, caption, keys)
 
 
 def _finite_points(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:

@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def date(iso: str) -> str:
-    """"2026-11-24T00:43:20+00:00" as "24 November 2026, 00:43 UTC"; else the text as it is."""
+    """ "2026-11-24T00:43:20+00:00" as "24 November 2026, 00:43 UTC"; else the text as it is."""
     try:
         moment = datetime.datetime.fromisoformat(iso)
     except ValueError:

@@ -1,0 +1,1 @@
+"""HTML pages that need nothing but themselves: that of byol-report, and what all share."""
