@@ -41,6 +41,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.segmentation.channels = 256  # of the two 3x3 convolutions on c5
     config.segmentation.dilation = 6
 
+    # KerasCV's RetinaNet; rate, momentum and weight decay of Lin et al. 2017 (arXiv 1708.02002, section 4.1), not those
+    # of the paper's Faster R-CNN (appendix D.5).
+    config.detection = ml_collections.ConfigDict()
+    # A multiple of 32, which the longer side is scaled to. The small stem's maps are 8 times as wide: there 64 is much.
+    config.detection.image_size = 640
+    config.detection.steps = 24_000
+    config.detection.batch_size = 16
+    config.detection.learning_rate = 0.01  # for a batch of 16
+    config.detection.momentum = 0.9
+    config.detection.weight_decay = 1e-4
+    config.detection.warmup = 1 / 24  # part of the steps: 1,000
+    config.detection.decay_at = (18 / 24, 22 / 24)  # 18,000 and 22,000; the rate times 0.1
+
     # Appendix D.6; the network of Laina et al. 2016 (arXiv 1606.00373).
     config.depth = ml_collections.ConfigDict()
     config.depth.steps = 7_500

@@ -141,10 +141,10 @@ def fit(
         [learning_rate * 0.1**drops for drops in range(len(config.decay_at) + 1)],
     )
     model.compile(keras.optimizers.SGD(schedule, config.momentum), loss)
-    model.fit(dataset, verbose=0, callbacks=[_Progress(config.steps, learning_rate)])
+    model.fit(dataset, verbose=0, callbacks=[Progress(config.steps, learning_rate)])
 
 
-class _Progress(keras.callbacks.Callback):
+class Progress(keras.callbacks.Callback):
     """Logs the loss, its mean since the line before, and ends a training that diverged."""
 
     def __init__(self, steps: int, learning_rate: float):
