@@ -1,4 +1,4 @@
-"""Encoded images -> tf.data batches: two views for training, one preprocessed image for evaluation.
+"""Encoded images -> tf.data batches: two views for training, labelled crops, images for evaluation.
 
 Training input is a pure function of (seed, step): the number of the step is all it takes to resume.
 The order of epoch e is drawn from (seed, e) and the views of the example at position p of the
@@ -22,6 +22,7 @@ from byol_tf.sources import Shard, Source, open_source
 # A chunk of decoded crops has enough examples to make its overhead small, and one fits per core.
 _CHUNK_BYTES = 16 << 20
 _CHUNK_EXAMPLES = (16, 64)
+_SHUFFLE_BUFFER = 10_000
 _VIEWS, _CROP, _FLIP = range(3)  # What a seed is for.
 
 
@@ -150,15 +151,7 @@ def evaluation_dataset(
         image_bytes, label, key = source.load(name, payload, label)
         if train_seed is None:
             return preprocessing(decode_image(image_bytes)), label, key
-        crop = random_crop.decode_and_random_crop(
-            image_bytes,
-            _example_seed(train_seed, _CROP, index),
-            preprocessing.image_size,
-            augmentations.VIEW_1,
-        )
-        flip_seed = _example_seed(train_seed, _FLIP, index)
-        crop = tf.image.stateless_random_flip_left_right(crop, flip_seed)
-        return preprocessing.normalize(crop), label, key
+        return _crop_and_flip(image_bytes, preprocessing, train_seed, index), label, key
 
     chunks = source.in_order(_chunk_size(preprocessing.image_size), limit)
     chunks = corrupt.decode_chunks(chunks, decode, source.corrupt, max_fraction=1.0)
@@ -166,6 +159,44 @@ def evaluation_dataset(
         lambda decoded, valid: tuple(tf.boolean_mask(part, valid) for part in decoded)
     )
     return valid_only.rebatch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def labelled_dataset(
+    source: Source, preprocessing: Preprocessing, batch_size: int, seed: int
+) -> tf.data.Dataset:
+    """Endless batches to fine-tune a classifier on: random crops and flips with their labels.
+
+    The order of epoch e is drawn from (seed, e), crop and flip of the example at position p of the
+    endless sequence of epochs from (seed, p). A batch is `batch_size` consecutive positions and may
+    span two epochs. A corrupt image gives its place to another of its batch.
+
+    Args:
+        source: labelled. TFRecords and TFDS are shuffled through a buffer of 10,000 records; a
+            `SubsetSource` and a folder as a whole.
+        preprocessing: size and normalisation.
+        batch_size: b.
+        seed: of order, crops and flips.
+
+    Returns:
+        Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`).
+    """
+
+    def decode(position, name, payload, label):
+        image_bytes, label, _ = source.load(name, payload, label)
+        return _crop_and_flip(image_bytes, preprocessing, seed, position), label
+
+    chunks = source.shuffled(
+        seed,
+        Shard(batch_size, first=0, size=batch_size),
+        start_step=0,
+        chunk_size=_chunk_size(preprocessing.image_size),
+        shuffle_buffer=_SHUFFLE_BUFFER,
+    )
+    decoded = corrupt.decode_chunks(chunks, decode, source.corrupt, max_fraction=1.0)
+    batches = decoded.rebatch(batch_size, drop_remainder=True).map(
+        lambda parts, valid: corrupt.replace_corrupt(parts, valid, source.corrupt)
+    )
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
 @contextlib.contextmanager
@@ -204,6 +235,19 @@ def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
         return *views, label
 
     return decode
+
+
+def _crop_and_flip(image_bytes, preprocessing, seed, position) -> tf.Tensor:
+    """The training augmentation of classifiers (appendix C.1): float32 `[S, S, 3]`, normalised."""
+    crop = random_crop.decode_and_random_crop(
+        image_bytes,
+        _example_seed(seed, _CROP, position),
+        preprocessing.image_size,
+        augmentations.VIEW_1,
+    )
+    flip_seed = _example_seed(seed, _FLIP, position)
+    crop = tf.image.stateless_random_flip_left_right(crop, flip_seed)
+    return preprocessing.normalize(crop)
 
 
 def _chunk_size(image_size: int) -> int:

@@ -26,6 +26,40 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # epoch, 80; 0 trains on centre crops.
     config.linear.views = 4
 
+    # Section 4.2, appendix C.1; no regularisation.
+    config.semi_supervised = ml_collections.ConfigDict()
+    config.semi_supervised.fractions = (0.01, 0.1)
+    # Lists of keys, one a line (SimCLR's published 1 % and 10 %), in place of draws: "('1.txt','10.txt')"
+    config.semi_supervised.subset_files = ()
+    config.semi_supervised.batch_size = 1024  # clipped to the subset
+    # For a batch of 256, as linear's; the paper does not say whether it scales them.
+    config.semi_supervised.base_lrs = (0.01, 0.02, 0.05, 0.1, 0.005)
+    config.semi_supervised.epochs = (30, 50)
+    # At most, and at most a tenth of the training set. The paper has a local validation set; in linear evaluation it
+    # holds 10,009 images.
+    config.semi_supervised.validation_examples = 10_000
+
+    # Appendix D.2: strengths of L2 regularisation, logarithmically spaced.
+    config.transfer = ml_collections.ConfigDict()
+    config.transfer.num_lambdas = 45
+    config.transfer.min_lambda = 1e-6
+    config.transfer.max_lambda = 1e5
+    config.transfer.max_iterations = 1_000
+    config.transfer.validation_fraction = 0.1
+    # auto: voc07_map for voc:..., else top_1; mean_per_class: Aircraft, Pets, Caltech-101, Flowers
+    config.transfer.metric = "auto"
+
+    # Appendix D.3; SimCLR (arXiv 2002.05709), appendix B.8. BatchNorm momentum max(1 - 10 / s, 0.9) is from both.
+    config.fine_tuning = ml_collections.ConfigDict()
+    config.fine_tuning.steps = 20_000
+    config.fine_tuning.batch_size = 256
+    config.fine_tuning.learning_rates = (1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
+    # Divided by the rate.
+    config.fine_tuning.weight_decays = (0.0, 1e-6, 10**-5.5, 1e-5, 10**-4.5, 1e-4, 10**-3.5, 1e-3)
+    # The paper: a tenth of Food-101 and CIFAR-10, official validation sets of others.
+    config.fine_tuning.validation_fraction = 0.1
+    config.fine_tuning.metric = "top_1"  # mean_per_class: Aircraft, Pets, Caltech-101, Flowers
+
     # Appendix D.4, which takes the network from MoCo (arXiv 1911.05722, appendix A.5).
     config.segmentation = ml_collections.ConfigDict()
     config.segmentation.steps = 30_000

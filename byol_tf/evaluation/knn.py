@@ -13,6 +13,7 @@ import tensorflow as tf
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import Features, check_labelled
 from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.results import percent
 from byol_tf.evaluation.task import Task
 
 # Bounds the similarities and the one-hot votes of a chunk of queries: 256 MB each.
@@ -38,7 +39,7 @@ class KNNResult:
 
     def cells(self) -> dict[str, str]:
         """Of the results table: header → text."""
-        return {"kNN top-1, %": f"{100 * self.top_1:.1f}"}
+        return {"kNN top-1, %": percent(self.top_1)}
 
 
 def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> KNNResult:

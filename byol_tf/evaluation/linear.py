@@ -19,6 +19,7 @@ from byol_tf.errors import UserError
 from byol_tf.evaluation.classifiers import Classifiers, train_classifiers
 from byol_tf.evaluation.features import Features, check_labelled
 from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.results import percent
 from byol_tf.evaluation.task import Task
 
 BASE_LEARNING_RATES = (0.4, 0.3, 0.2, 0.1, 0.05)
@@ -47,12 +48,9 @@ class LinearResult:
 
     def cells(self) -> dict[str, str]:
         """Of the results table: header → text."""
-        low, high = self.interval
         return {
-            "linear top-1, % [95 % interval]": (
-                f"{100 * self.top_1:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            ),
-            "linear top-5, %": f"{100 * self.top_5:.1f}",
+            "linear top-1, % [95 % interval]": percent(self.top_1, self.interval),
+            "linear top-5, %": percent(self.top_5),
         }
 
 

@@ -68,6 +68,12 @@ def markdown(rows: dict[str, dict[str, str]], corner: str = "encoder") -> str:
     return "\n".join(lines)
 
 
+def percent(fraction: float, interval: tuple[float, float] | None = None) -> str:
+    """A cell: "52.2", or "52.2 [51.3, 53.2]" with a confidence interval."""
+    text = f"{100 * fraction:.1f}"
+    return text if interval is None else f"{text} [{', '.join(map(percent, interval))}]"
+
+
 def environment() -> dict[str, Any]:
     """Date, commit (None outside a git checkout), versions and hardware."""
     gpus = tf.config.list_physical_devices("GPU")

@@ -1,0 +1,170 @@
+"""Transfer by fine-tuning (paper section 4.3, appendix D.3): of the whole encoder.
+
+Each learning rate with each weight decay is tried on a part of the training set and scored on the
+rest; the best pair is trained anew on all of it, and the test set is met once. The protocol is also
+SimCLR's (arXiv 2002.05709, appendix B.8). The weight decays are divided by the learning rate, so
+that a step shrinks the weights by the decay itself at every rate.
+
+With its 57 trainings of 20,000 steps this is the most expensive protocol of all: what is done is
+kept in the task's folder, and an interrupted sweep continues.
+
+Not in the papers: the schedule (cosine, see fine_tune.py), and which weights decay (here kernels,
+not biases and BatchNorm). They take the validation sets of those data sets that come with one; here
+a part of the training set is held out of every one. VOC2007, with several labels an image, is
+missing.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from byol_tf.errors import UserError
+from byol_tf.evaluation import accuracy, voc
+from byol_tf.evaluation.fine_tune import FineTuner
+from byol_tf.evaluation.linear import validation_split, wilson_interval
+from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.results import percent
+from byol_tf.evaluation.subsets import list_examples
+from byol_tf.evaluation.sweep import Point, best, sweep
+from byol_tf.evaluation.task import Task
+from byol_tf.sources.subset import SubsetSource
+
+# Metric → its function, and its header in the table.
+_METRICS = {
+    "top_1": (accuracy.top_1, "fine-tuned top-1, % [95 % interval]"),
+    "mean_per_class": (accuracy.mean_per_class, "fine-tuned mean per class, %"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningResult:
+    """What the test set says.
+
+    Attributes:
+        metric: `top_1` or `mean_per_class`.
+        value: of the metric, in [0, 1].
+        interval: 95 % confidence interval of top_1 over draws of the test set (Wilson 1927); None
+            of mean_per_class.
+        learning_rate, weight_decay: chosen; the decay before it is divided by the rate.
+        sweep: learning_rate, weight_decay, `accuracy` (the metric on the held-out images), and
+            whether it `diverged`.
+        num_train, num_test: images.
+    """
+
+    metric: str
+    value: float
+    interval: tuple[float, float] | None
+    learning_rate: float
+    weight_decay: float
+    sweep: tuple[Point, ...]
+    num_train: int
+    num_test: int
+
+    def cells(self) -> dict[str, str]:
+        """Of the results table: header → text."""
+        return {_METRICS[self.metric][1]: percent(self.value, self.interval)}
+
+
+def evaluate(
+    pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict
+) -> FineTuningResult:
+    """Runs the protocol; `config` is its section of configs/evaluation.py.
+
+    Raises:
+        UserError: a value of `config` is out of range; the data are VOC's; a class has too few
+            images; the encoder cannot be trained; training always diverges.
+    """
+    _check(config, task)
+    train, test = task.sources
+    labels = list_examples(train).labels
+    kept, held_out = validation_split(labels, config.validation_fraction, task.seed)
+    if not len(held_out):
+        raise UserError(
+            f"'{train.name}' has {len(labels)} images, too few to hold out "
+            f"{config.validation_fraction:.0%} of them to choose by; give more."
+        )
+    training, validation = SubsetSource(train, kept), SubsetSource(train, held_out)
+    metric, _ = _METRICS[config.metric]
+
+    def tuner_of(num_images: int) -> FineTuner:
+        momentum = batch_norm_momentum(num_images / config.batch_size)
+        return FineTuner(pretrained, len(train.class_names), momentum)
+
+    def fine_tune(tuner, source, learning_rate, weight_decay) -> None:
+        tuner.train(
+            source,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay / learning_rate,
+            seed=task.seed,
+        )
+
+    def measure(tuner, source) -> tuple[float, int]:
+        classified = tuner.classify(source)
+        return metric(classified.predicted, classified.labels), len(classified.labels)
+
+    def score(learning_rate, weight_decay) -> float:
+        fine_tune(tuner, training, learning_rate, weight_decay)
+        return measure(tuner, validation)[0]
+
+    tuner = tuner_of(len(kept))
+    results = sweep(
+        task,
+        "fine_tuning",
+        [
+            {"learning_rate": rate, "weight_decay": decay}
+            for rate in config.learning_rates
+            for decay in config.weight_decays
+        ],
+        score,
+        about={
+            "encoder": pretrained.fingerprint,
+            "preprocessing": dataclasses.asdict(pretrained.preprocessing),
+            "images": train.fingerprint(),
+            "seed": task.seed,
+        }
+        | {name: config[name] for name in ("steps", "batch_size", "validation_fraction", "metric")},
+    )
+    chosen = best(results)
+    tuner = tuner_of(len(labels))
+    fine_tune(tuner, train, chosen["learning_rate"], chosen["weight_decay"])
+    value, num_test = measure(tuner, test)
+    top_1 = config.metric == "top_1"
+    return FineTuningResult(
+        metric=config.metric,
+        value=value,
+        interval=wilson_interval(round(value * num_test), num_test) if top_1 else None,
+        learning_rate=chosen["learning_rate"],
+        weight_decay=chosen["weight_decay"],
+        sweep=tuple(results),
+        num_train=len(labels),
+        num_test=num_test,
+    )
+
+
+def batch_norm_momentum(steps_per_epoch: float) -> float:
+    """Of the running statistics: max(1 - 10 / s, 0.9), so that they span a tenth of an epoch."""
+    return max(1 - 10 / steps_per_epoch, 0.9)
+
+
+def _check(config, task) -> None:
+    for name in (task.train, task.test):
+        if name.startswith(voc.PREFIX):
+            raise UserError(
+                f"'{name}' has several labels an image, and fine_tuning trains one; give images "
+                "with one class each, or --protocol=transfer."
+            )
+    if config.metric not in _METRICS:
+        raise UserError(f"fine_tuning.metric is '{config.metric}'; give {', '.join(_METRICS)}.")
+    if min(config.learning_rates, default=0) <= 0 or min(config.weight_decays, default=-1) < 0:
+        raise UserError(
+            f"fine_tuning.learning_rates is {config.learning_rates}, weight_decays "
+            f"{config.weight_decays}; give at least one of each, rates above 0, decays of 0 up."
+        )
+    if min(config.steps, config.batch_size) < 1 or not 0 < config.validation_fraction <= 0.5:
+        raise UserError(
+            f"fine_tuning.steps is {config.steps}, batch_size {config.batch_size}, "
+            f"validation_fraction {config.validation_fraction}; give at least 1 step and image, "
+            "and a fraction in (0, 0.5]."
+        )
