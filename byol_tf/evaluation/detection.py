@@ -1,10 +1,10 @@
 """Object detection (paper section 4.3, appendix D.5): a RetinaNet is fine-tuned on boxes.
 
-The paper fine-tunes a Faster R-CNN of Detectron2 with a C4 backbone on VOC trainval2007 and reports
-AP50 on test2007. Here the detector is KerasCV's RetinaNet. It is trained for as many steps as the
-24k schedule of Detectron2 for VOC, with the learning rate, momentum and weight decay of RetinaNet's
-paper (Lin et al., arXiv 1708.02002, section 4.1). So figures compare encoders with each other, not
-with the paper's table.
+The paper trains a Faster R-CNN on a C4 backbone whose representation is frozen, for 1.5 million
+asynchronous steps on VOC trainval2007, and reports AP50 on test2007. Here the detector is KerasCV's
+RetinaNet, fine-tuned as a whole for Detectron2's 24,000 steps, with the learning rate and weight
+decay that RetinaNet's paper gives (Lin et al., arXiv 1708.02002, section 4.1). So figures compare
+encoders with each other, not with the paper's table.
 
 All layers are trained, BatchNorm on the statistics of the batch. Images are scaled to fit a square,
 filled up at the right and below with the mean colour; half of those trained on are mirrored.
