@@ -67,6 +67,8 @@ bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTo
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/pipeline.py --data_dir=$(DATA)/train --sizes 500 2500 --rounds 1
 	$(BIN)/python benchmarks/serving.py --network=resnet18
+	$(BIN)/python benchmarks/linear_sweep.py
+	$(BIN)/python benchmarks/logistic_regression.py --images=$(DATA)/train --examples=2000
 	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
 lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs uv)

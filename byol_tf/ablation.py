@@ -56,7 +56,7 @@ _SMALLEST = 16  # Images; statistics of fewer say little.
 
 
 def batch_size(base: ml_collections.ConfigDict) -> list[Cell]:
-    """Figure 3a: batches of B, B/2, ... B/64, at least 16, at the optimization of B.
+    """Figure 3a, appendix F.2: batches of B, B/2, ... B/64, at least 16, at the optimization of B.
 
     As in the paper, B/N means that gradients of N consecutive parts are averaged before an update: BatchNorm and, in
     SimCLR, the negatives see B/N images, the optimizer sees B.
@@ -70,7 +70,7 @@ def batch_size(base: ml_collections.ConfigDict) -> list[Cell]:
 
 
 def augmentations(base: ml_collections.ConfigDict) -> list[Cell]:
-    """Figure 3b: augmentations taken away, up to crops alone."""
+    """Figure 3b, appendix F.3: augmentations taken away, up to crops alone."""
     del base
     no_color = {"jitter_prob": 0.0, "grayscale_prob": 0.0}
     only_crop = no_color | {"flip_prob": 0.0, "solarize_prob": 0.0}

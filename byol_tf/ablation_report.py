@@ -56,8 +56,9 @@ def plot(study: str, measured: Mapping[Cell, Figures], untrained: Figures, path:
             low = [m - min(column) for m, column in zip(mean, values, strict=True)]
             high = [max(column) - m for m, column in zip(mean, values, strict=True)]
             places = [points.index(point) for point in cells]
+            ranges = (low, high) if len(untrained) > 1 else None
             axes.errorbar(
-                places, mean, (low, high), color=color, marker="o", markersize=4.5, capsize=3, label=line
+                places, mean, ranges, color=color, marker="o", markersize=4.5, capsize=3, label=line
             )
         level = 100 * sum(figures[header] for figures in untrained) / len(untrained)
         axes.axhline(level, color=_GREY, linestyle="--", linewidth=1, label="before training")
