@@ -1,6 +1,6 @@
 """How long does transfer's sweep of 45 regularisation strengths take, and what do its steps gain?
 
-    python benchmarks/logistic_regression.py --images=DIR      one subfolder a class, such as CIFAR-10
+    python benchmarks/logistic_regression.py --images=DIR    one subfolder a class, as CIFAR-10
 
 10,000 images through a random ResNet-18 (512 dimensions), 1,000 more to choose lambda by.
   path    `regularization_path`: centred, one scale, each lambda from the one before

@@ -35,7 +35,7 @@ class BYOL(TwoViewModel):
         projection_size: width of projections and predictions.
         hidden_size: hidden width of projector and predictor.
         predictor: False leaves q out, so that the projection itself has to meet the target: for ablations
-            (table 5b); it collapses.
+            (table 5b, where that collapses).
         options: as `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:

@@ -1,7 +1,7 @@
 """byol-report: one HTML page of a run: results, curves, accuracy by class, neighbours, a map.
 
-byol-report runs/photos
-byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
+    byol-report runs/photos
+    byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""How well classes were predicted: the three metrics of the paper's transfer tables (its table 3)."""
+"""How well classes were predicted: the three metrics of the paper's transfer table (table 3)."""
 
 import numpy as np
 

@@ -83,7 +83,7 @@ def regularization_path(
     ResNet-18 gives, scikit-learn by itself takes no further step from lambda = 0.1 on: within its
     tolerance, and far from the optimum.
 
-    Takes 8 N D bytes. In float32 rounding stops the loss from falling, which looks like convergence.
+    Takes 8 N D bytes: in float32 rounding stops the loss's fall, which looks like convergence.
 
     Args:
         examples: of at least two classes; where they have several, of each class at least one with

@@ -1,4 +1,4 @@
-"""Transfer to other classification tasks (paper section 4.3, appendix D): logistic regression.
+"""Transfer to other classification tasks (paper section 4.3, appendix D.2): logistic regression.
 
 On frozen representations of centre crops, without augmentation, for each of 45 strengths of
 regularisation, lambda from 1e-6 to 1e5. The one that is best on examples held out of the training
@@ -10,8 +10,8 @@ data sets and their metrics:
     voc07_map       VOC2007, whose images have several classes: a binary regression for each, one
                     lambda for all, chosen by the mean average precision
 
-As far as known the paper leaves open, and so do SimCLR and Kornblith et al. 2019 (arXiv 1805.08974),
-whose protocol it is:
+As far as known the paper leaves open, and so do SimCLR and Kornblith et al. 2019 (arXiv
+1805.08974), whose protocol it is:
   * whether lambda stands beside the sum or the mean of the losses. Here it is the sum, as in the
     published code of Ericsson et al. 2021 (arXiv 2011.13377). Beside the mean the same lambda is N
     times as strong; both grids hold, for N = 10,000, the lambdas from 1e-2 to 1e5 of the sum;
@@ -159,8 +159,8 @@ def _of_voc(pretrained, task) -> tuple[Examples, Examples, Sequence[str]]:
     class_names = splits[0].class_names
     if class_names != splits[1].class_names:
         raise UserError(
-            f"'{task.train}' and '{task.test}' do not have the same classes; give two splits of one "
-            "data set."
+            f"'{task.train}' and '{task.test}' do not have the same classes; give two splits of "
+            "one data set."
         )
     absent = set(range(len(class_names)))
     for annotation in splits[1].annotations.values():
@@ -181,7 +181,7 @@ def _of_voc(pretrained, task) -> tuple[Examples, Examples, Sequence[str]]:
 
 
 def _rarest_classes(targets: np.ndarray) -> np.ndarray:
-    """For a stratified split: int `[N]`, of each image's classes the rarest one, C if it has none."""
+    """For a stratified split: int `[N]`, of each image's classes the rarest, C if it has none."""
     counts = np.append((targets == 1).sum(axis=0), len(targets) + 1)
     present = np.pad(targets == 1, ((0, 0), (0, 1)), constant_values=True)
     return np.argmin(np.where(present, counts, len(targets) + 2), axis=1)

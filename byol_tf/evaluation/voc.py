@@ -124,7 +124,7 @@ class Images(FolderSource):
 
 
 def relevance(annotation: Annotation, num_classes: int) -> np.ndarray:
-    """int8 `[C]`: 1 where an object of the class is there, -1 where only difficult ones are, or 0."""
+    """int8 `[C]`: 1 where an object of the class is there, -1 where only difficult ones, else 0."""
     present = np.zeros(num_classes, np.int8)
     for difficult in (True, False):
         for entry in annotation.objects:

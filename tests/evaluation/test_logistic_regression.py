@@ -91,7 +91,7 @@ def test_points_far_down_the_path_are_solved_as_if_alone():
 
 @pytest.mark.parametrize(("factor", "offset"), [(1000, -70), (0.001, 5)])
 def test_scale_and_origin_of_an_encoder_do_not_matter(factor, offset):
-    """lambda is of weights: those of x / 1000 are 1000 times as large, and so cost 1000^2 as much."""
+    """lambda is of weights: those of x / 1000 are 1000 times as large, and cost 1000^2 as much."""
     examples = clusters(300, 4, seed=0)
     x = factor * examples.representations.astype(np.float64) + offset
     scores = fit(examples, 0.05).scores(examples.representations)
