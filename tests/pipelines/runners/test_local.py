@@ -110,7 +110,7 @@ def test_pushed_model_answers_all_signatures(pipeline, images_dir):
             ("examples", "examples", tf.constant([example.SerializeToString()])),
         )
     ]
-    assert answers[0].shape == (1, 64) and abs(answers[0]).max() > 0
+    assert answers[0].shape == (1, 128) and abs(answers[0]).max() > 0
     for answer in answers[1:]:
         assert abs(answer - answers[0]).max() < 1e-4
 
@@ -168,7 +168,7 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     (folder,) = (tmp_path / "root" / "CorpusEmbedder" / "embeddings").iterdir()
     table = pyarrow.parquet.read_table(folder)
     assert sorted(table["key"].to_pylist()) == sorted(p.name for p in (photos / "cat").iterdir())
-    assert len(table["embedding"][0]) == 64
+    assert len(table["embedding"][0]) == 128
     report = next((pipeline.root / "reports").glob("*.html")).read_text()
     assert "no labels" in report and "LinearProbe" not in report
 
