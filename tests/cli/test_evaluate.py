@@ -103,7 +103,7 @@ def test_help_explains_the_flags():
         (["--run_dir=run", "--test_dir=b"], "Flag --train_dir must have a value"),
         (
             ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--protocol=knn,svm"],
-            "give one or more of knn, linear, ",
+            "give one or more of depth, detection, fine_tuning, knn, linear, ",
         ),
         (
             ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--config.linear.view=1"],
