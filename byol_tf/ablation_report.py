@@ -69,7 +69,8 @@ def plot(study: str, measured: Mapping[Cell, Figures], untrained: Figures, path:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", labelsize=8)
         axes.grid(axis="y", alpha=0.25)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
