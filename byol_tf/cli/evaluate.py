@@ -32,6 +32,12 @@ def main(argv: list[str]) -> None:
     del argv
     start = time.monotonic()
     config = recipe.resolve_config(_FLAGS["config"])
+    missing = [name for name in _FLAGS.protocol if name not in config]
+    if missing:
+        raise UserError(
+            f"--config has no section '{missing[0]}'; give evaluation, or a file whose get_config has the protocols' "
+            "sections."
+        )
     output = _output()
     with _feature_folder() as features:
         from byol_tf.atomic import write_atomically

@@ -43,7 +43,15 @@ class KNNResult:
 
 
 def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> KNNResult:
-    """Runs the protocol; `config` is its section of configs/evaluation.py."""
+    """Runs the protocol; `config` is its section of configs/evaluation.py.
+
+    Raises:
+        UserError: a value of `config` out of range; as `knn_accuracy`.
+    """
+    if config.k < 1 or not config.temperature > 0:
+        raise UserError(
+            f"knn.k is {config.k}, knn.temperature {config.temperature}; give at least 1, and above 0."
+        )
     train, test, _ = task.passes(pretrained, 0)
     return knn_accuracy(train, test, **config)
 

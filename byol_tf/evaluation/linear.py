@@ -71,8 +71,14 @@ class LinearFit:
 
 
 def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> LinearResult:
-    """Runs the protocol; `config` is its section of configs/evaluation.py."""
+    """Runs the protocol; `config` is its section of configs/evaluation.py.
+
+    Raises:
+        UserError: a negative number of views; as `linear_accuracy`.
+    """
     options = dict(config)
+    if config.views < 0:
+        raise UserError(f"linear.views is {config.views}; give 0 or more.")
     train, test, views = task.passes(pretrained, options.pop("views"))
     return linear_accuracy(views or [train], train, test, seed=task.seed, **options)
 

@@ -106,6 +106,10 @@ def test_help_explains_the_flags():
             "give one or more of depth, detection, fine_tuning, knn, linear, ",
         ),
         (
+            ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--config=cifar10"],
+            "--config has no section 'knn'; give evaluation",
+        ),
+        (
             ["--run_dir=run", "--train_dir=a", "--test_dir=b", "--config.linear.view=1"],
             "a --config override does not fit",
         ),

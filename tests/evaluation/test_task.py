@@ -160,6 +160,22 @@ def test_sets_with_different_classes_are_refused(data, images_dir, tmp_path):
         Task(data[0], other).sources
 
 
+@pytest.mark.parametrize(
+    "protocol, values, sentence",
+    [
+        (knn, {"k": 0}, "knn.k is 0"),
+        (knn, {"temperature": 0.0}, "knn.temperature 0.0"),
+        (linear, {"views": -1}, "linear.views is -1; give 0 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_named(data, pixels, protocol, values, sentence):
+    config = evaluation.get_config()[protocol.__name__.rpartition(".")[2]]
+    config.update(values)
+    with pytest.raises(UserError, match=sentence):
+        protocol.evaluate(pixels, Task(*data), config)
+    assert int(pixels.encoder.seen) == 0
+
+
 def test_a_task_describes_the_sets_it_has_opened(data):
     task = Task(*data)
     assert task.described() == {"train": {"source": data[0]}, "test": {"source": data[1]}}
