@@ -7,6 +7,7 @@ alone, so that a run resumes from a step number.
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -127,6 +128,11 @@ class Source(abc.ABC):
 
     def fingerprint(self) -> str:
         """32 hex digits that change with the images: what cached results of them are named by."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        # Once: it looks at every file, and each pass over the images asks.
         return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()[:32]
 
     @abc.abstractmethod
