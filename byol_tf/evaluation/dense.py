@@ -17,13 +17,10 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
+from byol_tf.evaluation.fine_tune import Diverged
 from byol_tf.preprocessing import decode_image
 
 _SECONDS_BETWEEN_LOGS = 10
-
-
-class Diverged(UserError):
-    """The loss of a training is no longer finite."""
 
 
 def check_training(name: str, config: ml_collections.ConfigDict) -> None:

@@ -25,7 +25,7 @@ _EVALUATION_BATCH = 256
 
 
 class Diverged(UserError):
-    """Weights or logits are not finite: the learning rate is too high for the encoder."""
+    """Loss, weights or logits are not finite: the learning rate is too high for the encoder."""
 
 
 @dataclasses.dataclass(frozen=True)
