@@ -13,7 +13,6 @@ Target: the pretrained encoder is better by more than the runs with other --seed
 import argparse
 import ast
 import dataclasses
-import importlib
 import os
 import pathlib
 import sys
@@ -91,10 +90,10 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    from byol_tf import encoders, pretrain
+    from byol_tf import encoders, runs
     from byol_tf.configs import evaluation
-    from byol_tf.evaluation import results
-    from byol_tf.evaluation.task import Task
+    from byol_tf.evaluation import find_protocol, results
+    from byol_tf.evaluation.splits import Splits
 
     logging.set_verbosity(logging.INFO)
     config = evaluation.get_config()[args.protocol]
@@ -102,10 +101,10 @@ def main() -> None:
     for assignment in args.set:
         field, value = assignment.split("=", 1)
         config[field] = ast.literal_eval(value)
-    protocol = importlib.import_module(f"byol_tf.evaluation.{args.protocol}")
+    protocol = find_protocol(args.protocol)
 
     pretrained = encoders.from_run(args.run_dir)
-    training = pretrain.load_config(args.run_dir)
+    training = runs.load_config(args.run_dir)
     rows, record = {}, {"rows": {}}
     with tempfile.TemporaryDirectory() as folder:
         counts = (args.train_scenes, args.test_scenes)
@@ -114,7 +113,7 @@ def main() -> None:
         )
         for encoder in (pretrained, encoders.random_encoder(training, pretrained.preprocessing)):
             start = time.monotonic()
-            task = Task(*names, seed=args.seed)
+            task = Splits(*names, seed=args.seed)
             result = protocol.evaluate(encoder, task, config)
             rows[encoder.name] = result.cells() | {"seconds": f"{time.monotonic() - start:.0f}"}
             record["rows"][encoder.name] = dataclasses.asdict(result)

@@ -80,7 +80,7 @@ def byol_batches(folder: pathlib.Path, place: str = "host") -> Iterator:
 def gpu_batches(folder: pathlib.Path) -> Iterator:
     import tensorflow as tf
 
-    from byol_tf import augmentations
+    from byol_tf.images import augmentations
 
     two_views = tf.function(augmentations.TwoViews().call, jit_compile=True)
     for step, crops in enumerate(byol_batches(folder, place="device")):
@@ -89,7 +89,7 @@ def gpu_batches(folder: pathlib.Path) -> Iterator:
 
 
 def pillow_batches(folder: pathlib.Path) -> Iterator:
-    from byol_tf import augmentations
+    from byol_tf.images import augmentations
 
     rng = np.random.default_rng(0)
     configs = (augmentations.VIEW_1, augmentations.VIEW_2)

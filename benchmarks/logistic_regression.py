@@ -35,10 +35,10 @@ def representations(folder: str, examples: int):
     """Of a random ResNet-18: (x, labels) to train on and (x, labels) to choose by."""
     import keras
 
-    from byol_tf import networks
     from byol_tf.data import evaluation_dataset
     from byol_tf.evaluation import features
-    from byol_tf.preprocessing import Preprocessing
+    from byol_tf.images.preprocessing import Preprocessing
+    from byol_tf.models import networks
 
     keras.utils.set_random_seed(0)
     encoder = networks.resnet(18, 1.0, 32, "small")

@@ -88,7 +88,7 @@ def transform(images: pathlib.Path, folder: pathlib.Path) -> None:
 def plain_ingest(images: pathlib.Path, folder: pathlib.Path) -> None:
     import tensorflow as tf
 
-    from pipelines.components.image_example_gen import shards
+    from pipelines.images import shards
 
     reader = shards.ImageReader()
     folder.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def plain_ingest(images: pathlib.Path, folder: pathlib.Path) -> None:
 def plain_transform(images: pathlib.Path, folder: pathlib.Path) -> None:
     import tensorflow as tf
 
-    from byol_tf.preprocessing import bound_shorter_side
+    from pipelines.modules.preprocessing import bound_shorter_side
 
     shorter_side = settings(images).shorter_side
     bound = tf.function(
@@ -217,17 +217,17 @@ def throughput(data_dir: pathlib.Path, sizes: list[int], rounds: int) -> None:
 
 def shares(pipeline_root: pathlib.Path, name: str) -> None:
     """Where the wall time of a finished run went."""
-    from pipelines import history
+    from pipelines import run_metadata
     from pipelines.settings import Settings
 
     root = str(pipeline_root)
     run = Settings(root, root, root, {"image_size": 1}, name=name)
     if not os.path.exists(run.metadata_path):
         raise SystemExit(f"{root} holds no metadata.sqlite; give the --pipeline_root of a run")
-    nodes = history.last_run(run)
+    nodes = run_metadata.last_run(run)
     if "Trainer" not in nodes or nodes["Trainer"].state != "COMPLETE":
         raise SystemExit(f"the last run in {root} trained nothing: there is nothing to compare")
-    store = history.open_store(run)
+    store = run_metadata.open_store(run)
     executions = store.get_executions_by_id([node.id for node in nodes.values()])
     start = min(execution.create_time_since_epoch for execution in executions)
     wall = max(execution.last_update_time_since_epoch for execution in executions) - start

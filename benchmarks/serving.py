@@ -47,7 +47,7 @@ WARM_UP = 0.3
 
 def export(folder: pathlib.Path, network: str) -> None:
     from byol_tf import export as byol_export
-    from byol_tf import networks
+    from byol_tf.models import networks
 
     depth, width, size, stem = NETWORKS[network]
     byol_export.save_encoder(
@@ -81,11 +81,15 @@ def in_a_process(step: str, args: argparse.Namespace, folder: pathlib.Path):
         f"--seconds={args.seconds}",
         f"--step={step}",
     ]
-    result = subprocess.run([*command, f"--folder={folder}"], stdout=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run(
+        [*command, f"--folder={folder}"], stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(result.stdout.splitlines()[-1])
 
 
-async def closed_loop(address: str, files: list[bytes], clients: int, size: int, seconds: float) -> dict:
+async def closed_loop(
+    address: str, files: list[bytes], clients: int, size: int, seconds: float
+) -> dict:
     """Each client sends its next request when it has its answer."""
     from serving.client import AsyncEmbeddingClient
 
@@ -124,7 +128,9 @@ async def open_loop(address: str, files: list[bytes], rate: float, seconds: floa
 
         async def one(file: bytes, due: float) -> None:
             await client.embed([file])
-            latencies.append(time.perf_counter() - due)  # From when it was due, not from when it was sent.
+            latencies.append(
+                time.perf_counter() - due
+            )  # From when it was due, not from when it was sent.
 
         begin = due = time.perf_counter()
         for file in itertools.cycle(files):
@@ -176,7 +182,10 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="resnet50")
     parser.add_argument("--seconds", type=float, default=15, help="each measurement")
     parser.add_argument(
-        "--soak", type=int, default=0, help="requests to watch memory over; 108000 are an hour's at 30/s"
+        "--soak",
+        type=int,
+        default=0,
+        help="requests to watch memory over; 108000 are an hour's at 30/s",
     )
     parser.add_argument("--step", choices=["export", "ceiling"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -213,13 +222,17 @@ def main() -> None:
             for protocol, address in (("gRPC", server.address), ("REST", server.url)):
                 for clients in CLIENTS:
                     name = f"{protocol} single, {clients} clients"
-                    results[name] = asyncio.run(closed_loop(address, files, clients, 1, args.seconds))
+                    results[name] = asyncio.run(
+                        closed_loop(address, files, clients, 1, args.seconds)
+                    )
                 results[f"{protocol} whole, 4 x 32"] = asyncio.run(
                     closed_loop(address, files, 4, 32, args.seconds)
                 )
             for protocol, address in (("gRPC", server.address), ("REST", server.url)):
                 single = (
-                    r["images_per_second"] for n, r in results.items() if n.startswith(f"{protocol} single")
+                    r["images_per_second"]
+                    for n, r in results.items()
+                    if n.startswith(f"{protocol} single")
                 )
                 half = open_loop(address, files, max(single) / 2, 2 * args.seconds)
                 results[f"{protocol} half load"] = asyncio.run(half)
@@ -228,19 +241,27 @@ def main() -> None:
 
     top = max(max(speeds.values()) for speeds in (before, after))
     spread = min(max(speeds.values()) for speeds in (before, after)) / top
-    print(f"{args.network}, {context['cpu']}, {context['cores']} cores, load before {context['load']}")
+    print(
+        f"{args.network}, {context['cpu']}, {context['cores']} cores, load before {context['load']}"
+    )
     print(f"ceiling: {top:.1f} images/s (the slower of its two runs {spread:.2f} of it)")
     print(f"{'':28} {'images/s':>9} {'of ceiling':>10} {'p50 ms':>9} {'p99 ms':>9}")
     for name, result in results.items():
         speed = result["images_per_second"]
-        print(f"{name:28} {speed:9.1f} {speed / top:10.2f} {result['p50_ms']:9.1f} {result['p99_ms']:9.1f}")
+        print(
+            f"{name:28} {speed:9.1f} {speed / top:10.2f} {result['p50_ms']:9.1f} {result['p99_ms']:9.1f}"
+        )
     best = {
         p: max(r["images_per_second"] for n, r in results.items() if n.startswith(p)) / top
         for p in ("gRPC", "REST")
     }
-    print(f"best of the ceiling: gRPC {best['gRPC']:.2f} (target {TARGET}), REST {best['REST']:.2f}")
+    print(
+        f"best of the ceiling: gRPC {best['gRPC']:.2f} (target {TARGET}), REST {best['REST']:.2f}"
+    )
     if memory:
-        print(f"memory over {args.soak} requests, MiB: {' '.join(f'{value:.0f}' for value in memory)}")
+        print(
+            f"memory over {args.soak} requests, MiB: {' '.join(f'{value:.0f}' for value in memory)}"
+        )
     record = {
         "network": args.network,
         "ceiling": [before, after],

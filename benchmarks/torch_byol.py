@@ -21,8 +21,11 @@ class Block(nn.Module):
         outputs = channels * (4 if bottleneck else 1)
         if bottleneck:
             self.branch = nn.Sequential(
-                conv_bn(inputs, channels, 1), nn.ReLU(True), conv_bn(channels, channels, 3, stride),
-                nn.ReLU(True), conv_bn(channels, outputs, 1),
+                conv_bn(inputs, channels, 1),
+                nn.ReLU(True),
+                conv_bn(channels, channels, 3, stride),
+                nn.ReLU(True),
+                conv_bn(channels, outputs, 1),
             )
         else:
             self.branch = nn.Sequential(
@@ -45,14 +48,19 @@ def resnet(depth, width, stem):
     inputs = channels
     for stage, count in enumerate(blocks):
         for index in range(count):
-            layers.append(Block(inputs, channels * 2**stage, 2 if stage and not index else 1, bottleneck))
+            layers.append(
+                Block(inputs, channels * 2**stage, 2 if stage and not index else 1, bottleneck)
+            )
             inputs = channels * 2**stage * (4 if bottleneck else 1)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), inputs
 
 
 def mlp(inputs):
     return nn.Sequential(
-        nn.Linear(inputs, 4096), nn.BatchNorm1d(4096), nn.ReLU(True), nn.Linear(4096, 256, bias=False)
+        nn.Linear(inputs, 4096),
+        nn.BatchNorm1d(4096),
+        nn.ReLU(True),
+        nn.Linear(4096, 256, bias=False),
     )
 
 
@@ -91,7 +99,9 @@ def trainer(depth, width, size, stem, batch_size, precision, compiled):
                 if weight.ndim > 1:
                     gradient = gradient + 1e-6 * weight
                     norms = weight.norm(), gradient.norm()
-                    gradient *= torch.where(norms[0] * norms[1] > 0, 1e-3 * norms[0] / norms[1], 1.0)
+                    gradient *= torch.where(
+                        norms[0] * norms[1] > 0, 1e-3 * norms[0] / norms[1], 1.0
+                    )
                 buffer.mul_(0.9).add_(gradient)
                 weight.sub_(buffer, alpha=0.1)
             for average, weight in pairs:

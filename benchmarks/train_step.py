@@ -39,9 +39,9 @@ def tf_worker(network: str, precision: str, use_fit: bool):
     import keras
     import tensorflow as tf
 
-    from byol_tf import networks, optimizers
-    from byol_tf.byol import BYOL
-    from byol_tf.precision import policy_scope
+    from byol_tf.models import networks, optimizers
+    from byol_tf.models.byol import BYOL
+    from byol_tf.models.precision import policy_scope
 
     depth, size, stem, batch_size = NETWORKS[network]
     with policy_scope("mixed_bfloat16" if precision == "bfloat16" else "float32"):
@@ -80,7 +80,9 @@ def torch_worker(network: str, precision: str, compiled: bool):
     import torch_byol
 
     depth, size, stem, batch_size = NETWORKS[network]
-    return torch_byol.trainer(depth, WIDTHS.get(network, 1), size, stem, batch_size, precision, compiled)
+    return torch_byol.trainer(
+        depth, WIDTHS.get(network, 1), size, stem, batch_size, precision, compiled
+    )
 
 
 def serve(name: str, network: str) -> None:
@@ -105,9 +107,15 @@ def measure(names, network, pythons, steps, rounds) -> dict:
     for name in names:
         command = [pythons[name.split("-")[0]], __file__, f"--network={network}", f"--serve={name}"]
         rivals[name] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
-        while (line := rivals[name].stdout.readline()) != "ready\n":  # One at a time: compiling takes all cores.
+        while (
+            line := rivals[name].stdout.readline()
+        ) != "ready\n":  # One at a time: compiling takes all cores.
             if not line:
                 raise SystemExit(f"{name} failed; run {' '.join(command)} to see why")
     results = {name: {"images_per_second": [], "peak_gib": 0} for name in names}
@@ -127,7 +135,9 @@ def measure(names, network, pythons, steps, rounds) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
-    parser.add_argument("--torch_python", help="python of an environment with torch; without it no PyTorch rivals")
+    parser.add_argument(
+        "--torch_python", help="python of an environment with torch; without it no PyTorch rivals"
+    )
     parser.add_argument("--steps", type=int, default=4, help="a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -145,23 +155,36 @@ def main() -> None:
     context = recording.context("tensorflow", "keras")
     results = measure(names, args.network, pythons, args.steps, args.rounds)
 
-    print(f"{args.network}, batch {NETWORKS[args.network][3]}, {context['cpu']}, load before {context['load']}")
+    print(
+        f"{args.network}, batch {NETWORKS[args.network][3]}, {context['cpu']}, load before {context['load']}"
+    )
     print(f"{'rival':24} {'images/s':>9} {'min':>8} {'max':>8} {'peak GiB':>9}")
     medians = {}
     for name, result in results.items():
         speeds = result["images_per_second"]
         medians[name] = statistics.median(speeds)
-        print(f"{name:24} {medians[name]:9.1f} {min(speeds):8.1f} {max(speeds):8.1f} {result['peak_gib']:9.2f}")
+        print(
+            f"{name:24} {medians[name]:9.1f} {min(speeds):8.1f} {max(speeds):8.1f} {result['peak_gib']:9.2f}"
+        )
     ratios = {}
     for precision in PRECISIONS:
-        pairs = zip(*(results[f"tf-{kind}-{precision}"]["images_per_second"] for kind in ("step", "fit")))
-        ratios[f"overhead of fit, {precision}"] = statistics.median(step / fit - 1 for step, fit in pairs)
+        pairs = zip(
+            *(results[f"tf-{kind}-{precision}"]["images_per_second"] for kind in ("step", "fit"))
+        )
+        ratios[f"overhead of fit, {precision}"] = statistics.median(
+            step / fit - 1 for step, fit in pairs
+        )
     if args.torch_python:
-        best = {side: max(v for k, v in medians.items() if k.startswith(side)) for side in ("tf", "torch")}
+        best = {
+            side: max(v for k, v in medians.items() if k.startswith(side))
+            for side in ("tf", "torch")
+        }
         ratios["best tensorflow / best pytorch"] = best["tf"] / best["torch"]
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.3f}")
-    path = recording.append("train_step", context | {"network": args.network, "results": results, "ratios": ratios})
+    path = recording.append(
+        "train_step", context | {"network": args.network, "results": results, "ratios": ratios}
+    )
     print(f"recorded in {path.name}")
 
 

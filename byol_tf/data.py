@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import augmentations, corrupt, random_crop
 from byol_tf.errors import UserError
-from byol_tf.preprocessing import Preprocessing, decode_image
-from byol_tf.sources import Shard, Source, open_source
+from byol_tf.images import augmentations, random_crop
+from byol_tf.images.preprocessing import Preprocessing, decode_image
+from byol_tf.sources import Shard, Source, corrupt, open_source
 
 # A chunk of decoded crops has enough examples to make its overhead small, and one fits per core.
 _CHUNK_BYTES = 16 << 20
@@ -77,7 +77,9 @@ def two_view_dataset(
     if source.num_examples < config.batch_size:
         logging.warning(
             "%s: its %d images are fewer than batch_size %d, so a batch repeats some of them.",
-            source.name, source.num_examples, config.batch_size,
+            source.name,
+            source.num_examples,
+            config.batch_size,
         )
 
     def fill(decoded, valid):

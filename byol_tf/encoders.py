@@ -7,15 +7,16 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from byol_tf import export, pretrain
-from byol_tf.evaluation.pretrained import Pretrained, fingerprint
-from byol_tf.precision import policy_scope
-from byol_tf.preprocessing import Preprocessing
+from byol_tf import export, runs
+from byol_tf.build import build_encoder, preprocessing_from_config
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder, fingerprint
+from byol_tf.images.preprocessing import Preprocessing
+from byol_tf.models.precision import policy_scope
 
 _NAMES = {"byol": "BYOL", "simclr": "SimCLR"}
 
 
-def from_run(run_dir: str, checkpoint: str | None = None) -> Pretrained:
+def from_run(run_dir: str, checkpoint: str | None = None) -> EvaluatedEncoder:
     """The online encoder of a run of `pretrain`.
 
     Args:
@@ -25,15 +26,15 @@ def from_run(run_dir: str, checkpoint: str | None = None) -> Pretrained:
     Raises:
         UserError: no run, no checkpoint, or one of another architecture.
     """
-    config = pretrain.load_config(run_dir)
+    config = runs.load_config(run_dir)
 
     def build() -> keras.Model:
-        return pretrain.restore_encoder(run_dir, checkpoint)
+        return runs.restore_encoder(run_dir, checkpoint)
 
-    return of_keras(_name(config), build, pretrain.preprocessing_from_config(config))
+    return of_keras(_name(config), build, preprocessing_from_config(config))
 
 
-def from_saved_model(path: str) -> tuple[Pretrained, ml_collections.ConfigDict | None]:
+def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.ConfigDict | None]:
     """An exported encoder, and the config it was trained with where its card says it.
 
     Raises:
@@ -44,11 +45,11 @@ def from_saved_model(path: str) -> tuple[Pretrained, ml_collections.ConfigDict |
 
     def build() -> keras.Model:
         with policy_scope("float32"):
-            encoder = pretrain.build_encoder(config)
+            encoder = build_encoder(config)
         encoder.set_weights([weight.numpy() for weight in model.weights])
         return encoder
 
-    pretrained = Pretrained(
+    pretrained = EvaluatedEncoder(
         _name(config) if config else "encoder",
         lambda images, training=False: model.encode(images),
         preprocessing,
@@ -58,30 +59,30 @@ def from_saved_model(path: str) -> tuple[Pretrained, ml_collections.ConfigDict |
     return pretrained, config
 
 
-def of_keras(name: str, build, preprocessing: Preprocessing) -> Pretrained:
+def of_keras(name: str, build, preprocessing: Preprocessing) -> EvaluatedEncoder:
     """What `build` makes, a Keras model, called once for the frozen encoder."""
     encoder = build()
-    return Pretrained(name, encoder, preprocessing, fingerprint(encoder), build)
+    return EvaluatedEncoder(name, encoder, preprocessing, fingerprint(encoder), build)
 
 
 def random_encoder(
     config: ml_collections.ConfigDict, preprocessing: Preprocessing
-) -> Pretrained:
+) -> EvaluatedEncoder:
     """The encoder of `config` as it was before training; its seed decides the weights."""
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(config.seed)
         with policy_scope("float32"):
-            return pretrain.build_encoder(config)
+            return build_encoder(config)
 
     return of_keras("random encoder", build, preprocessing)
 
 
-def raw_pixels(preprocessing: Preprocessing) -> Pretrained:
+def raw_pixels(preprocessing: Preprocessing) -> EvaluatedEncoder:
     """The preprocessed pixels themselves, as an encoder."""
     size = preprocessing.image_size
     pixels = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Flatten()])
-    return Pretrained("raw pixels", pixels, preprocessing, f"pixels-{size}")
+    return EvaluatedEncoder("raw pixels", pixels, preprocessing, f"pixels-{size}")
 
 
 def _name(config: ml_collections.ConfigDict) -> str:

@@ -1,6 +1,6 @@
 """Draws the figures of docs/results from a run folder: curves, the two views of eight images, nearest neighbours.
 
-    python docs/plots.py --run_dir=RUN --train_dir=DIR --test_dir=DIR --output=docs/results/NAME
+python docs/plots.py --run_dir=RUN --train_dir=DIR --test_dir=DIR --output=docs/results/NAME
 """
 
 import argparse
@@ -10,6 +10,7 @@ import pathlib
 import matplotlib
 import numpy as np
 
+from byol_tf import runs
 from byol_tf.report import charts, gallery
 
 matplotlib.use("Agg")
@@ -39,7 +40,10 @@ def image_rows(rows: list[list[np.ndarray]], titles: list[str], path: pathlib.Pa
     """A grid of images, float `[H, W, 3]` in [0, 1]; `titles` stand above the columns."""
     columns = len(rows[0])
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(0.95 * columns, 0.95 * len(rows) + 0.25), constrained_layout=True
+        len(rows),
+        columns,
+        figsize=(0.95 * columns, 0.95 * len(rows) + 0.25),
+        constrained_layout=True,
     )
     for row, images in zip(axes, rows):
         for axis, image in zip(row, images):
@@ -58,15 +62,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from byol_tf import data, encoders, pretrain
-    from byol_tf.callbacks.history import read_history
+    from byol_tf import data, encoders
     from byol_tf.evaluation import features
+    from byol_tf.runs import read_history
 
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     curves(charts.measurements(read_history(args.run_dir)), output / "curves.png")
 
-    config = pretrain.load_config(args.run_dir)
+    config = runs.load_config(args.run_dir)
     mean, std = np.asarray(config.normalize.mean), np.asarray(config.normalize.std)
     config.batch_size = 8
     views, *_ = next(iter(data.two_view_dataset(args.train_dir, config)))

@@ -1,14 +1,14 @@
 """BYOL in a Keras script: encoder, model, compile, fit, export. Runs as it stands on the bundled images in minutes.
 
-    python examples/fit.py --epochs=5
+python examples/fit.py --epochs=5
 """
 
 import argparse
 import pathlib
 
 import byol_tf
-from byol_tf.callbacks.collapse import CollapseMonitor
 from byol_tf.configs import cifar10_demo
+from byol_tf.training.callbacks.collapse import CollapseMonitor
 
 IMAGES = pathlib.Path(__file__).parent / "images" / "train"
 
@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--output", default="exported/1")
     args = parser.parse_args()
 
-    config = cifar10_demo.get_config()  # Batch and image size, the two view distributions, the seed.
+    config = (
+        cifar10_demo.get_config()
+    )  # Batch and image size, the two view distributions, the seed.
     source = byol_tf.data.open_source(str(IMAGES))
     steps_per_epoch = source.num_examples // config.batch_size
     total_steps = args.epochs * steps_per_epoch

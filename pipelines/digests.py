@@ -10,6 +10,7 @@ _ROOT = pathlib.Path(__file__).parent
 _SOURCES = (
     (pathlib.Path(byol_tf.__file__).parent, ("cli", "configs")),
     (_ROOT / "components", ()),
+    (_ROOT / "images", ()),
     (_ROOT / "modules", ()),
 )
 

@@ -81,9 +81,9 @@ def create_pipeline(settings: Settings) -> Pipeline:
     )
 
     # Training.
-    records_schema = ImportSchemaGen(
-        schema_file=settings.records_schema_file
-    ).with_id("RecordsSchema")
+    records_schema = ImportSchemaGen(schema_file=settings.records_schema_file).with_id(
+        "RecordsSchema"
+    )
     transform = Transform(
         examples=examples,
         schema=records_schema.outputs["schema"],
@@ -148,8 +148,18 @@ def create_pipeline(settings: Settings) -> Pipeline:
         ),
     )
     components = [
-        example_gen, statistics_gen, schema_gen, validator, *resolvers, gate, records_schema,
-        transform, trainer, *judges, serving_check, pusher,
+        example_gen,
+        statistics_gen,
+        schema_gen,
+        validator,
+        *resolvers,
+        gate,
+        records_schema,
+        transform,
+        trainer,
+        *judges,
+        serving_check,
+        pusher,
     ]
     if settings.embed_data_dir:
         components.append(
@@ -186,9 +196,7 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
         class_name="SparseCategoricalAccuracy",
         config='{"name": "accuracy"}',
         per_slice_thresholds=[
-            tfma.PerSliceMetricThreshold(
-                slicing_specs=[tfma.SlicingSpec()], threshold=threshold
-            )
+            tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=threshold)
         ],
     )
     return tfma.EvalConfig(

@@ -38,7 +38,7 @@ class Settings:
             the statistics of the last run, in [0, 1].
         compare_with_last_run: whether drift is looked at; Kubeflow's resolvers cannot do it.
         shorter_side: pixels that larger images are reduced to.
-        strategy: of `byol_tf.strategy.STRATEGIES`.
+        strategy: one of `byol_tf.choices.STRATEGIES`.
         views: random crops an image for the linear probe; 0 trains on centre crops.
         min_accuracy: of the linear probe on the eval split, in [0, 1].
         max_accuracy_loss: against the last blessed model, in [0, 1].
@@ -109,7 +109,11 @@ class Settings:
                 "output splits divide one input split, and there are several; give only one kind."
             )
         for name in (
-            "max_corrupt_fraction", "max_drift", "min_accuracy", "max_accuracy_loss", "min_spread",
+            "max_corrupt_fraction",
+            "max_drift",
+            "min_accuracy",
+            "max_accuracy_loss",
+            "min_spread",
             "max_measure_loss",
         ):
             value = getattr(self, name)

@@ -33,7 +33,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     sys.modules["__main__"].__doc__ = module.__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's C++ notices are not for users.
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "2"
+    )  # TensorFlow's C++ notices are not for users.
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     for name in ("faiss", "httpx", "tensorflow"):  # They tell of each import, request and restore.

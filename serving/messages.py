@@ -16,7 +16,9 @@ _SCALARS = {
 }
 
 
-def define(package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]) -> dict[str, type[Message]]:
+def define(
+    package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]
+) -> dict[str, type[Message]]:
     """Makes message classes, in a descriptor pool of their own where they meet nobody else's.
 
     Args:
@@ -28,7 +30,10 @@ def define(package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]])
         The classes by name.
     """
     file = descriptor_pb2.FileDescriptorProto(
-        name=f"{package}.proto", package=package, syntax="proto3", dependency=[wrappers_pb2.DESCRIPTOR.name]
+        name=f"{package}.proto",
+        package=package,
+        syntax="proto3",
+        dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
     for name, fields in messages.items():
         message = file.message_type.add(name=name)

@@ -28,7 +28,7 @@ def two_replicas() -> tf.distribute.Strategy:
 
     Each strategy numbers its collectives from the same start, so a second one in the process meets the first's.
     """
-    from byol_tf.strategy import build_strategy
+    from byol_tf.training.strategy import build_strategy
 
     return build_strategy("mirrored")
 

@@ -6,11 +6,14 @@ import pathlib
 
 import pytest
 
-from byol_tf import augmentations, configs
+from byol_tf import configs
 from byol_tf.configs import defaults, imagenet
+from byol_tf.images import augmentations
 
 RECIPES = sorted(
-    path.stem for path in pathlib.Path(configs.__path__[0]).glob("*.py") if path.stem not in ("__init__", "defaults", "evaluation")
+    path.stem
+    for path in pathlib.Path(configs.__path__[0]).glob("*.py")
+    if path.stem not in ("__init__", "defaults", "evaluation")
 )
 
 
@@ -33,7 +36,12 @@ def test_recipes_have_exactly_the_default_fields_and_set_the_sizes(name, arg):
 
 @pytest.mark.parametrize(
     "epochs, base_lr, weight_decay, base_ema",
-    [(40, 0.45, 1e-6, 0.97), (100, 0.45, 1e-6, 0.99), (300, 0.3, 1e-6, 0.99), (1000, 0.2, 1.5e-6, 0.996)],
+    [
+        (40, 0.45, 1e-6, 0.97),
+        (100, 0.45, 1e-6, 0.99),
+        (300, 0.3, 1e-6, 0.99),
+        (1000, 0.2, 1.5e-6, 0.996),
+    ],
 )
 def test_imagenet_presets_are_the_papers(epochs, base_lr, weight_decay, base_ema):
     config = imagenet.get_config(str(epochs))
@@ -45,7 +53,10 @@ def test_imagenet_presets_are_the_papers(epochs, base_lr, weight_decay, base_ema
 
 def test_imagenet_views_are_the_papers_two_distributions():
     config = imagenet.get_config()
-    for view, wanted in ((config.augment.view_1, augmentations.VIEW_1), (config.augment.view_2, augmentations.VIEW_2)):
+    for view, wanted in (
+        (config.augment.view_1, augmentations.VIEW_1),
+        (config.augment.view_2, augmentations.VIEW_2),
+    ):
         assert dataclasses.asdict(augmentations.ViewConfig(**view)) == dataclasses.asdict(wanted)
 
 

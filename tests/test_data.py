@@ -1,18 +1,17 @@
 """Two-view batches and evaluation batches, from real files of every format, intact and corrupt."""
 
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import encoded, photo
 from PIL import Image
 
 from byol_tf import data
 from byol_tf.configs import defaults
 from byol_tf.errors import UserError
-from byol_tf.preprocessing import Preprocessing
+from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.sources import Shard, open_source
-from pictures import encoded, photo
 
 SIZE = 8
 WHOLE = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}

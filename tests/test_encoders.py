@@ -5,21 +5,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from byol_tf import encoders, export, pretrain
-from byol_tf.callbacks import checkpoint
+from byol_tf import build, encoders, export, runs
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
-from byol_tf.evaluation.pretrained import fingerprint
+from byol_tf.evaluation.evaluated_encoder import fingerprint
 
 CONFIG = cifar10_demo.get_config("smoke")
-PREPROCESSING = pretrain.preprocessing_from_config(CONFIG)
+PREPROCESSING = build.preprocessing_from_config(CONFIG)
 IMAGES = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
 
 
 @pytest.fixture(scope="module")
 def trained():
     keras.utils.set_random_seed(7)
-    encoder = pretrain.build_encoder(CONFIG)
+    encoder = build.build_encoder(CONFIG)
     for weight in encoder.weights:  # Moving statistics and zero gammas too.
         weight.assign_add(tf.random.uniform(weight.shape, maxval=0.01))
     return encoder
@@ -28,7 +27,7 @@ def trained():
 @pytest.fixture(scope="module")
 def run_dir(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    checkpoint.claim_run_dir(str(path), CONFIG.to_dict())
+    runs.claim_run_dir(str(path), CONFIG.to_dict())
     saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trained))
     saved.save(str(path / "checkpoints" / "ckpt"))
     for version, metadata in (("1", {"config": CONFIG.to_dict()}), ("2", {})):
@@ -80,7 +79,9 @@ def test_fingerprints_tell_weights_and_files_apart(run_dir, trained):
     same = fingerprint(copy)
     copy.set_weights(weights)
     assert fingerprint(copy) != same
-    exported = [encoders.from_saved_model(str(run_dir / "exported" / v))[0].fingerprint for v in "12"]
+    exported = [
+        encoders.from_saved_model(str(run_dir / "exported" / v))[0].fingerprint for v in "12"
+    ]
     assert len({first, *exported}) == 3
 
 

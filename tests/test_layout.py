@@ -56,7 +56,9 @@ class BuildFile:
         self.folder = path.parent
         self.targets = []  # (rule, source files, labels of deps)
         rules = {rule: self._recorder(rule) for rule in ("py_library", "py_binary", "py_test")}
-        ignored = dict.fromkeys(("package", "exports_files", "filegroup"), lambda *args, **kwargs: None)
+        ignored = dict.fromkeys(
+            ("package", "exports_files", "filegroup"), lambda *args, **kwargs: None
+        )
         package = self.folder.relative_to(ROOT).as_posix()
         functions = {"glob": self._glob, "package_name": lambda: package}
         exec(compile(path.read_text(), path, "exec"), {**rules, **ignored, **functions})

@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def readme_blocks():
     """(how, command) of each block that says it runs."""
     text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"<!-- (run|run in the background) -->\n```(python|sh)\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(
+        r"<!-- (run|run in the background) -->\n```(python|sh)\n(.*?)```", text, re.DOTALL
+    )
     shells = {"python": [sys.executable, "-c"], "sh": ["sh", "-ec"]}
     return [(how, [*shells[language], code]) for how, language, code in blocks]
 
@@ -27,7 +29,11 @@ def test_blocks_run_as_printed(tmp_path):
     assert [how for how, _ in blocks] == ["run", "run in the background", "run", "run"]
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    where = {"cwd": tmp_path, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT), "PATH": path}}
+    where = {
+        "cwd": tmp_path,
+        "text": True,
+        "env": os.environ | {"PYTHONPATH": str(ROOT), "PATH": path},
+    }
     printed = []
     with contextlib.ExitStack() as stack:
         for how, command in blocks:
@@ -36,19 +42,34 @@ def test_blocks_run_as_printed(tmp_path):
                 assert result.returncode == 0, result.stderr[-3000:]
                 printed.append(result.stdout.splitlines())
             else:
-                server = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **where)
+                server = subprocess.Popen(
+                    command, stderr=subprocess.PIPE, start_new_session=True, **where
+                )
                 stack.callback(os.killpg, server.pid, signal.SIGTERM)
-                assert any("REST on" in line for line in server.stderr), "it ended before it listened"
+                assert any("REST on" in line for line in server.stderr), (
+                    "it ended before it listened"
+                )
     assert printed[1][-1] == "(4, 128)"
-    assert "photos.parquet: 2500 embeddings" in printed[2][0] and printed[2][-1] == "The page is like.html."
+    assert (
+        "photos.parquet: 2500 embeddings" in printed[2][0]
+        and printed[2][-1] == "The page is like.html."
+    )
     assert (tmp_path / "like.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_keras_example_trains_and_exports(tmp_path):
     result = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "fit.py"), "--epochs=1", f"--output={tmp_path / 'encoder' / '1'}"],
-        capture_output=True, text=True, timeout=900, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [
+            sys.executable,
+            str(ROOT / "examples" / "fit.py"),
+            "--epochs=1",
+            f"--output={tmp_path / 'encoder' / '1'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "encoder" / "1" / "saved_model.pb").is_file()

@@ -33,14 +33,19 @@ def run_main(
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _fail("interrupted; what was saved stays, and the same command continues a training run.", 130)
+            _fail(
+                "interrupted; what was saved stays, and the same command continues a training run.",
+                130,
+            )
 
     # absl takes help and flags from the program's main module, which for a console script is pip's wrapper.
     module = sys.modules[main.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__
     for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, []):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's C++ notices are not for users.
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "2"
+    )  # TensorFlow's C++ notices are not for users.
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     app.run(guarded, flags_parser=_parse_flags)

@@ -1,6 +1,6 @@
 """byol-ablate: one of the paper's ablations: its grid of runs, a table and a plot. The same command again resumes.
 
-    byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train --test_dir=photos/test --output_dir=ablations
+byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train --test_dir=photos/test --output_dir=ablations
 """
 
 import json
@@ -9,10 +9,10 @@ import sys
 
 from absl import flags, logging
 
+from byol_tf.choices import STUDIES
 from byol_tf.cli import recipe, run_main
 from byol_tf.configs import evaluation
 
-_STUDIES = ("batch_size", "augmentations", "target_ema", "method")
 _FLAGS = flags.FLAGS
 
 
@@ -20,14 +20,14 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     base = recipe.resolve_config(_FLAGS["config"])  # Before TensorFlow is imported.
-    from byol_tf import ablation, ablation_report
-    from byol_tf.atomic import write_atomically
+    from byol_tf.ablation import report, studies
     from byol_tf.evaluation import results
     from byol_tf.evaluation.cache import FeatureCache
-    from byol_tf.evaluation.task import Task
+    from byol_tf.evaluation.splits import Splits
+    from byol_tf.files import write_atomically
 
     output_dir = _FLAGS.output_dir
-    task = Task(
+    task = Splits(
         _FLAGS.train_dir or _FLAGS.data_dir,
         _FLAGS.test_dir,
         cache=FeatureCache(os.path.join(output_dir, "features")),
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
     task.sources  # Opened first, so that a typing mistake does not cost hours.
     protocols = evaluation.get_config()
     protocols.linear.views = 0
-    grid = ablation.Ablation(_FLAGS.data_dir, task, protocols, output_dir)
-    cells = ablation.STUDIES[_FLAGS.study](base)
+    grid = studies.Ablation(_FLAGS.data_dir, task, protocols, output_dir)
+    cells = studies.STUDIES[_FLAGS.study](base)
     seeds = [int(seed) for seed in _FLAGS.seeds]
     measured = {cell: [] for cell in cells}
     untrained = []
@@ -49,21 +49,26 @@ def main(argv: list[str]) -> None:
             )
             measured[cell].append(grid.figures(cell.config(base)))
 
-    table = ablation_report.table(measured, untrained)
+    table = report.table(measured, untrained)
     command = recipe.command_line("byol-ablate")
     record = {
         "command": command,
         "study": _FLAGS.study,
         "seeds": seeds,
         "cells": [
-            {"line": cell.line, "point": cell.point, "overrides": dict(cell.overrides), "by_seed": figures}
+            {
+                "line": cell.line,
+                "point": cell.point,
+                "overrides": dict(cell.overrides),
+                "by_seed": figures,
+            }
             for cell, figures in measured.items()
         ],
         "untrained": untrained,
         "base": base.to_dict(),
     } | results.environment()
     stem = os.path.join(output_dir, _FLAGS.study)
-    ablation_report.plot(_FLAGS.study, measured, untrained, f"{stem}.png")
+    report.plot(_FLAGS.study, measured, untrained, f"{stem}.png")
     write_atomically(f"{stem}.md", f"{table}\n\n`{command}`\n")
     write_atomically(f"{stem}.json", json.dumps(record, indent=2) + "\n")
     print(f"{table}\n\nTable, plot and record are {stem}.md, .png and .json.")
@@ -81,16 +86,20 @@ def _define_flags() -> None:
     flags.DEFINE_enum(
         "study",
         None,
-        _STUDIES,
+        STUDIES,
         "What to vary. batch_size: B to B/64, BYOL and SimCLR. augmentations: taken away one by one, BYOL and SimCLR. "
         "target_ema: τ₀ from 0 to 1, with and without predictor. method: BYOL and SimCLR.",
         required=True,
     )
-    flags.DEFINE_string("data_dir", None, "The images to pretrain on, as byol-pretrain takes them.", required=True)
+    flags.DEFINE_string(
+        "data_dir", None, "The images to pretrain on, as byol-pretrain takes them.", required=True
+    )
     flags.DEFINE_string(
         "train_dir", None, "Labelled images to evaluate with; by default those of --data_dir."
     )
-    flags.DEFINE_string("test_dir", None, "Labelled images of the same classes, to be judged on.", required=True)
+    flags.DEFINE_string(
+        "test_dir", None, "Labelled images of the same classes, to be judged on.", required=True
+    )
     flags.DEFINE_string(
         "output_dir",
         None,

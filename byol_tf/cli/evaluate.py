@@ -1,11 +1,10 @@
 """byol-evaluate: what a pretrained encoder is worth, by the paper's protocols, beside what it has to beat.
 
-    byol-evaluate --run_dir=runs/photos --train_dir=photos/train --test_dir=photos/test --baselines
-    byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... --protocol=semi_supervised
+byol-evaluate --run_dir=runs/photos --train_dir=photos/train --test_dir=photos/test --baselines
+byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... --protocol=semi_supervised
 """
 
 import contextlib
-import importlib
 import os
 import sys
 import tempfile
@@ -40,23 +39,21 @@ def main(argv: list[str]) -> None:
         )
     output = _output()
     with _feature_folder() as features:
-        from byol_tf.atomic import write_atomically
-        from byol_tf.callbacks.checkpoint import fingerprint
-        from byol_tf.evaluation import results
+        from byol_tf.evaluation import find_protocol, results
         from byol_tf.evaluation.cache import FeatureCache
-        from byol_tf.evaluation.task import Task
+        from byol_tf.evaluation.splits import Splits
+        from byol_tf.files import write_atomically
+        from byol_tf.runs import fingerprint
 
         pretrained, model, training_config = _pretrained()
-        task = Task(
+        task = Splits(
             _FLAGS.train_dir,
             _FLAGS.test_dir,
             seed=training_config.seed if training_config else 0,
             output_dir=output and (os.path.dirname(output) or "."),
             cache=FeatureCache(features),
         )
-        protocols = {
-            name: importlib.import_module(f"byol_tf.evaluation.{name}") for name in _FLAGS.protocol
-        }
+        protocols = {name: find_protocol(name) for name in _FLAGS.protocol}
         rows = {}
         for encoder, names in _rows(pretrained, training_config):
             logging.info("%s: %s", encoder.name, ", ".join(names))
@@ -146,7 +143,9 @@ def _output() -> str | None:
     """Where the results go; looked at first, so that a typing mistake does not cost hours."""
     output = _FLAGS.output
     if output is None and _FLAGS.run_dir:
-        name = "-".join(["evaluation"] + ([] if tuple(_FLAGS.protocol) == _DEFAULT else _FLAGS.protocol))
+        name = "-".join(
+            ["evaluation"] + ([] if tuple(_FLAGS.protocol) == _DEFAULT else _FLAGS.protocol)
+        )
         output = os.path.join(_FLAGS.run_dir, f"{name}.json")
     if output and not os.path.isdir(os.path.dirname(output) or "."):
         raise UserError(
@@ -167,16 +166,13 @@ def _feature_folder() -> Iterator[str]:
 
 def _pretrained():
     """What is evaluated, its path, and the config it was trained with (None where unknown)."""
-    import tensorflow as tf
-
-    from byol_tf import encoders, pretrain
+    from byol_tf import encoders, runs
 
     if _FLAGS.saved_model:
         pretrained, config = encoders.from_saved_model(_FLAGS.saved_model)
         return pretrained, _FLAGS.saved_model, config
-    config = pretrain.load_config(_FLAGS.run_dir)
-    folder = os.path.join(_FLAGS.run_dir, "checkpoints")
-    checkpoint = _FLAGS.checkpoint or tf.train.latest_checkpoint(folder)
+    config = runs.load_config(_FLAGS.run_dir)
+    checkpoint = _FLAGS.checkpoint or runs.latest_checkpoint(_FLAGS.run_dir)
     return encoders.from_run(_FLAGS.run_dir, checkpoint), checkpoint, config
 
 

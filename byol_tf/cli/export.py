@@ -1,6 +1,6 @@
 """byol-export: the encoder of a run as a SavedModel that TF Serving, byol-serve and TFX load.
 
-    byol-export --run_dir=runs/photos --output=exported/photos/1
+byol-export --run_dir=runs/photos --output=exported/photos/1
 """
 
 import json
@@ -17,21 +17,19 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     logging.set_verbosity(logging.WARNING)  # TensorFlow names every weight several times.
-    import tensorflow as tf
+    from byol_tf import export, runs
+    from byol_tf.build import preprocessing_from_config
 
-    from byol_tf import export, pretrain
-
-    config = pretrain.load_config(_FLAGS.run_dir)
-    folder = os.path.join(_FLAGS.run_dir, "checkpoints")
-    checkpoint = _FLAGS.checkpoint or tf.train.latest_checkpoint(folder)
-    encoder = pretrain.restore_encoder(_FLAGS.run_dir, checkpoint)
+    config = runs.load_config(_FLAGS.run_dir)
+    checkpoint = _FLAGS.checkpoint or runs.latest_checkpoint(_FLAGS.run_dir)
+    encoder = runs.restore_encoder(_FLAGS.run_dir, checkpoint)
     version = os.path.basename(_FLAGS.output.rstrip("/"))
     if not version.isdecimal():
         logging.warning("TF Serving serves versions that are numbers, and '%s' is none.", version)
     export.save_encoder(
         encoder,
         _FLAGS.output,
-        preprocessing=pretrain.preprocessing_from_config(config),
+        preprocessing=preprocessing_from_config(config),
         metadata={
             "checkpoint": checkpoint,
             "config": config.to_dict(),

@@ -1,13 +1,14 @@
 """byol-pretrain: a folder of images in, a pretrained encoder's run folder out. The same command again resumes.
 
-    byol-pretrain --config=cifar10 --data_dir=photos/ --run_dir=runs/photos
-    byol-pretrain --config=imagenet:300 --config.batch_size=1024 --data_dir=imagenet/train --run_dir=runs/in300
+byol-pretrain --config=cifar10 --data_dir=photos/ --run_dir=runs/photos
+byol-pretrain --config=imagenet:300 --config.batch_size=1024 --data_dir=imagenet/train --run_dir=runs/in300
 """
 
 import sys
 
 from absl import flags
 
+from byol_tf.choices import STRATEGIES
 from byol_tf.cli import recipe, run_main
 
 _CONFIG = recipe.define_config()
@@ -28,7 +29,7 @@ _RUN_DIR = flags.DEFINE_string(
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
-    ["default", "mirrored", "multi_worker", "tpu", "auto"],
+    STRATEGIES,
     "How to distribute: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or what is found.",
 )
 
@@ -37,10 +38,12 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     config = recipe.resolve_config(_CONFIG)  # Before TensorFlow is imported.
-    from byol_tf.pretrain import pretrain
+    from byol_tf.training.pretrain import pretrain
 
     pretrain(config, _DATA_DIR.value, _RUN_DIR.value, _STRATEGY.value)
-    print(f"The pretrained run is in {_RUN_DIR.value}; export its encoder with byol-export --run_dir={_RUN_DIR.value}")
+    print(
+        f"The pretrained run is in {_RUN_DIR.value}; export its encoder with byol-export --run_dir={_RUN_DIR.value}"
+    )
 
 
 def run() -> None:

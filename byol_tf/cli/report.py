@@ -1,7 +1,7 @@
 """byol-report: one HTML page of a run: results, curves, accuracy by class, neighbours, a map.
 
-    byol-report runs/photos
-    byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
+byol-report runs/photos
+byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     _, run_dir = argv
     output = _output(run_dir)
     _check_packages()
-    from byol_tf.atomic import write_atomically
+    from byol_tf.files import write_atomically
     from byol_tf.report import run_page
     from byol_tf.report.collect import collect
 

@@ -1,6 +1,6 @@
 """What `make demo` trains: a quarter-width ResNet-18 on the few thousand images of examples/images, in minutes.
 
-    byol-pretrain --config=cifar10_demo --data_dir=examples/images/train --run_dir=demo/run
+byol-pretrain --config=cifar10_demo --data_dir=examples/images/train --run_dir=demo/run
 """
 
 from byol_tf.configs import cifar10, defaults

@@ -1,6 +1,6 @@
 """The protocols of evaluation, a section each, with the paper's numbers (arXiv 2006.07733, appendices C and D).
 
-    byol-evaluate --protocol=linear,semi_supervised --config.linear.views=80 ...
+byol-evaluate --protocol=linear,semi_supervised --config.linear.views=80 ...
 """
 
 import ml_collections
@@ -68,7 +68,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.segmentation.momentum = 0.9  # not in the paper; usual
     # The sweep: "5 logarithmically spaced values between 1e-3 and 1e-1"; one value skips it. MoCo's is 0.003.
     config.segmentation.learning_rates = (1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1)
-    config.segmentation.decay_at = (0.7, 0.9)  # parts of the training, where the rate is multiplied by 0.1
+    config.segmentation.decay_at = (
+        0.7,
+        0.9,
+    )  # parts of the training, where the rate is multiplied by 0.1
     config.segmentation.validation_fraction = 0.2  # the paper holds out 2,119 of 10,582
     config.segmentation.crop_size = 513
     config.segmentation.scale = (0.5, 2.0)

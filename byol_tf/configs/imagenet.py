@@ -21,7 +21,9 @@ def get_config(arg: str = "1000"):
     """`arg`: the number of epochs, one of `PRESETS`, or `smoke`."""
     epochs = 1000 if arg == "smoke" else int(arg)
     if epochs not in PRESETS:
-        raise ValueError(f"imagenet:{arg} is unknown; give imagenet: and one of {sorted(PRESETS)} or smoke.")
+        raise ValueError(
+            f"imagenet:{arg} is unknown; give imagenet: and one of {sorted(PRESETS)} or smoke."
+        )
     config = defaults.get_config()
     config.epochs = epochs
     config.batch_size = 4096

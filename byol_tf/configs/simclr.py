@@ -19,7 +19,9 @@ def get_config(arg: str = "1000"):
     """`arg`: the number of epochs, one of `EPOCHS`, or `smoke`."""
     epochs = 1000 if arg == "smoke" else int(arg)
     if epochs not in EPOCHS:
-        raise ValueError(f"simclr:{arg} is unknown; give simclr: and one of {list(EPOCHS)} or smoke.")
+        raise ValueError(
+            f"simclr:{arg} is unknown; give simclr: and one of {list(EPOCHS)} or smoke."
+        )
     config = defaults.get_config()
     config.method = "simclr"
     config.epochs = epochs

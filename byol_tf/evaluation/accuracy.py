@@ -1,5 +1,7 @@
 """How well classes were predicted: the three metrics of the paper's transfer table (table 3)."""
 
+import math
+
 import numpy as np
 
 
@@ -60,3 +62,11 @@ def voc07_ap(scores: np.ndarray, relevant: np.ndarray) -> float:
     # recall >= k / 10 in whole numbers: 3 of 10 are a recall of 0.3, which 3 * 0.1 exceeds.
     first = np.searchsorted(10 * hits, np.arange(11) * hits[-1])
     return float(np.mean(best_from[first]))
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """95 % confidence interval of a proportion."""
+    z = 1.959964
+    centre = (hits + z**2 / 2) / (total + z**2)
+    half = z / (total + z**2) * math.sqrt(hits * (total - hits) / total + z**2 / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)

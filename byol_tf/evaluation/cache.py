@@ -11,8 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.data import evaluation_dataset
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import Features, extract
-from byol_tf.evaluation.pretrained import Pretrained
 from byol_tf.sources import Source
 
 _BATCH_SIZE = 256
@@ -33,7 +33,7 @@ class FeatureCache:
         self.folder = folder
 
     def extract(
-        self, pretrained: Pretrained, source: Source, *, train_seed: int | None = None
+        self, pretrained: EvaluatedEncoder, source: Source, *, train_seed: int | None = None
     ) -> Features:
         """Features of all images of `source`, as `features.extract` gives them.
 
@@ -60,7 +60,7 @@ class FeatureCache:
         return features
 
 
-def _name(pretrained: Pretrained, source: Source, train_seed: int | None) -> str:
+def _name(pretrained: EvaluatedEncoder, source: Source, train_seed: int | None) -> str:
     content = {
         "encoder": pretrained.fingerprint,
         "preprocessing": dataclasses.asdict(pretrained.preprocessing),

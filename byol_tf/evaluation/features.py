@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
+from byol_tf.models.networks import check_flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +67,6 @@ def extract(encoder: Callable[..., tf.Tensor], dataset: tf.data.Dataset) -> Feat
     features = Features(*(np.concatenate(column) for column in zip(*batches, strict=True)))
     _check_finite(features)
     return features
-
-
-def check_flat(shape: tf.TensorShape) -> None:
-    """Raises `UserError` unless `shape`, an encoder's output, is `[B, D]` with D known."""
-    if shape.rank != 2 or shape[-1] is None:
-        raise UserError(
-            f"the encoder's output has the shape {shape}, not [B, D]; end it with global pooling "
-            "(in keras.applications: include_top=False, pooling='avg')."
-        )
 
 
 def align(passes: Sequence[Features]) -> list[Features]:

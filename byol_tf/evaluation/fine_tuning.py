@@ -19,14 +19,15 @@ import dataclasses
 import ml_collections
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation import accuracy, voc
-from byol_tf.evaluation.fine_tune import FineTuner
-from byol_tf.evaluation.linear import validation_split, wilson_interval
-from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation import accuracy
+from byol_tf.evaluation.accuracy import wilson_interval
+from byol_tf.evaluation.dense import voc
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
+from byol_tf.evaluation.finetuner import FineTuner
 from byol_tf.evaluation.results import percent
+from byol_tf.evaluation.splits import Splits, validation_split
 from byol_tf.evaluation.subsets import list_examples
 from byol_tf.evaluation.sweep import Point, best, sweep
-from byol_tf.evaluation.task import Task
 from byol_tf.sources.subset import SubsetSource
 
 # Metric → its function, and its header in the table.
@@ -66,7 +67,7 @@ class FineTuningResult:
 
 
 def evaluate(
-    pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict
+    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
 ) -> FineTuningResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import Features, check_labelled
-from byol_tf.evaluation.pretrained import Pretrained
 from byol_tf.evaluation.results import percent
-from byol_tf.evaluation.task import Task
+from byol_tf.evaluation.splits import Splits
 
 # Bounds the similarities and the one-hot votes of a chunk of queries: 256 MB each.
 _MAX_ELEMENTS = 2**26
@@ -42,7 +42,9 @@ class KNNResult:
         return {"kNN top-1, %": percent(self.top_1)}
 
 
-def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> KNNResult:
+def evaluate(
+    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+) -> KNNResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 
     Raises:
@@ -99,9 +101,7 @@ def knn_accuracy(
         ]
     )
     hits = ranked == test.labels[:, np.newaxis]
-    return KNNResult(
-        float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), k, len(test.labels)
-    )
+    return KNNResult(float(hits[:, 0].mean()), float(hits.any(axis=1).mean()), k, len(test.labels))
 
 
 def _normalized(representations: np.ndarray) -> tf.Tensor:

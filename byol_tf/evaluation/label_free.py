@@ -10,10 +10,10 @@ import tensorflow as tf
 from byol_tf.data import evaluation_dataset
 from byol_tf.errors import UserError
 from byol_tf.evaluation import features
-from byol_tf.losses import regression_loss
-from byol_tf.preprocessing import Preprocessing
+from byol_tf.images.preprocessing import Preprocessing
+from byol_tf.models.collapse import effective_rank, spread
+from byol_tf.models.losses import regression_loss
 from byol_tf.sources import Source
-from byol_tf.spread import effective_rank, spread
 
 _BATCH_SIZE = 256
 _ROWS_AT_ONCE = 256  # Distances of this many to 50,000 others are 50 MB.

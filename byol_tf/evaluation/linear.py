@@ -16,11 +16,12 @@ import numpy as np
 from absl import logging
 
 from byol_tf.errors import UserError
+from byol_tf.evaluation.accuracy import wilson_interval
 from byol_tf.evaluation.classifiers import Classifiers, train_classifiers
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import Features, check_labelled
-from byol_tf.evaluation.pretrained import Pretrained
 from byol_tf.evaluation.results import percent
-from byol_tf.evaluation.task import Task
+from byol_tf.evaluation.splits import Splits, validation_split
 
 BASE_LEARNING_RATES = (0.4, 0.3, 0.2, 0.1, 0.05)
 
@@ -70,7 +71,9 @@ class LinearFit:
     batch_size: int
 
 
-def evaluate(pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict) -> LinearResult:
+def evaluate(
+    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+) -> LinearResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 
     Raises:
@@ -162,35 +165,6 @@ def fit_linear(
         validation_accuracy=dict(zip(map(float, base_lrs), top_1.tolist(), strict=True)),
         batch_size=min(batch_size, len(train.labels)),
     )
-
-
-def validation_split(
-    labels: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to train on and positions held out, sorted.
-
-    Each class is held out in proportion, to within one example; a class's only example is not.
-
-    Args:
-        labels: int `[N]`.
-        fraction: in (0, 0.5].
-        seed: decides which examples.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    by_class = by_class[np.bincount(labels)[labels[by_class]] > 1]
-    # Every (1 / fraction)-th example of the sequence in which classes are contiguous.
-    marks = np.floor(np.arange(len(by_class) + 1) * fraction)
-    held_out = np.sort(by_class[np.diff(marks) > 0])
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
-
-
-def wilson_interval(hits: int, total: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion."""
-    z = 1.959964
-    centre = (hits + z**2 / 2) / (total + z**2)
-    half = z / (total + z**2) * math.sqrt(hits * (total - hits) / total + z**2 / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _check_test(train: Features, test: Features) -> None:

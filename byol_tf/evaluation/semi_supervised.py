@@ -22,19 +22,13 @@ import numpy as np
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation import accuracy
-from byol_tf.evaluation.fine_tune import FineTuner
-from byol_tf.evaluation.linear import validation_split, wilson_interval
-from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.accuracy import wilson_interval
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
+from byol_tf.evaluation.finetuner import FineTuner
 from byol_tf.evaluation.results import percent
-from byol_tf.evaluation.subsets import (
-    Listing,
-    class_balanced,
-    list_examples,
-    read_list,
-    write_list,
-)
+from byol_tf.evaluation.splits import Splits, validation_split
+from byol_tf.evaluation.subsets import Listing, class_balanced, list_examples, read_list, write_list
 from byol_tf.evaluation.sweep import Point, best, sweep
-from byol_tf.evaluation.task import Task
 from byol_tf.sources.subset import SubsetSource
 
 
@@ -101,7 +95,7 @@ class SemiSupervisedResult:
 
 
 def evaluate(
-    pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict
+    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
 ) -> SemiSupervisedResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 
@@ -177,7 +171,7 @@ def evaluate(
 
 
 def choose_subsets(
-    listing: Listing, class_names: Sequence[str], task: Task, config: ml_collections.ConfigDict
+    listing: Listing, class_names: Sequence[str], task: Splits, config: ml_collections.ConfigDict
 ) -> list[Subset]:
     """Those of `config.subset_files`, or draws by `config.fractions`, whose lists are written."""
     if config.subset_files:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from byol_tf.atomic import write_atomically
 from byol_tf.errors import UserError
+from byol_tf.files import write_atomically
 from byol_tf.sources import Source
 
 _CHUNK = 1024

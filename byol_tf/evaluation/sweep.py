@@ -8,16 +8,16 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from byol_tf.atomic import write_atomically
 from byol_tf.errors import UserError
-from byol_tf.evaluation.fine_tune import Diverged
-from byol_tf.evaluation.task import Task
+from byol_tf.evaluation.finetuner import Diverged
+from byol_tf.evaluation.splits import Splits
+from byol_tf.files import write_atomically
 
 Point = dict[str, float]
 
 
 def sweep(
-    task: Task,
+    task: Splits,
     protocol: str,
     points: Sequence[Point],
     score: Callable[..., float],

@@ -31,17 +31,14 @@ import numpy as np
 from absl import logging
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation import accuracy, voc
+from byol_tf.evaluation import accuracy
+from byol_tf.evaluation.accuracy import wilson_interval
+from byol_tf.evaluation.dense import voc
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import check_labelled
-from byol_tf.evaluation.linear import validation_split, wilson_interval
-from byol_tf.evaluation.logistic_regression import (
-    Examples,
-    Regression,
-    regularization_path,
-)
-from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.logistic_regression import Examples, Regression, regularization_path
 from byol_tf.evaluation.results import percent
-from byol_tf.evaluation.task import Task
+from byol_tf.evaluation.splits import Splits, validation_split
 
 # Metric → its function, of (predictions or scores, targets), and its header in the table.
 _METRICS = {
@@ -84,7 +81,7 @@ class TransferResult:
 
 
 def evaluate(
-    pretrained: Pretrained, task: Task, config: ml_collections.ConfigDict
+    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
 ) -> TransferResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 

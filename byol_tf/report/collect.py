@@ -10,17 +10,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import data, encoders, pretrain
-from byol_tf.callbacks.history import read_history
+from byol_tf import data, encoders, runs
 from byol_tf.errors import UserError
 from byol_tf.evaluation import features, knn
-from byol_tf.evaluation.linear import wilson_interval
-from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.accuracy import wilson_interval
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.results import environment
 from byol_tf.report import gallery
 from byol_tf.report.charts import measurements
 from byol_tf.report.classes import ClassSlice
 from byol_tf.report.run_page import Images, Run
+from byol_tf.runs import read_history
 from byol_tf.sources import Source
 
 # Of larger sets an evenly spaced part: a look, in minutes on two cores while the encoder is small.
@@ -43,14 +43,14 @@ def collect(run_dir: str, train_dir: str | None = None, test_dir: str | None = N
     """
     run = Run(
         path=run_dir,
-        config=pretrain.load_config(run_dir).to_dict(),
+        config=runs.load_config(run_dir).to_dict(),
         history=measurements(read_history(run_dir)),
         evaluations=dict(_evaluations(run_dir)),
         made=environment(),
     )
     try:
         train, test = _open_sources(run, train_dir, test_dir)
-        checkpoint = tf.train.latest_checkpoint(os.path.join(run_dir, "checkpoints"))
+        checkpoint = runs.latest_checkpoint(run_dir)
         images = embed(encoders.from_run(run_dir, checkpoint), train, test)
     except UserError as error:
         if train_dir or test_dir:
@@ -60,7 +60,7 @@ def collect(run_dir: str, train_dir: str | None = None, test_dir: str | None = N
     return dataclasses.replace(run, checkpoint=checkpoint, images=images)
 
 
-def embed(pretrained: Pretrained, train: Source, test: Source) -> Images:
+def embed(pretrained: EvaluatedEncoder, train: Source, test: Source) -> Images:
     """Passes images through the encoder, for neighbours, the map and accuracy by class.
 
     Raises:
@@ -159,7 +159,7 @@ def _why_unlabelled(train: Source, test: Source) -> str:
     return ""
 
 
-def _extract(pretrained: Pretrained, source: Source, limit: int) -> features.Features:
+def _extract(pretrained: EvaluatedEncoder, source: Source, limit: int) -> features.Features:
     images = data.evaluation_dataset(source, pretrained.preprocessing, _BATCH_SIZE, limit=limit)
     return features.extract(pretrained.encoder, images)
 

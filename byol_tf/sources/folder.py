@@ -73,7 +73,8 @@ def _classes(folder: str, paths: list[str]) -> tuple[tuple[str, ...] | None, np.
         if classes:
             logging.warning(
                 "%s: %d images lie beside the class subfolders; using the set without labels.",
-                folder, len(paths) - len(classes),
+                folder,
+                len(paths) - len(classes),
             )
         return None, np.full(len(paths), -1)
     class_names, labels = np.unique(classes, return_inverse=True)

@@ -13,7 +13,7 @@ import json
 
 import tensorflow as tf
 
-from byol_tf.corrupt import CorruptExamples
+from byol_tf.sources.corrupt import CorruptExamples
 
 
 @dataclasses.dataclass(frozen=True)

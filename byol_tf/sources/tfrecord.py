@@ -79,11 +79,13 @@ class TFRecordSource(Source):
 def _numbered_records(file: tf.Tensor) -> tf.data.Dataset:
     """Dataset of (file, number of the record in it, serialized example)."""
     compression = tf.where(tf.strings.regex_full_match(file, r".*\.gz"), "GZIP", "")
-    return tf.data.Dataset.zip((
-        tf.data.Dataset.from_tensors(file).repeat(),
-        tf.data.Dataset.range(tf.int64.max),
-        tf.data.TFRecordDataset(file, compression),
-    ))
+    return tf.data.Dataset.zip(
+        (
+            tf.data.Dataset.from_tensors(file).repeat(),
+            tf.data.Dataset.range(tf.int64.max),
+            tf.data.TFRecordDataset(file, compression),
+        )
+    )
 
 
 def _scan(file: str, class_texts: dict[int, str]) -> int:

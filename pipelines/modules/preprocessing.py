@@ -1,8 +1,11 @@
 """Transform's preprocessing_fn."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
-from byol_tf.preprocessing import bound_shorter_side
+from byol_tf.errors import UserError
+from byol_tf.images.preprocessing import decode_image
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict) -> dict[str, tf.Tensor]:
@@ -18,3 +21,52 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict) -> dict[
         fn_output_signature=tf.string,
     )
     return inputs | {"image/encoded": bounded[:, tf.newaxis]}
+
+
+def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int = 95) -> tf.Tensor:
+    """Makes an image file small enough to be stored and read often: a cheaper source of crops.
+
+    A file within the bound is returned as it is, whatever its format; of a JPEG only the header is
+    looked at then, so damage further on is left for a decoder to find.
+
+    Args:
+        image_bytes: scalar string, the file's content; what `decode_image` takes.
+        shorter_side: the largest that the shorter side may be, pixels, at least 1.
+        quality: of the JPEG that replaces a larger image, in [1, 100]; its colours have the full
+            resolution.
+
+    Returns:
+        Scalar string: the same bytes, or a JPEG of the same aspect, shorter side `shorter_side`.
+
+    Raises:
+        UserError: shorter_side or quality is out of range.
+        tf.errors.InvalidArgumentError: when run, if the bytes are no image, or the longer side
+            would be more than the 65,535 pixels that JPEG allows.
+    """
+    if shorter_side < 1:
+        raise UserError(f"shorter_side is {shorter_side}; give at least 1 pixel.")
+    if not 1 <= quality <= 100:
+        raise UserError(f"the JPEG quality is {quality}; give one in [1, 100].")
+    image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+
+    def bounded(size: tf.Tensor, decode: Callable[[], tf.Tensor]) -> tf.Tensor:
+        within = tf.reduce_min(size) <= shorter_side
+        return tf.cond(within, lambda: image_bytes, lambda: shrunk(size, decode()))
+
+    def shrunk(size: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+        size = tf.cast(size, tf.float64)  # Exact: shorter · shorter_side / shorter.
+        new_size = tf.cast(tf.round(size * shorter_side / tf.reduce_min(size)), tf.int32)
+        # Antialiased bicubic, as Pillow does it: it keeps more detail than averaging over areas.
+        resized = tf.image.resize(image, new_size, tf.image.ResizeMethod.BICUBIC, antialias=True)
+        pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
+        return tf.io.encode_jpeg(pixels, "rgb", quality, chroma_downsampling=False)
+
+    def bounded_jpeg() -> tf.Tensor:
+        size = tf.io.extract_jpeg_shape(image_bytes)[:2]
+        return bounded(size, lambda: decode_image(image_bytes))
+
+    def bounded_other() -> tf.Tensor:
+        image = decode_image(image_bytes)
+        return bounded(tf.shape(image)[:2], lambda: image)
+
+    return tf.cond(tf.io.is_jpeg(image_bytes), bounded_jpeg, bounded_other)

@@ -6,8 +6,9 @@ import ml_collections
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from byol_tf import export, pretrain
-from pipelines.modules import training_runs
+from byol_tf import build, export, runs
+from byol_tf.training import pretrain
+from pipelines import training_runs
 
 
 class Prepare(tf.Module):
@@ -40,9 +41,9 @@ def run_fn(fn_args) -> None:
     run_dir = training_runs.open_run(options["training_dir"], identity)
     pretrain.pretrain(config, train_files, run_dir, options["strategy"])
     export.save_encoder(
-        pretrain.restore_encoder(run_dir),
+        runs.restore_encoder(run_dir),
         fn_args.serving_model_dir,
-        preprocessing=pretrain.preprocessing_from_config(config),
+        preprocessing=build.preprocessing_from_config(config),
         prepare=Prepare(fn_args.transform_graph_path),
         model_name=options["model_name"],
         metadata={"config": options["config"], "code": options["code"]},
@@ -60,6 +61,4 @@ def _keep_curves(run_dir: str, model_run_dir: str) -> None:
         target = os.path.normpath(os.path.join(model_run_dir, below))
         tf.io.gfile.makedirs(target)
         for name in names:
-            tf.io.gfile.copy(
-                os.path.join(folder, name), os.path.join(target, name), overwrite=True
-            )
+            tf.io.gfile.copy(os.path.join(folder, name), os.path.join(target, name), overwrite=True)

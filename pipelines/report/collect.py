@@ -11,14 +11,13 @@ import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
 
 from byol_tf import export
-from byol_tf.callbacks.checkpoint import fingerprint
-from byol_tf.callbacks.history import read_history
 from byol_tf.evaluation.results import environment
 from byol_tf.report.charts import measurements
 from byol_tf.report.classes import ClassSlice
 from byol_tf.report.gallery import Gallery
-from pipelines.history import Node, Outcome
+from byol_tf.runs import fingerprint, read_history
 from pipelines.report.summary import Gate, RunSummary, SplitStatistics, Timing
+from pipelines.run_metadata import Node, Outcome
 from pipelines.settings import Settings
 
 _GALLERY_IMAGES = 600
@@ -143,8 +142,12 @@ def _gates(nodes, settings: Settings) -> list[Gate]:
             rules = json.load(file)["rules"]
         gates = [
             Gate(
-                rule["name"].replace("_", " "), rule["value"], rule["bound"], rule["baseline"],
-                rule["passed"], _MEASURES[rule["name"]],
+                rule["name"].replace("_", " "),
+                rule["value"],
+                rule["bound"],
+                rule["baseline"],
+                rule["passed"],
+                _MEASURES[rule["name"]],
                 "at least" if rule["name"] in ("spread", "effective_rank") else "at most",
             )
             for rule in rules
@@ -154,24 +157,37 @@ def _gates(nodes, settings: Settings) -> list[Gate]:
         value = _bounded(metrics["accuracy"])[0]
         gates = [
             Gate(
-                "accuracy", value, settings.min_accuracy, None, value >= settings.min_accuracy,
-                "of the linear probe on the eval split", fraction=True,
+                "accuracy",
+                value,
+                settings.min_accuracy,
+                None,
+                value >= settings.min_accuracy,
+                "of the linear probe on the eval split",
+                fraction=True,
             )
         ]
         if "accuracy_diff" in metrics:
             change = _bounded(metrics["accuracy_diff"])[0]
             gates.append(
                 Gate(
-                    "change of accuracy", change, -settings.max_accuracy_loss, value - change,
+                    "change of accuracy",
+                    change,
+                    -settings.max_accuracy_loss,
+                    value - change,
                     change >= -settings.max_accuracy_loss,
-                    "against the last blessed model, on the same images", fraction=True,
+                    "against the last blessed model, on the same images",
+                    fraction=True,
                 )
             )
     check = "ServingCheck" if "ServingCheck" in nodes else "InfraValidator"
     blessed = int(bool(_output(nodes, check, "blessing").properties.get("blessed")))
     gates.append(
         Gate(
-            "fit to be served", blessed, 1, None, bool(blessed),
+            "fit to be served",
+            blessed,
+            1,
+            None,
+            bool(blessed),
             "loads as in a server, and every signature answers recorded and real requests alike",
         )
     )

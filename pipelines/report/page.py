@@ -35,7 +35,7 @@ def render(summary: RunSummary) -> str:
 def write(summary: RunSummary, path: str | os.PathLike) -> None:
     """Writes the page to a local file, which is never seen half written."""
     # Imported here because TensorFlow takes seconds, and rendering needs none of it.
-    from byol_tf.atomic import write_atomically
+    from byol_tf.files import write_atomically
 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

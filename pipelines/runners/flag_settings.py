@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from byol_tf.choices import STRATEGIES
 from byol_tf.cli import recipe
 from byol_tf.errors import UserError
 
@@ -57,11 +58,16 @@ def define() -> None:
         "path (below --data_dir) and label.",
     )
     flags.DEFINE_float(
-        "max_corrupt_fraction", 0.01, "Images that cannot be decoded are skipped, up to this part.",
-        0, 1,
+        "max_corrupt_fraction",
+        0.01,
+        "Images that cannot be decoded are skipped, up to this part.",
+        0,
+        1,
     )
     flags.DEFINE_string(
-        "schema_file", None, "A curated schema (text proto) to validate the data by; inferred by default."
+        "schema_file",
+        None,
+        "A curated schema (text proto) to validate the data by; inferred by default.",
     )
     flags.DEFINE_enum(
         "stop_on",
@@ -73,7 +79,8 @@ def define() -> None:
         "max_drift",
         0.1,
         "How far formats, labels (L-infinity) and sizes (Kolmogorov-Smirnov) may move from the last run.",
-        0, 1,
+        0,
+        1,
     )
     flags.DEFINE_integer(
         "shorter_side", 512, "Larger images are reduced to this shorter side, in pixels.", 1
@@ -81,7 +88,7 @@ def define() -> None:
     flags.DEFINE_enum(
         "strategy",
         "auto",
-        ("default", "mirrored", "multi_worker", "tpu", "auto"),
+        STRATEGIES,
         "How to distribute training.",
     )
     flags.DEFINE_integer(
@@ -92,7 +99,8 @@ def define() -> None:
         None,
         "A model whose linear probe is below is not pushed; by default 0.05 above the part of the "
         "commonest class.",
-        0, 1,
+        0,
+        1,
     )
     flags.DEFINE_float(
         "max_accuracy_loss", 0.01, "How much accuracy may be lost to the last blessed model.", 0, 1
@@ -101,13 +109,15 @@ def define() -> None:
         "min_spread",
         0.1,
         "Without labels: the least std of normalised representations (0 collapsed, 1 even).",
-        0, 1,
+        0,
+        1,
     )
     flags.DEFINE_float(
         "max_measure_loss",
         0.25,
         "Without labels: by how much, relative to the last blessed model, a measure may be worse.",
-        0, 1,
+        0,
+        1,
     )
     flags.DEFINE_string("embed_data_dir", None, "Images to embed with the blessed encoder.")
     flags.DEFINE_enum(
@@ -148,7 +158,9 @@ def from_flags(config, beam_args: list[str], listed: bool = True):
         name=_FLAGS.pipeline_name,
         model_name=_FLAGS.model_name,
         input_splits=input_splits,
-        output_splits={name: _whole(name, value) for name, value in _pairs("output_splits").items()},
+        output_splits={
+            name: _whole(name, value) for name, value in _pairs("output_splits").items()
+        },
         span=_FLAGS.span,
         labels=_FLAGS.labels,
         max_corrupt_fraction=_FLAGS.max_corrupt_fraction,
@@ -186,7 +198,7 @@ def _told_facts() -> dict:
 
 def _listed_facts(input_splits: dict[str, str]) -> dict:
     """What the data folder says."""
-    from pipelines.components.image_example_gen import listing
+    from pipelines.images import listing
 
     patterns = input_splits or {"all": "**"}
     if any("{" in pattern for pattern in patterns.values()):
@@ -245,7 +257,7 @@ def _label_facts(files, images) -> tuple[bool, float]:
     """Whether there are labels, and the share of the commonest class."""
     import collections
 
-    from pipelines.components.image_example_gen import listing
+    from pipelines.images import listing
 
     if any(not file.is_image for file in images):
         return _FLAGS.labels != "none", 0.0  # They are inside.
@@ -273,5 +285,7 @@ def _pairs(flag: str) -> dict[str, str]:
 
 def _whole(name: str, value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--output_splits gives {name} '{value}' buckets; give a whole number from 1.")
+        raise UserError(
+            f"--output_splits gives {name} '{value}' buckets; give a whole number from 1."
+        )
     return int(value)

@@ -7,9 +7,8 @@ import os
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
 from byol_tf.errors import UserError
-from pipelines import history
+from pipelines import run_metadata, training_runs
 from pipelines.digests import code_digest
-from pipelines.modules import training_runs
 from pipelines.pipeline import create_pipeline
 from pipelines.report import page
 from pipelines.report.collect import collect
@@ -23,13 +22,13 @@ def run(settings: Settings) -> str:
         UserError: a component failed on something that can be mended.
     """
     pipeline = create_pipeline(settings)
-    history.remove_leftovers(settings)
+    run_metadata.remove_leftovers(settings)
     started = datetime.datetime.now()
     try:
         LocalDagRunner().run(pipeline)
     except Exception as error:
         raise _explained(error, settings) from error
-    nodes = history.last_run(settings)
+    nodes = run_metadata.last_run(settings)
     missing = [
         component.id
         for component in pipeline.components
@@ -41,7 +40,7 @@ def run(settings: Settings) -> str:
             f"{settings.pipeline_root}/pipeline.log."
         )
     training_runs.retire(settings.training_dir)
-    outcome = history.outcome(nodes, settings)
+    outcome = run_metadata.outcome(nodes, settings)
     seconds = (datetime.datetime.now() - started).total_seconds()
     path = os.path.join(settings.pipeline_root, "reports", f"{started:%Y%m%d-%H%M%S}.html")
     order = {component.id: nodes[component.id] for component in pipeline.components}

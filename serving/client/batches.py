@@ -57,4 +57,6 @@ def content(image: Image) -> bytes | np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         with open(image, "rb") as file:
             return file.read()
-    raise TypeError(f"{type(image).__name__} is no image; give a path, bytes of a file, or a uint8 array.")
+    raise TypeError(
+        f"{type(image).__name__} is no image; give a path, bytes of a file, or a uint8 array."
+    )

@@ -93,11 +93,15 @@ class EmbeddingClient:
     ):
         target = Target(model_name, version, label)
         _check(batch_size, timeout, retries)
-        transport = RestTransport(address, tls) if _is_rest(address) else GrpcTransport(address, tls)
+        transport = (
+            RestTransport(address, tls) if _is_rest(address) else GrpcTransport(address, tls)
+        )
         self._set_up(transport, target, timeout, batch_size, retries)
 
     @classmethod
-    def over(cls, transport: Transport, target: Target, *, timeout: float = 3600.0, batch_size: int = 32):
+    def over(
+        cls, transport: Transport, target: Target, *, timeout: float = 3600.0, batch_size: int = 32
+    ):
         """A client that sends its requests over `transport`."""
         _check(batch_size, timeout, 0)
         client = cls.__new__(cls)
@@ -152,9 +156,9 @@ class EmbeddingClient:
             if len(batch.values) == 1:
                 return {batch.indices[0]: error}
         half = len(batch.values) // 2
-        return self._predict_each(Batch(batch.indices[:half], batch.values[:half])) | self._predict_each(
-            Batch(batch.indices[half:], batch.values[half:])
-        )
+        return self._predict_each(
+            Batch(batch.indices[:half], batch.values[:half])
+        ) | self._predict_each(Batch(batch.indices[half:], batch.values[half:]))
 
     def version(self) -> int:
         """The version that answers now: what the label names, or the newest.
@@ -211,7 +215,9 @@ class AsyncEmbeddingClient:
         _check(batch_size, timeout, retries)
         self._target = Target(model_name, version, label)
         self._transport = (
-            AsyncRestTransport(address, tls) if _is_rest(address) else AsyncGrpcTransport(address, tls)
+            AsyncRestTransport(address, tls)
+            if _is_rest(address)
+            else AsyncGrpcTransport(address, tls)
         )
         self._timeout = timeout
         self._batch_size = batch_size
@@ -244,7 +250,9 @@ class AsyncEmbeddingClient:
         return await self._try(lambda seconds: self._transport.version(self._target, seconds))
 
     async def _predict(self, batch: Batch) -> np.ndarray:
-        return await self._try(lambda seconds: self._transport.predict(self._target, batch, seconds))
+        return await self._try(
+            lambda seconds: self._transport.predict(self._target, batch, seconds)
+        )
 
     async def _try(self, call):
         tries = _Tries(self._timeout, self._retries)

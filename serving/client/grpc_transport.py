@@ -86,14 +86,18 @@ def _errors(address: str, target: Target) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise EmbeddingError(error.code().name, f"{target} at {address}: {error.details()}") from error
+        raise EmbeddingError(
+            error.code().name, f"{target} at {address}: {error.details()}"
+        ) from error
 
 
 def _methods(channel):
     """Predict and GetModelMetadata as callables, of either kind of channel."""
     return tuple(
         channel.unary_unary(
-            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+            path,
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
         )
         for path, request, response in (
             (_PREDICT, wire.PredictRequest, wire.PredictResponse),
@@ -126,7 +130,9 @@ class GrpcTransport:
 
     def version(self, target: Target, timeout: float) -> int:
         with _errors(self._address, target):
-            return self._metadata(_metadata_request(target), timeout=timeout).model_spec.version.value
+            return self._metadata(
+                _metadata_request(target), timeout=timeout
+            ).model_spec.version.value
 
     def close(self) -> None:
         self._channel.close()

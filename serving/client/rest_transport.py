@@ -33,7 +33,10 @@ def _options(tls: Tls | None) -> dict:
     if tls and tls.certificate_chain:
         context.load_cert_chain(tls.certificate_chain, tls.private_key)
     # httpx keeps 20 connections at most; beyond that each request would make one anew.
-    return {"verify": context, "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None)}
+    return {
+        "verify": context,
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
+    }
 
 
 def _path(target: Target) -> str:
@@ -137,7 +140,9 @@ class AsyncRestTransport:
     async def version(self, target: Target, timeout: float) -> int:
         who = f"{target} at {self._address}"
         with _errors(who):
-            response = await self._client.get(f"{self._address}{_path(target)}/metadata", timeout=timeout)
+            response = await self._client.get(
+                f"{self._address}{_path(target)}/metadata", timeout=timeout
+            )
         return _version(_check(response, who), who)
 
     async def close(self) -> None:

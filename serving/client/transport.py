@@ -49,7 +49,9 @@ class Target:
 
     def __post_init__(self):
         if self.version is not None and self.label:
-            raise ValueError(f"both version {self.version} and label '{self.label}' are given; give one.")
+            raise ValueError(
+                f"both version {self.version} and label '{self.label}' are given; give one."
+            )
 
     def __str__(self) -> str:
         which = f" version {self.version}" if self.version is not None else ""
@@ -96,6 +98,7 @@ def checked(embeddings: np.ndarray, batch: Batch, who: str) -> np.ndarray:
     """Raises `EmbeddingError` unless there is one embedding an image."""
     if embeddings.ndim != 2 or len(embeddings) != len(batch.values):
         raise EmbeddingError(
-            "INTERNAL", f"{who} answers {len(batch.values)} images with {embeddings.shape}, not [N, D]"
+            "INTERNAL",
+            f"{who} answers {len(batch.values)} images with {embeddings.shape}, not [N, D]",
         )
     return embeddings

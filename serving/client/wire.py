@@ -36,7 +36,10 @@ _CLASSES = messages.define(
             ("output_filter", 3, "repeated string"),
         ],
         "PredictResponse": [("outputs", 1, "map TensorProto"), ("model_spec", 2, "ModelSpec")],
-        "GetModelMetadataRequest": [("model_spec", 1, "ModelSpec"), ("metadata_field", 2, "repeated string")],
+        "GetModelMetadataRequest": [
+            ("model_spec", 1, "ModelSpec"),
+            ("metadata_field", 2, "repeated string"),
+        ],
         "GetModelMetadataResponse": [("model_spec", 1, "ModelSpec")],
     },
 )

@@ -88,13 +88,18 @@ def batched(
     )
 
     def run(*values: tf.Tensor) -> list[tf.Tensor]:
-        feeds = {signature.inputs[name].name: value for name, value in zip(inputs, values, strict=True)}
-        return tf.graph_util.import_graph_def(body, input_map=feeds, return_elements=tensors, name="")
+        feeds = {
+            signature.inputs[name].name: value for name, value in zip(inputs, values, strict=True)
+        }
+        return tf.graph_util.import_graph_def(
+            body, input_map=feeds, return_elements=tensors, name=""
+        )
 
     with graph.as_default():
         placeholders = [
             tf.compat.v1.placeholder(
-                tf.as_dtype(signature.inputs[name].dtype), tf.TensorShape(signature.inputs[name].tensor_shape)
+                tf.as_dtype(signature.inputs[name].dtype),
+                tf.TensorShape(signature.inputs[name].tensor_shape),
             )
             for name in inputs
         ]

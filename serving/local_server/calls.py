@@ -45,7 +45,9 @@ def observe_run(model_name: str, begin: float) -> None:
     latency.observe((time.perf_counter() - begin) * 1e6)
 
 
-def classify(store: ModelStore, request: classification_pb2.ClassificationRequest, timeout: float | None):
+def classify(
+    store: ModelStore, request: classification_pb2.ClassificationRequest, timeout: float | None
+):
     """PredictionService.Classify, as TF Serving answers where a signature does not have that form.
 
     Raises:
@@ -77,7 +79,9 @@ def _one_shot(store: ModelStore, request, kind: str, outputs: set[str]) -> None:
         raise invalid(
             f"Expected {kind} signature outputs to contain {sorted(outputs)}. Signature was: {signature}"
         )
-    if not (request.input.example_list.examples or request.input.example_list_with_context.examples):
+    if not (
+        request.input.example_list.examples or request.input.example_list_with_context.examples
+    ):
         raise invalid("Input is empty.")
     raise StatusError(
         Code.UNIMPLEMENTED,
@@ -161,7 +165,13 @@ class Counted:
         self._begin = time.perf_counter()
 
     def __exit__(self, kind, error, trace) -> None:
-        code = as_status(error).code if isinstance(error, Exception) else Code.CANCELLED if error else Code.OK
+        code = (
+            as_status(error).code
+            if isinstance(error, Exception)
+            else Code.CANCELLED
+            if error
+            else Code.OK
+        )
         metrics.REQUESTS.labels(self._name, code.name).inc()
         if code == Code.OK:
             latency = metrics.REQUEST_LATENCY.labels(self._name, *self._labels)

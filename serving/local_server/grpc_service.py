@@ -74,7 +74,9 @@ class GrpcServer:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _PredictionService(store, self._pool), self._server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(store), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            _ModelService(store), self._server
+        )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _register_descriptors()
@@ -142,7 +144,9 @@ class _NoMessage(grpc.aio.ServerInterceptor):
 
         async def answer(request, context):
             if isinstance(request, Exception):
-                await context.abort(grpc.StatusCode.INTERNAL, f"Failed to parse the request: {request}")
+                await context.abort(
+                    grpc.StatusCode.INTERNAL, f"Failed to parse the request: {request}"
+                )
             return await handler.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(answer, parse, handler.response_serializer)
@@ -169,7 +173,9 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         )
 
     async def GetModelMetadata(self, request, context):
-        return await _answer(None, context, functools.partial(calls.get_model_metadata, self._store, request))
+        return await _answer(
+            None, context, functools.partial(calls.get_model_metadata, self._store, request)
+        )
 
     async def _run(self, method, api, request, context):
         remaining = _remaining(context)
@@ -188,7 +194,9 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._reloads = futures.ThreadPoolExecutor(1, "reload")
 
     async def GetModelStatus(self, request, context):
-        return await _answer(None, context, functools.partial(calls.get_model_status, self._store, request))
+        return await _answer(
+            None, context, functools.partial(calls.get_model_status, self._store, request)
+        )
 
     async def HandleReloadConfigRequest(self, request, context):
         waiting = True

@@ -20,7 +20,9 @@ def check(document: dict[str, Any]) -> None:
         )
     examples = document["examples"]
     if not isinstance(examples, list):
-        raise invalid(f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array")
+        raise invalid(
+            f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array"
+        )
     if not examples:
         raise invalid(f"JSON Value: {shown(document)} 'examples' value is an empty array")
     for example in examples:
@@ -46,9 +48,13 @@ def _add(feature: feature_pb2.Feature, name: str, item: Any) -> None:
         kind = "float_list"
     elif isinstance(item, str) or is_base64(item):
         kind = "bytes_list"
-        item = decode_base64(item) if isinstance(item, dict) else item.encode("utf-8", "surrogatepass")
+        item = (
+            decode_base64(item) if isinstance(item, dict) else item.encode("utf-8", "surrogatepass")
+        )
     else:
-        raise invalid(f"Feature: {name} has element with unexpected JSON type: {type(item).__name__}")
+        raise invalid(
+            f"Feature: {name} has element with unexpected JSON type: {type(item).__name__}"
+        )
     there = feature.WhichOneof("kind")
     if there not in (None, kind):
         raise invalid(f"Unexpected element type in feature: {name} expecting type: {_KINDS[there]}")

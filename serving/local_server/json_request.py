@@ -144,9 +144,13 @@ def _stacked(rows: list[Any], dtype: tf.DType, key: str) -> np.ndarray:
                 value = _tensor(row, dtype)
                 first = value.shape if first is None else first
                 if np.prod(value.shape) != np.prod(first):
-                    raise invalid(f"Expecting tensor size: {np.prod(first):.0f} but got: {value.size}")
+                    raise invalid(
+                        f"Expecting tensor size: {np.prod(first):.0f} but got: {value.size}"
+                    )
                 if value.shape != first:
-                    raise invalid(f"Expecting shape {_listed(first)} but got: {_listed(value.shape)}")
+                    raise invalid(
+                        f"Expecting shape {_listed(first)} but got: {_listed(value.shape)}"
+                    )
             except StatusError as error:
                 raise invalid(
                     f"Failed to process element: {number} {key}of 'instances' list. Error: "
@@ -191,7 +195,9 @@ def _tensor(value: Any, dtype: tf.DType) -> np.ndarray:
                 )
         shape.append(size)
         if len(shape) > _MOST_DIMENSIONS:
-            raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {_MOST_DIMENSIONS}")
+            raise invalid(
+                f"Encountered list at unexpected level: {len(shape)} expected < {_MOST_DIMENSIONS}"
+            )
         level = list(itertools.chain.from_iterable(level))
     return _leaves(level, dtype, len(shape)).reshape(shape)
 
@@ -221,7 +227,8 @@ def _leaves(values: list[Any], dtype: tf.DType, rank: int) -> np.ndarray:
         _require(values, kinds <= {bool}, (bool,), dtype)
         return np.array(values, bool)
     raise StatusError(
-        Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(values[:1])} to type: {type_name(dtype)}"
+        Code.UNIMPLEMENTED,
+        f"Conversion of JSON Value: {shown(values[:1])} to type: {type_name(dtype)}",
     )
 
 
@@ -239,7 +246,9 @@ def _as_float(value: float) -> float:
 
 def _type_error(value: Any, dtype: tf.DType) -> StatusError:
     kind = str(value) if isinstance(value, bool) else _KINDS[type(value)]
-    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}")
+    return invalid(
+        f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {type_name(dtype)}"
+    )
 
 
 def is_base64(value: Any) -> bool:
@@ -283,7 +292,9 @@ def shown(value: Any) -> str:
 def _beginning(value: Any, depth: int = 4) -> Any:
     """The first few entries, so that quoting a request of megabytes does not cost as much."""
     if isinstance(value, dict):
-        return {key: _beginning(item, depth - 1) for key, item in itertools.islice(value.items(), depth)}
+        return {
+            key: _beginning(item, depth - 1) for key, item in itertools.islice(value.items(), depth)
+        }
     if isinstance(value, list):
         return [_beginning(item, depth - 1) for item in value[:depth]]
     return value[:_MOST_SHOWN] if isinstance(value, str) else value

@@ -26,7 +26,9 @@ def rows(outputs: Mapping[str, np.ndarray]) -> str:
         if value.ndim == 0:
             raise invalid(f"Tensor name: {name} has no shape information ")
         if size not in (None, len(value)):
-            raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {size}")
+            raise invalid(
+                f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {size}"
+            )
         size = len(value)
     written = {name: _split(_elements(name, value), value) for name, value in outputs.items()}
     if len(outputs) == 1:
@@ -73,7 +75,8 @@ def _split(elements: list[str], value: np.ndarray) -> list[str]:
     """The rows of a tensor, each on one line."""
     count = math.prod(value.shape[1:])
     return [
-        _line(iter(elements[row * count : (row + 1) * count]), value.shape[1:]) for row in range(len(value))
+        _line(iter(elements[row * count : (row + 1) * count]), value.shape[1:])
+        for row in range(len(value))
     ]
 
 
@@ -108,7 +111,9 @@ def _elements(name: str, value: np.ndarray) -> list[str]:
         case dtype if dtype.kind in "OSU":
             return list(map(_bytes if name.endswith("_bytes") else _text, value.ravel().tolist()))
         case dtype:
-            raise invalid(f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(dtype))}")
+            raise invalid(
+                f"Failed to write JSON value for tensor type: {type_name(tf.as_dtype(dtype))}"
+            )
 
 
 def _floats(value: np.ndarray, digits: int) -> list[str]:
@@ -119,7 +124,8 @@ def _floats(value: np.ndarray, digits: int) -> list[str]:
     with np.errstate(over="ignore"):
         same = np.array(short, np.float64).astype(value.dtype) == flat if items else []
     result = [
-        text if fits else "%.*g" % (digits, item) for text, fits, item in zip(short, same, items, strict=True)
+        text if fits else "%.*g" % (digits, item)
+        for text, fits, item in zip(short, same, items, strict=True)
     ]
     return [_json_number(text) for text in result]
 

@@ -92,7 +92,10 @@ async def _serve(batching) -> None:
     logging.info("gRPC on %s:%d", _FLAGS.host, _FLAGS.port)
     if rest_server:
         logging.info(
-            "REST on %s://%s:%d", "https" if ssl_context else "http", _FLAGS.host, _FLAGS.rest_api_port
+            "REST on %s://%s:%d",
+            "https" if ssl_context else "http",
+            _FLAGS.host,
+            _FLAGS.rest_api_port,
         )
     following = asyncio.create_task(_follow_config(store))
     await stop.wait()
@@ -100,7 +103,8 @@ async def _serve(batching) -> None:
     logging.info("stopping: no new requests; those that run have %.0f s", _DRAIN_SECONDS)
     store.stop()
     await asyncio.gather(
-        grpc_server.drain(_DRAIN_SECONDS), *([rest_server.drain(_DRAIN_SECONDS)] if rest_server else [])
+        grpc_server.drain(_DRAIN_SECONDS),
+        *([rest_server.drain(_DRAIN_SECONDS)] if rest_server else []),
     )
 
 
@@ -171,7 +175,9 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
     for pair in filter(None, text.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UserError(f"--grpc_channel_arguments has '{pair}'; give NAME=VALUE, separated by commas.")
+            raise UserError(
+                f"--grpc_channel_arguments has '{pair}'; give NAME=VALUE, separated by commas."
+            )
         arguments[key] = int(value) if value.lstrip("-").isdecimal() else value
     return arguments
 
@@ -190,7 +196,9 @@ def _define_flags() -> None:
         "tensorflow_model_server: then think of --ssl_config_file.",
     )
     flags.DEFINE_integer("port", 8500, "Port of gRPC.", lower_bound=1, upper_bound=65535)
-    flags.DEFINE_integer("rest_api_port", 0, "Port of REST; 0 for none.", lower_bound=0, upper_bound=65535)
+    flags.DEFINE_integer(
+        "rest_api_port", 0, "Port of REST; 0 for none.", lower_bound=0, upper_bound=65535
+    )
     flags.DEFINE_string("model_name", "default", "Name of the model; without --model_config_file.")
     flags.DEFINE_string(
         "model_base_path",
@@ -210,7 +218,9 @@ def _define_flags() -> None:
         "Seconds between two looks at --model_config_file, whose changes are then followed; 0 reads it once.",
         lower_bound=0.0,
     )
-    flags.DEFINE_bool("enable_batching", False, "Whether to run requests of several clients as one batch.")
+    flags.DEFINE_bool(
+        "enable_batching", False, "Whether to run requests of several clients as one batch."
+    )
     flags.DEFINE_string(
         "batching_parameters_file",
         None,
@@ -233,9 +243,13 @@ def _define_flags() -> None:
         "Seconds between two looks for new versions; 0 looks once.",
         lower_bound=0.0,
     )
-    flags.DEFINE_integer("max_num_load_retries", 5, "Tries after the first to load a version.", lower_bound=0)
     flags.DEFINE_integer(
-        "load_retry_interval_micros", 60_000_000, "Microseconds between two tries; negative for none."
+        "max_num_load_retries", 5, "Tries after the first to load a version.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "load_retry_interval_micros",
+        60_000_000,
+        "Microseconds between two tries; negative for none.",
     )
     flags.DEFINE_bool(
         "allow_version_labels_for_unavailable_models",

@@ -26,7 +26,10 @@ WARMUP_LATENCY = Histogram(
     buckets=_BUCKETS, registry=_REGISTRY,
 )  # fmt: skip
 LOAD_ATTEMPTS = Counter(
-    ":tensorflow:cc:saved_model:load_attempt_count", "loads", ["model_path", "status"], registry=_REGISTRY
+    ":tensorflow:cc:saved_model:load_attempt_count",
+    "loads",
+    ["model_path", "status"],
+    registry=_REGISTRY,
 )
 LOAD_LATENCY = Counter(
     ":tensorflow:cc:saved_model:load_latency", "time of loads", ["model_path"], registry=_REGISTRY

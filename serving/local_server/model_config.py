@@ -8,7 +8,9 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving.local_server.status import invalid
 
 
-def checked(config: model_server_config_pb2.ModelServerConfig) -> list[model_server_config_pb2.ModelConfig]:
+def checked(
+    config: model_server_config_pb2.ModelServerConfig,
+) -> list[model_server_config_pb2.ModelConfig]:
     """The models of a config.
 
     Raises:
@@ -34,7 +36,9 @@ def checked(config: model_server_config_pb2.ModelServerConfig) -> list[model_ser
             )
         for number in model.model_version_policy.specific.versions:
             if number < 0:
-                raise invalid(f"Model {model.name} asks for version {number}; versions are not negative")
+                raise invalid(
+                    f"Model {model.name} asks for version {number}; versions are not negative"
+                )
     return models
 
 

@@ -130,7 +130,9 @@ class ModelStore:
             if not known:
                 raise StatusError(Code.NOT_FOUND, missing)
             for version in known:
-                entry = response.model_version_status.add(version=version.number, state=version.state)
+                entry = response.model_version_status.add(
+                    version=version.number, state=version.state
+                )
                 entry.status.error_code = version.error.code if version.error else Code.OK
                 entry.status.error_message = version.error.message if version.error else ""
         return response
@@ -209,7 +211,9 @@ class ModelStore:
         if failed:
             # With TF Serving's own count of braces.
             listed = "".join(f"{entry}}}, " for entry in failed)
-            raise StatusError(Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}")
+            raise StatusError(
+                Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}"
+            )
 
     def start(self) -> None:
         """Begins to look at the folders every `poll_seconds`."""
@@ -227,7 +231,9 @@ class ModelStore:
                 continue
             try:
                 self.poll()
-            except Exception:  # The next poll may do better, and the server must not stop following.
+            except (
+                Exception
+            ):  # The next poll may do better, and the server must not stop following.
                 logging.exception("looking for new versions failed")
 
     def _any_at_start(self) -> bool:
@@ -251,7 +257,8 @@ class ModelStore:
                     continue
                 if config and not found:
                     self._complain(
-                        name, f"no version of {name} in {config.base_path}: no folder named by a number"
+                        name,
+                        f"no version of {name} in {config.base_path}: no folder named by a number",
                     )
                 for number, path in found.items():
                     self._look_at(name, number, path)
@@ -340,7 +347,9 @@ class ModelStore:
             unwanted = unwanted[:-1]  # The highest answers until a wanted one can.
         for version in unwanted:
             self._set(version, UNLOADING)
-            threading.Thread(target=self._unload, args=(version,), name="unload", daemon=True).start()
+            threading.Thread(
+                target=self._unload, args=(version,), name="unload", daemon=True
+            ).start()
 
     def _unload(self, version: Version) -> None:
         with self._changed:

@@ -121,7 +121,9 @@ class RestServer:
         try:
             head = httputil.ResponseStartLine("HTTP/1.1", status, reason)
             # Without a future for each write: what the client does not wait for, nobody waits for.
-            request.connection.write_headers(head, headers, b"" if request.method == "HEAD" else body)
+            request.connection.write_headers(
+                head, headers, b"" if request.method == "HEAD" else body
+            )
             request.connection.finish()
         except Exception as error:
             logging.debug("the client is gone: %s", error)
@@ -158,7 +160,9 @@ class RestServer:
                 raise invalid("Missing model name in request.")
             spec = _model_spec(name, version, label)
             with calls.Counted(self._store, spec.name, "", "REST"):
-                return self._metadata(spec) if metadata else _as_json(self._store.status(spec)) + "\n"
+                return (
+                    self._metadata(spec) if metadata else _as_json(self._store.status(spec)) + "\n"
+                )
         raise invalid(f"Malformed request: {request.method} {path}")
 
     def _predict(self, spec: model_pb2.ModelSpec, document: dict) -> str:
@@ -168,7 +172,9 @@ class RestServer:
             if signature is None:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             if not signature.inputs:
-                raise invalid(f"Failed to get input map for signature: {spec.signature_name or 'DEFAULT'}")
+                raise invalid(
+                    f"Failed to get input map for signature: {spec.signature_name or 'DEFAULT'}"
+                )
             inputs, by_row = json_request.to_tensors(document, signature.inputs)
             begin = time.perf_counter()
             outputs = version.servable.run(name, inputs, timeout=self._timeout)

@@ -46,7 +46,8 @@ class Servable:
     def __init__(self, path: str, batching: Batching | None = None):
         if not os.path.exists(os.path.join(path, "saved_model.pb")):
             raise StatusError(
-                Code.NOT_FOUND, f"Could not find SavedModel .pb at supplied export directory path: {path}"
+                Code.NOT_FOUND,
+                f"Could not find SavedModel .pb at supplied export directory path: {path}",
             )
         graph = tf.Graph()
         self._batching = batching
@@ -98,7 +99,9 @@ class Servable:
         _check_types(signature, inputs)
         outputs = tuple(sorted(outputs or signature.outputs))
         if timeout is not None and timeout <= 0:
-            raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded before the request could run.")
+            raise StatusError(
+                Code.DEADLINE_EXCEEDED, "Deadline exceeded before the request could run."
+            )
         values = [inputs[name] for name in sorted(signature.inputs)]
         try:
             if signature_name in self._batched and all(value.size for value in values):
@@ -114,10 +117,14 @@ class Servable:
         except tf.errors.OpError as error:
             raise as_status(error) from error
         # A string of rank 0 comes as bytes.
-        results = [np.array(result, object) if isinstance(result, bytes) else result for result in results]
+        results = [
+            np.array(result, object) if isinstance(result, bytes) else result for result in results
+        ]
         return dict(zip(outputs, results, strict=True))
 
-    def _run(self, ends: tuple[list, list], values: list[np.ndarray], timeout: float | None) -> list:
+    def _run(
+        self, ends: tuple[list, list], values: list[np.ndarray], timeout: float | None
+    ) -> list:
         feeds, fetches = ends
         if timeout is None:
             return self._session_run(None, feeds, values, fetches)
@@ -152,7 +159,9 @@ class Servable:
         if size > most:
             raise invalid(f"Task size {size} is larger than maximum input batch size {most}")
 
-    def _find_ends(self, signature_name: str, outputs: tuple[str, ...], batch: bool) -> tuple[list, list]:
+    def _find_ends(
+        self, signature_name: str, outputs: tuple[str, ...], batch: bool
+    ) -> tuple[list, list]:
         """Where to feed, in order of the inputs' names, and where to fetch."""
         if batch:
             feeds, fetches = self._batched[signature_name]

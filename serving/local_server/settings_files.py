@@ -92,7 +92,9 @@ def read_ssl(path: str) -> Message:
     if not (config.server_key and config.server_cert):
         raise UserError(f"{path}: server_key and server_cert are both needed, as PEM contents.")
     if config.client_verify and not config.custom_ca:
-        raise UserError(f"{path}: client_verify needs custom_ca, the authority of the clients' certificates.")
+        raise UserError(
+            f"{path}: client_verify needs custom_ca, the authority of the clients' certificates."
+        )
     return config
 
 
@@ -103,4 +105,6 @@ def _read(path: str, message: Message) -> Message:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}).") from error
     except text_format.ParseError as error:
-        raise UserError(f"{path} is no {message.DESCRIPTOR.name} in text format: {error}.") from error
+        raise UserError(
+            f"{path} is no {message.DESCRIPTOR.name} in text format: {error}."
+        ) from error

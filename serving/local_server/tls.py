@@ -33,7 +33,9 @@ def context(config) -> ssl.SSLContext:
         # The ssl module takes a key from a file only; it is ours alone, and gone at once.
         with tempfile.TemporaryDirectory() as folder:
             for name, content in (("key", config.server_key), ("cert", config.server_cert)):
-                with open(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                with open(
+                    os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT, 0o600), "w"
+                ) as file:
                     file.write(content)
             result.load_cert_chain(os.path.join(folder, "cert"), os.path.join(folder, "key"))
         if config.custom_ca:

@@ -40,5 +40,7 @@ class Model:
 
     def available(self) -> Version | None:
         """The highest version that answers."""
-        numbers = [number for number, version in self.versions.items() if version.state == AVAILABLE]
+        numbers = [
+            number for number, version in self.versions.items() if version.state == AVAILABLE
+        ]
         return self.versions[max(numbers)] if numbers else None

@@ -21,7 +21,9 @@ def on_disk(base_path: str) -> dict[int, str]:
     for name in sorted(os.listdir(base_path)):
         if name.isascii() and name.isdecimal() and int(name) < 2**63:
             if int(name) in found:
-                logging.warning("%s: several folders are version %d; serving %s", base_path, int(name), name)
+                logging.warning(
+                    "%s: several folders are version %d; serving %s", base_path, int(name), name
+                )
             found[int(name)] = os.path.join(base_path, name)
     return found
 
@@ -40,7 +42,9 @@ def wanted(config: model_server_config_pb2.ModelConfig) -> dict[int, str]:
         case "specific":
             missing = sorted(set(policy.specific.versions) - found.keys())
             if missing:
-                logging.warning("%s: version %s is asked for and is not there", config.base_path, missing)
+                logging.warning(
+                    "%s: version %s is asked for and is not there", config.base_path, missing
+                )
             return {number: found[number] for number in policy.specific.versions if number in found}
         case _:
             newest = sorted(found, reverse=True)[: policy.latest.num_versions or 1]

@@ -33,11 +33,14 @@ def warm_up(servable: Servable, path: str) -> int:
     try:
         for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
             if count == _MAX_RECORDS:
-                raise invalid(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) in {file}")
+                raise invalid(
+                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) in {file}"
+                )
             count += _replay(servable, record, file)
     except tf.errors.DataLossError as error:
         raise StatusError(
-            Code.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
+            Code.DATA_LOSS,
+            f"{error.message}. Please verify your warmup data is in TFRecord format.",
         ) from error
     return count
 
@@ -45,7 +48,9 @@ def warm_up(servable: Servable, path: str) -> int:
 def _replay(servable: Servable, record: bytes, file: str) -> int:
     try:
         log = prediction_log_pb2.PredictionLog.FromString(record)
-    except Exception as error:  # DecodeError, which upb and the Python implementation name differently.
+    except (
+        Exception
+    ) as error:  # DecodeError, which upb and the Python implementation name differently.
         raise invalid(f"Failed to parse warmup record: {error} from {file}") from error
     kind = log.WhichOneof("log_type")
     if kind is None:

@@ -52,7 +52,9 @@ def main(arguments: list[str]) -> None:
     count = len(parts.keys) + len(old.keys if old else ())
     if not count:
         parts.remove()
-        raise UserError(f"none of the {len(files)} images could be embedded; the first: {failed[0]}.")
+        raise UserError(
+            f"none of the {len(files)} images could be embedded; the first: {failed[0]}."
+        )
     if parts.keys:
         embeddings.write(output, _joined(old, parts), count, about)
     parts.remove()
@@ -63,7 +65,9 @@ def main(arguments: list[str]) -> None:
     _report(output, count, len(waiting) - len(failed), failed)
 
 
-def _joined(old: embeddings.Embeddings | None, parts: embeddings.Parts) -> Iterator[embeddings.Embeddings]:
+def _joined(
+    old: embeddings.Embeddings | None, parts: embeddings.Parts
+) -> Iterator[embeddings.Embeddings]:
     if old:
         yield old
     yield from parts.all()
@@ -81,7 +85,10 @@ def _embed(client: EmbeddingClient, files: list[str], parts: embeddings.Parts) -
             keys.clear()
             rows.clear()
 
-    with futures.ThreadPoolExecutor(_IN_FLIGHT) as pool, tqdm(total=len(files), unit=" images") as progress:
+    with (
+        futures.ThreadPoolExecutor(_IN_FLIGHT) as pool,
+        tqdm(total=len(files), unit=" images") as progress,
+    ):
         try:
             for batch, results in _in_order(pool, client, batches):
                 for file, result in zip(batch, results, strict=True):
@@ -141,7 +148,9 @@ def _report(output: str, count: int, new: int, failed: list[str]) -> None:
 def run() -> None:
     """Console entry point."""
     flags.DEFINE_string("output", None, "The file to write, .parquet or .npy.", required=True)
-    flags.DEFINE_bool("index", False, "Whether to write a search index beside it, for byol-neighbors.")
+    flags.DEFINE_bool(
+        "index", False, "Whether to write a search index beside it, for byol-neighbors."
+    )
     encoder_flags.define()
     flags.adopt_module_key_flags(encoder_flags)
     command.run(main)

@@ -90,7 +90,9 @@ def _read_parquet(path: str) -> Embeddings:
     values = np.concatenate(chunks).astype(np.float32, copy=False)
     if values.size % len(table):
         raise ValueError(f"{len(table)} rows with {values.size} numbers")
-    return Embeddings(table["key"].to_pylist(), values.reshape(len(table), -1), _about(table.schema))
+    return Embeddings(
+        table["key"].to_pylist(), values.reshape(len(table), -1), _about(table.schema)
+    )
 
 
 def _about(schema: pa.Schema) -> dict[str, Any]:
@@ -137,10 +139,14 @@ def _write_parquet(path: str, parts: Iterable[Embeddings], about: dict[str, Any]
     with pq.ParquetWriter(path, schema) as writer:
         for part in parts:
             for start in range(0, len(part.keys), _ROWS_AT_ONCE):  # A list's offsets have 31 bits.
-                keys, values = (of[start : start + _ROWS_AT_ONCE] for of in (part.keys, part.values))
+                keys, values = (
+                    of[start : start + _ROWS_AT_ONCE] for of in (part.keys, part.values)
+                )
                 offsets = pa.array(np.arange(len(keys) + 1) * values.shape[1], pa.int32())
                 column = pa.ListArray.from_arrays(offsets, pa.array(np.ravel(values), pa.float32()))
-                writer.write_table(pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema))
+                writer.write_table(
+                    pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema)
+                )
 
 
 def _write_npy(path: str, parts: Iterable[Embeddings], count: int) -> list[str]:
@@ -175,9 +181,13 @@ class Parts:
         try:
             os.makedirs(self._folder, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write beside '{output}' ({error}); give another --output.") from error
+            raise UserError(
+                f"cannot write beside '{output}' ({error}); give another --output."
+            ) from error
         self._files = sorted(
-            os.path.join(self._folder, name) for name in os.listdir(self._folder) if name.endswith(".parquet")
+            os.path.join(self._folder, name)
+            for name in os.listdir(self._folder)
+            if name.endswith(".parquet")
         )
         self.keys: set[str] = set()
         for file in self._files:

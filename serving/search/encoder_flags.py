@@ -33,16 +33,24 @@ def define() -> None:
         "Of the endpoint: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for REST.",
     )
     flags.DEFINE_string(
-        "saved_model", None, "An exported encoder, MODEL or MODEL/VERSION, in the place of an endpoint."
+        "saved_model",
+        None,
+        "An exported encoder, MODEL or MODEL/VERSION, in the place of an endpoint.",
     )
     flags.DEFINE_string("model_name", "byol", "Of the model at the endpoint.")
-    flags.DEFINE_integer("model_version", None, "Of the model; by default the newest, as of the start.")
-    flags.DEFINE_string("model_label", None, "Of a version of the model, in the place of its number.")
+    flags.DEFINE_integer(
+        "model_version", None, "Of the model; by default the newest, as of the start."
+    )
+    flags.DEFINE_string(
+        "model_label", None, "Of a version of the model, in the place of its number."
+    )
     flags.DEFINE_integer("batch_size", 32, "Images a request.", lower_bound=1)
     flags.DEFINE_float(
         "timeout", 60.0, "Seconds that a request may take, retries included.", lower_bound=0.001
     )
-    flags.DEFINE_string("tls_root_certificates", None, "PEM file of the authority that signed the server.")
+    flags.DEFINE_string(
+        "tls_root_certificates", None, "PEM file of the authority that signed the server."
+    )
     flags.DEFINE_string(
         "tls_private_key", None, "PEM file of the client's key, where the server demands one."
     )
@@ -80,7 +88,9 @@ def open_encoder() -> Encoder:
     except (ValueError, OSError) as error:
         raise UserError(f"the flags do not fit: {error}") from error
     except EmbeddingError as error:
-        raise UserError(f"{error} ({error.code}); is the endpoint up, and the model's name right?") from error
+        raise UserError(
+            f"{error} ({error.code}); is the endpoint up, and the model's name right?"
+        ) from error
     return Encoder(connect(version, None), {"model": _FLAGS.model_name, "version": version})
 
 

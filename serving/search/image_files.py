@@ -33,7 +33,9 @@ def find(arguments: Iterable[str]) -> list[str]:
 def _expand(argument: str) -> Iterator[str]:
     if os.path.isdir(argument):
         for folder, _, names in os.walk(argument, followlinks=True):
-            yield from (os.path.join(folder, name) for name in names if name.lower().endswith(_SUFFIXES))
+            yield from (
+                os.path.join(folder, name) for name in names if name.lower().endswith(_SUFFIXES)
+            )
     elif os.path.exists(argument):
         yield argument
     elif glob.has_magic(argument):

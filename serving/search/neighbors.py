@@ -31,9 +31,13 @@ def main(arguments: list[str]) -> None:
     # One more than asked for: an image that is in the file is its own nearest.
     similarities, neighbours = searched.nearest(_values(searched, arguments, queries), _FLAGS.k + 1)
     sheet = []
-    for argument, row, best, scores in zip(arguments, queries, neighbours, similarities, strict=True):
+    for argument, row, best, scores in zip(
+        arguments, queries, neighbours, similarities, strict=True
+    ):
         hits = [
-            (searched.keys[hit], float(score)) for hit, score in zip(best, scores, strict=True) if hit != row
+            (searched.keys[hit], float(score))
+            for hit, score in zip(best, scores, strict=True)
+            if hit != row
         ]
         picture = os.path.abspath(argument) if os.path.exists(argument) else argument
         sheet.append(contact_sheet.Row(argument, picture, hits[: _FLAGS.k]))
@@ -77,7 +81,9 @@ def run() -> None:
     flags.DEFINE_integer("k", 10, "Neighbours of each query.", lower_bound=1)
     flags.DEFINE_string("output", None, "An HTML page to write, complete in one file.")
     flags.DEFINE_string(
-        "images_dir", None, "Folder that keys start from; by default the one byol-embed was called in."
+        "images_dir",
+        None,
+        "Folder that keys start from; by default the one byol-embed was called in.",
     )
     encoder_flags.define()
     flags.adopt_module_key_flags(encoder_flags)

@@ -30,17 +30,25 @@ class SavedModelTransport:
         self.path = path
         try:
             self._model = tf.saved_model.load(path)
-        except Exception as error:  # Whatever is wrong with it, TensorFlow's words are the ones there are.
-            raise UserError(f"'{path}' does not load: {str(error).strip().splitlines()[0]}.") from error
+        except (
+            Exception
+        ) as error:  # Whatever is wrong with it, TensorFlow's words are the ones there are.
+            raise UserError(
+                f"'{path}' does not load: {str(error).strip().splitlines()[0]}."
+            ) from error
         missing = {"serving_default", "pixels"} - set(self._model.signatures)
         if missing:
-            raise UserError(f"'{path}' has no signature {sorted(missing)}; give a model of byol-export.")
+            raise UserError(
+                f"'{path}' has no signature {sorted(missing)}; give a model of byol-export."
+            )
 
     def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
         """See `Transport`; the timeout is not kept."""
         del timeout
         signature, name = batch.signature
-        values = self._tf.constant(batch.values) if batch.are_files else self._tf.stack(batch.values)
+        values = (
+            self._tf.constant(batch.values) if batch.are_files else self._tf.stack(batch.values)
+        )
         try:
             embeddings = self._model.signatures[signature](**{name: values})["embedding"].numpy()
         except self._tf.errors.OpError as error:
@@ -50,7 +58,11 @@ class SavedModelTransport:
         return checked(embeddings, batch, self.path)
 
     def _code(self, error) -> str:
-        return "INVALID_ARGUMENT" if isinstance(error, self._tf.errors.InvalidArgumentError) else "INTERNAL"
+        return (
+            "INVALID_ARGUMENT"
+            if isinstance(error, self._tf.errors.InvalidArgumentError)
+            else "INTERNAL"
+        )
 
     def version(self, target: Target, timeout: float) -> int:
         """0: a SavedModel is what it is; `digest` tells one from another."""
@@ -71,8 +83,13 @@ class SavedModelTransport:
 
 def _newest(path: str) -> str:
     """The folder itself if it is a SavedModel, else the highest of its versions."""
-    versions = [name for name in os.listdir(path) if name.isdecimal()] if os.path.isdir(path) else []
-    for folder in (path, *(os.path.join(path, name) for name in sorted(versions, key=int, reverse=True))):
+    versions = (
+        [name for name in os.listdir(path) if name.isdecimal()] if os.path.isdir(path) else []
+    )
+    for folder in (
+        path,
+        *(os.path.join(path, name) for name in sorted(versions, key=int, reverse=True)),
+    ):
         if os.path.exists(os.path.join(folder, "saved_model.pb")):
             return folder
     raise UserError(

@@ -6,8 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from byol_tf import export, pretrain
-from byol_tf.callbacks import checkpoint
+from byol_tf import build, export, runs
 from byol_tf.configs import cifar10_demo
 
 CLASSES = ("airplane", "bird", "frog")
@@ -45,15 +44,15 @@ def run_dir(tmp_path_factory):
     """A run of which only the encoder was saved; its weights are those of another seed."""
     path = tmp_path_factory.mktemp("run")
     config = cifar10_demo.get_config("smoke")
-    checkpoint.claim_run_dir(str(path), config.to_dict())
+    runs.claim_run_dir(str(path), config.to_dict())
     keras.utils.set_random_seed(7)
-    encoder = pretrain.build_encoder(config)
+    encoder = build.build_encoder(config)
     saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
     saved.save(str(path / "checkpoints" / "ckpt"))
     export.save_encoder(
         encoder,
         path / "exported" / "1",
-        preprocessing=pretrain.preprocessing_from_config(config),
+        preprocessing=build.preprocessing_from_config(config),
         metadata={"config": config.to_dict()},
     )
     return path
@@ -80,7 +79,9 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "kNN" in result.stdout and "linear" not in result.stdout
-    assert len(list(run_dir.glob("features/*.features"))) == 3  # Train, test, one view; of the run only.
+    assert (
+        len(list(run_dir.glob("features/*.features"))) == 3
+    )  # Train, test, one view; of the run only.
     exported = json.loads((path / "results.json").read_text())
     assert exported["config_fingerprint"] == record["config_fingerprint"]
     rows = {row["encoder"]: row["knn"] for row in exported["rows"]}

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from byol_tf import pretrain
-from byol_tf.callbacks import checkpoint
+from byol_tf import build, runs
 from byol_tf.configs import cifar10_demo
 
 
@@ -20,8 +19,8 @@ def export(*flags):
 def run_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     config = cifar10_demo.get_config("smoke")
-    checkpoint.claim_run_dir(str(path), config.to_dict())
-    encoder = pretrain.build_encoder(config)
+    runs.claim_run_dir(str(path), config.to_dict())
+    encoder = build.build_encoder(config)
     saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
     for _ in range(2):
         saved.save(str(path / "checkpoints" / "ckpt"))
@@ -43,9 +42,9 @@ def embedding(path, image):
 
 
 def expected(run_dir, name, image):
-    config = pretrain.load_config(str(run_dir))
-    encoder = pretrain.restore_encoder(str(run_dir), str(run_dir / "checkpoints" / name))
-    images = pretrain.preprocessing_from_config(config).from_bytes(tf.constant([image]))
+    config = runs.load_config(str(run_dir))
+    encoder = runs.restore_encoder(str(run_dir), str(run_dir / "checkpoints" / name))
+    images = build.preprocessing_from_config(config).from_bytes(tf.constant([image]))
     return encoder(images, training=False).numpy()
 
 

@@ -8,7 +8,10 @@ import pytest
 
 def byol_pretrain(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "byol_tf.cli.pretrain", *arguments], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "byol_tf.cli.pretrain", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -23,7 +26,10 @@ def test_help_explains_every_flag():
     [
         (["--data_dir=x", "--run_dir=y", "--strategy=horovod"], "horovod"),
         (["--run_dir=y"], "data_dir"),
-        (["--data_dir=x", "--run_dir=y", "--config=cifar10", "extra"], "unexpected argument 'extra'"),
+        (
+            ["--data_dir=x", "--run_dir=y", "--config=cifar10", "extra"],
+            "unexpected argument 'extra'",
+        ),
         (["--data_dir=x", "--run_dir=y", "--config=nothing"], "nothing"),
         (["--data_dir=x", "--run_dir=y"], "--config"),
         (["--data_dir=x", "--run_dir=y", "--config=cifar10", "--config.epoch=3"], "epoch"),

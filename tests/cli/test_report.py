@@ -4,7 +4,7 @@ import sys
 import pytest
 from parsed_page import Page
 
-from byol_tf.callbacks import checkpoint
+from byol_tf import runs
 from byol_tf.configs import cifar10_demo
 
 
@@ -24,7 +24,7 @@ def error(*arguments):
 def run_dir(tmp_path):
     path = tmp_path / "photos"
     config = cifar10_demo.get_config("smoke").to_dict()
-    checkpoint.claim_run_dir(str(path), config | {"examples": 60, "classes": []})
+    runs.claim_run_dir(str(path), config | {"examples": 60, "classes": []})
     (path / "history.csv").write_text("epoch,step,loss,ema\n1,7,2.5,0.99\n")
     return path
 

@@ -46,9 +46,7 @@ def test_the_sweep_equals_each_learning_rate_trained_alone_in_numpy():
     )
     assert sweep.kernel.shape == (10, 3, 4) and sweep.bias.shape == (3, 4)
     for index, lr in enumerate(lrs):
-        expected = sgd_nesterov_softmax_regression(
-            x, y, 4, lr, epochs=3, batch_size=32, seed=5
-        )
+        expected = sgd_nesterov_softmax_regression(x, y, 4, lr, epochs=3, batch_size=32, seed=5)
         np.testing.assert_allclose(sweep.kernel[:, index], expected[:-1], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(sweep.bias[index], expected[-1], rtol=1e-4, atol=1e-6)
 
@@ -58,9 +56,7 @@ def test_a_batch_larger_than_the_set_is_clipped_and_so_is_the_learning_rate():
     clipped = classifiers.train_classifiers(
         [x], y, np.arange(50), [0.2], epochs=4, batch_size=1024, seed=0
     )
-    expected = sgd_nesterov_softmax_regression(
-        x, y, 3, 0.2, epochs=4, batch_size=50, seed=0
-    )
+    expected = sgd_nesterov_softmax_regression(x, y, 3, 0.2, epochs=4, batch_size=50, seed=0)
     np.testing.assert_allclose(clipped.kernel[:, 0], expected[:-1], rtol=1e-4, atol=1e-6)
 
 

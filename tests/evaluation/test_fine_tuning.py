@@ -5,23 +5,23 @@ import keras
 import ml_collections
 import numpy as np
 import pytest
+from recorded_tuner import RecordedTuner, keys
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation import fine_tuning
-from byol_tf.evaluation.pretrained import Pretrained
-from byol_tf.evaluation.task import Task
-from byol_tf.preprocessing import Preprocessing
-from recorded_tuner import RecordedTuner, keys
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
+from byol_tf.evaluation.splits import Splits
+from byol_tf.images.preprocessing import Preprocessing
 
 
-def encoder() -> Pretrained:
+def encoder() -> EvaluatedEncoder:
     def build():
         keras.utils.set_random_seed(0)
         return keras.Sequential(
             [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(8)]
         )
 
-    return Pretrained("BYOL", build(), Preprocessing(8, 1.0), "f", build)
+    return EvaluatedEncoder("BYOL", build(), Preprocessing(8, 1.0), "f", build)
 
 
 def config(**overrides) -> ml_collections.ConfigDict:
@@ -43,9 +43,9 @@ def tuner(monkeypatch):
     return recorded
 
 
-def images(images_dir, output_dir=None) -> Task:
+def images(images_dir, output_dir=None) -> Splits:
     folders = (str(images_dir / name) for name in ("train", "test"))
-    return Task(*folders, seed=4, output_dir=output_dir and str(output_dir))
+    return Splits(*folders, seed=4, output_dir=output_dir and str(output_dir))
 
 
 def test_the_best_pair_is_trained_anew_on_all_images_and_tested_once(images_dir, tuner):
@@ -94,7 +94,7 @@ def test_mean_per_class_weighs_classes_and_not_images(tmp_path, images_dir, tune
             for number in range(count):
                 copy = tmp_path / split / f"class{label}" / f"{number}.jpg"
                 copy.symlink_to(files[number])
-    task = Task(str(tmp_path / "train"), str(tmp_path / "test"))
+    task = Splits(str(tmp_path / "train"), str(tmp_path / "test"))
     options = config(learning_rates=(0.1,), metric="mean_per_class")
     result = fine_tuning.evaluate(encoder(), task, options)
     assert result.value == pytest.approx((1 + 74 / 99) / 2)
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(images_dir, tuner, wro
 
 
 def test_voc_with_its_several_labels_an_image_is_refused(tuner):
-    task = Task("voc:VOC2007:trainval", "voc:VOC2007:test")
+    task = Splits("voc:VOC2007:trainval", "voc:VOC2007:test")
     with pytest.raises(UserError, match="voc:VOC2007:trainval' has several labels.*transfer"):
         fine_tuning.evaluate(encoder(), task, config())
 

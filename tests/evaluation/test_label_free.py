@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation import label_free
-from byol_tf.preprocessing import Preprocessing
+from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.sources import open_source
 
 PREPROCESSING = Preprocessing(32, 1.0)

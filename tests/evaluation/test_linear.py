@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation import linear
+from byol_tf.evaluation import accuracy, linear, splits
 from byol_tf.evaluation.features import Features
 
 
@@ -64,7 +64,7 @@ def test_validation_looks_at_centre_crops():
 
 def test_held_out_examples_are_trained_on_only_after_the_choice():
     train, test = blobs(300, 3, seed=0, distance=3), blobs(200, 3, seed=1, distance=3)
-    held_out = linear.validation_split(train.labels, 0.1, seed=0)[1]
+    held_out = splits.validation_split(train.labels, 0.1, seed=0)[1]
     poisoned = train.representations.copy()
     poisoned[held_out] = np.nan
     view = Features(poisoned, train.labels, train.keys)
@@ -97,20 +97,20 @@ def test_the_fitted_classifier_gives_the_reported_accuracy_in_numpy():
 def test_the_split_is_stratified_and_complete(fraction):
     counts = [500, 40, 11, 3, 2, 1]
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(6), counts))
-    kept, held_out = linear.validation_split(labels, fraction, seed=3)
+    kept, held_out = splits.validation_split(labels, fraction, seed=3)
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(557))
     held = np.bincount(labels[held_out], minlength=6)
     assert np.all(np.abs(held - np.array(counts) * fraction) < 1)
     assert np.all(np.bincount(labels[kept]) >= 1) and held[5] == 0
     assert len(held_out) == math.floor(556 * fraction)
-    other = linear.validation_split(labels, fraction, seed=4)[1]
+    other = splits.validation_split(labels, fraction, seed=4)[1]
     assert not np.array_equal(held_out, other)
 
 
 @pytest.mark.parametrize("hits, total", [(0, 10), (7, 10), (10, 10), (743, 1000)])
 def test_the_interval_is_wilsons(hits, total):
     expected = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
-    assert linear.wilson_interval(hits, total) == pytest.approx(tuple(expected), abs=1e-6)
+    assert accuracy.wilson_interval(hits, total) == pytest.approx(tuple(expected), abs=1e-6)
 
 
 def test_mistakes_get_a_sentence():

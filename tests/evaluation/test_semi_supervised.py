@@ -6,17 +6,17 @@ import keras
 import ml_collections
 import numpy as np
 import pytest
+from recorded_tuner import RecordedTuner, keys
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation import semi_supervised
-from byol_tf.evaluation.pretrained import Pretrained
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.semi_supervised import Subset, hold_out
-from byol_tf.evaluation.task import Task
-from byol_tf.preprocessing import Preprocessing
-from recorded_tuner import RecordedTuner, keys
+from byol_tf.evaluation.splits import Splits
+from byol_tf.images.preprocessing import Preprocessing
 
 
-def encoder(seed=0) -> Pretrained:
+def encoder(seed=0) -> EvaluatedEncoder:
     def build():
         keras.utils.set_random_seed(seed)
         return keras.Sequential(
@@ -29,7 +29,7 @@ def encoder(seed=0) -> Pretrained:
             ]
         )
 
-    return Pretrained("BYOL", build(), Preprocessing(8, 1.0), f"seed {seed}", build)
+    return EvaluatedEncoder("BYOL", build(), Preprocessing(8, 1.0), f"seed {seed}", build)
 
 
 def config(**overrides) -> ml_collections.ConfigDict:
@@ -44,9 +44,9 @@ def config(**overrides) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values | overrides)
 
 
-def images(images_dir, output_dir=None, seed=0) -> Task:
+def images(images_dir, output_dir=None, seed=0) -> Splits:
     folders = (str(images_dir / name) for name in ("train", "test"))
-    return Task(*folders, seed=seed, output_dir=output_dir and str(output_dir))
+    return Splits(*folders, seed=seed, output_dir=output_dir and str(output_dir))
 
 
 @pytest.fixture

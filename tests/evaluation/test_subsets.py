@@ -5,13 +5,7 @@ import pytest
 import tensorflow as tf
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation.subsets import (
-    Listing,
-    class_balanced,
-    list_examples,
-    read_list,
-    write_list,
-)
+from byol_tf.evaluation.subsets import Listing, class_balanced, list_examples, read_list, write_list
 from byol_tf.sources import open_source
 
 NAMES = ("cat", "dog", "owl")

@@ -4,9 +4,9 @@ import os
 import pytest
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation.fine_tune import Diverged
+from byol_tf.evaluation.finetuner import Diverged
+from byol_tf.evaluation.splits import Splits
 from byol_tf.evaluation.sweep import best, sweep
-from byol_tf.evaluation.task import Task
 
 POINTS = [{"rate": rate, "epochs": epochs} for rate in (0.1, 0.05) for epochs in (30, 50)]
 
@@ -25,8 +25,8 @@ class Scorer:
         return rate * epochs / 10
 
 
-def task(folder) -> Task:
-    return Task("train", "test", output_dir=folder and str(folder))
+def task(folder) -> Splits:
+    return Splits("train", "test", output_dir=folder and str(folder))
 
 
 def test_every_point_is_scored_in_order():

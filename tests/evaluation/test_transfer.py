@@ -11,11 +11,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation import transfer
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import Features
-from byol_tf.evaluation.linear import validation_split
-from byol_tf.evaluation.pretrained import Pretrained
-from byol_tf.evaluation.task import Task
-from byol_tf.preprocessing import Preprocessing
+from byol_tf.evaluation.splits import Splits, validation_split
+from byol_tf.images.preprocessing import Preprocessing
 
 SEED = 3
 
@@ -176,8 +175,8 @@ def test_photos_are_told_apart_by_their_pixels(images_dir):
     def encoder(images, training=False):
         return tf.reshape(images, [-1, 4 * 4 * 3])
 
-    pixels = Pretrained("raw pixels", encoder, Preprocessing(4, crop_fraction=1), "0")
-    task = Task(str(images_dir / "train"), str(images_dir / "test"))
+    pixels = EvaluatedEncoder("raw pixels", encoder, Preprocessing(4, crop_fraction=1), "0")
+    task = Splits(str(images_dir / "train"), str(images_dir / "test"))
     result = transfer.evaluate(pixels, task, section(min_lambda=100, num_lambdas=3))
     assert (result.num_train, result.num_test) == (2500, 500)
     assert result.interval[0] > 0.2, "chance is 0.1"
@@ -217,8 +216,8 @@ def mean_colour(images, training=False):
 
 
 def voc_result(root, **changes):
-    pretrained = Pretrained("colour", mean_colour, Preprocessing(16, crop_fraction=1), "0")
-    task = Task(f"voc:{root}:trainval", f"voc:{root}:test")
+    pretrained = EvaluatedEncoder("colour", mean_colour, Preprocessing(16, crop_fraction=1), "0")
+    task = Splits(f"voc:{root}:trainval", f"voc:{root}:test")
     return transfer.evaluate(pretrained, task, section(num_lambdas=5, **changes))
 
 

@@ -45,8 +45,12 @@ def test_paths_follow_from_the_folders():
         *(
             ({name: value}, name)
             for name in (
-                "max_corrupt_fraction", "max_drift", "min_accuracy", "max_accuracy_loss",
-                "min_spread", "max_measure_loss",
+                "max_corrupt_fraction",
+                "max_drift",
+                "min_accuracy",
+                "max_accuracy_loss",
+                "min_spread",
+                "max_measure_loss",
             )
             for value in (-0.1, 1.1)
         ),

@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 from sklearn.neighbors import KNeighborsClassifier
 
-from byol_tf import pretrain
-from byol_tf.callbacks import checkpoint
+from byol_tf import build, runs
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import Features
@@ -42,9 +41,9 @@ def trained(tmp_path_factory):
     """A run of which only the encoder was saved."""
     path = tmp_path_factory.mktemp("run")
     config = cifar10_demo.get_config("smoke")
-    checkpoint.claim_run_dir(str(path), config.to_dict() | {"examples": 60, "classes": CLASSES})
+    runs.claim_run_dir(str(path), config.to_dict() | {"examples": 60, "classes": CLASSES})
     keras.utils.set_random_seed(7)
-    saved = tf.train.Checkpoint(encoder=pretrain.build_encoder(config))
+    saved = tf.train.Checkpoint(encoder=build.build_encoder(config))
     tf.train.Checkpoint(model=saved).save(str(path / "checkpoints" / "ckpt"))
     (path / "history.csv").write_text("epoch,step,loss,knn_accuracy\n1,7,2.5,\n2,14,nan,0.5\n")
     return path

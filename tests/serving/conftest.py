@@ -6,7 +6,8 @@ import servable_models
 from serve import Server
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from byol_tf import export, networks
+from byol_tf import export
+from byol_tf.models import networks
 
 
 @pytest.fixture(scope="session")

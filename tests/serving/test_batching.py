@@ -52,7 +52,9 @@ def test_requests_that_wait_run_as_one_batch(counting_dir):
     servable = batched(counting_dir)
     results = together(servable, [[[i, i + 1]] for i in range(8)])
     assert [result["rows"].tolist() for result in results] == [[8]] * 8
-    assert [result["double"].tolist() for result in results] == [[[2 * i, 2 * i + 2]] for i in range(8)]
+    assert [result["double"].tolist() for result in results] == [
+        [[2 * i, 2 * i + 2]] for i in range(8)
+    ]
     servable.close()
 
 
@@ -119,7 +121,9 @@ def test_an_empty_request_is_answered(counting_dir):
 def test_a_full_queue_is_unavailable(models_dir):
     servable = Servable(
         str(models_dir / "echo" / "1"),
-        Batching(max_batch_size=1, max_enqueued_batches=1, num_batch_threads=1, batch_timeout_micros=0),
+        Batching(
+            max_batch_size=1, max_enqueued_batches=1, num_batch_threads=1, batch_timeout_micros=0
+        ),
     )
     codes = []
 

@@ -64,7 +64,9 @@ def test_paths_bytes_and_arrays_give_the_models_own_embeddings(address, files, e
 
 def test_mixed_images_of_other_sizes_keep_their_order(address, files, expected):
     wide = [np.asarray(Image.open(files[0]).resize((40 + i % 3, 32))) for i in range(10)]
-    images = [image for triple in zip(files[:10], wide, map(decoded, files[10:20])) for image in triple]
+    images = [
+        image for triple in zip(files[:10], wide, map(decoded, files[10:20])) for image in triple
+    ]
     with EmbeddingClient(address, batch_size=4) as client:
         embeddings = client.embed(images)
         np.testing.assert_allclose(embeddings[0::3], expected[:10], rtol=0, atol=1e-5)
@@ -97,9 +99,16 @@ def test_bad_images_are_told_from_good_ones(address, files, expected):
             client.embed(images)
         assert caught.value.code == "INVALID_ARGUMENT" and "model byol at" in str(caught.value)
         results = client.embed_each(images)
-    assert [i for i, result in enumerate(results) if isinstance(result, EmbeddingError)] == [0, 7, 8, 19]
+    assert [i for i, result in enumerate(results) if isinstance(result, EmbeddingError)] == [
+        0,
+        7,
+        8,
+        19,
+    ]
     good = [i for i in range(20) if i not in (0, 7, 8, 19)]
-    np.testing.assert_allclose(np.stack([results[i] for i in good]), expected[good], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        np.stack([results[i] for i in good]), expected[good], rtol=0, atol=1e-5
+    )
 
 
 def test_versions_labels_and_their_mistakes(address):
@@ -110,9 +119,14 @@ def test_versions_labels_and_their_mistakes(address):
     cases = [("half_plus", {"version": 7}, "NOT_FOUND"), ("none", {}, "NOT_FOUND"),
              ("half_plus", {"label": "none"}, "INVALID_ARGUMENT")]  # fmt: skip
     for name, which, code in cases:
-        with EmbeddingClient(address, name, **which) as client, pytest.raises(EmbeddingError) as caught:
+        with (
+            EmbeddingClient(address, name, **which) as client,
+            pytest.raises(EmbeddingError) as caught,
+        ):
             client.version()
-        assert caught.value.code == code and name in str(caught.value) and address in str(caught.value)
+        assert (
+            caught.value.code == code and name in str(caught.value) and address in str(caught.value)
+        )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +175,9 @@ class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
             context.abort(code, "as the script says")
         response = predict_pb2.PredictResponse()
         count = request.inputs["image_bytes"].tensor_shape.dim[0].size
-        response.outputs["embedding"].CopyFrom(tf.make_tensor_proto(np.ones([count, 4], np.float32)))
+        response.outputs["embedding"].CopyFrom(
+            tf.make_tensor_proto(np.ones([count, 4], np.float32))
+        )
         return response
 
 
@@ -189,7 +205,8 @@ def test_unavailable_is_tried_again_with_growing_waits():
 
 
 @pytest.mark.parametrize(
-    "code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.NOT_FOUND]
+    "code",
+    [grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.NOT_FOUND],
 )
 def test_other_errors_are_not_tried_again(code):
     with scripted(code) as (servicer, address), EmbeddingClient(address) as client:
@@ -204,7 +221,10 @@ def test_retries_end_with_their_number_and_with_the_deadline():
             client.embed([b"x"])
         assert len(servicer.calls) == 3
         begin = time.monotonic()
-        with EmbeddingClient(address, retries=99, timeout=1) as client, pytest.raises(EmbeddingError):
+        with (
+            EmbeddingClient(address, retries=99, timeout=1) as client,
+            pytest.raises(EmbeddingError),
+        ):
             client.embed([b"x"])
         assert time.monotonic() - begin < 5
 

@@ -85,7 +85,10 @@ def test_a_port_in_use_is_a_sentence(models_dir, tmp_path):
 def test_it_waits_for_the_first_version_and_says_so(tmp_path):
     (tmp_path / "model").mkdir()
     with Server(
-        tmp_path / "log", f"--model_base_path={tmp_path}/model", "--file_system_poll_wait_seconds=0.1", wait=0
+        tmp_path / "log",
+        f"--model_base_path={tmp_path}/model",
+        "--file_system_poll_wait_seconds=0.1",
+        wait=0,
     ) as server:
         end = time.monotonic() + 120
         while "no version of default" not in server.log.read_text():

@@ -8,7 +8,11 @@ import tensorflow as tf
 from google.protobuf import wrappers_pb2
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import proto_reflection_descriptor_database, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import (
+    proto_reflection_descriptor_database,
+    reflection_pb2,
+    reflection_pb2_grpc,
+)
 from serve import Server
 from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
 from tensorflow_serving.apis import (
@@ -81,7 +85,9 @@ def metadata_request(spec, *fields):
     ids=["highest", "version", "label", "signature"],
 )
 def test_metadata_name_model_and_version_only(predictions, spec, version):
-    response = predictions.GetModelMetadata(metadata_request(spec, "signature_def"), timeout=TIMEOUT)
+    response = predictions.GetModelMetadata(
+        metadata_request(spec, "signature_def"), timeout=TIMEOUT
+    )
     assert response.model_spec == make_spec("half_plus", version)
 
 
@@ -140,7 +146,11 @@ def test_status_lists_versions_from_the_highest(models, spec, versions):
         (None, INVALID, "Missing ModelSpec"),
         (make_spec(""), NOT_FOUND, "Could not find any versions of model "),
         (make_spec("nope"), NOT_FOUND, "Could not find any versions of model nope"),
-        (make_spec("nope", version_label="dev"), NOT_FOUND, "Could not find any versions of model nope"),
+        (
+            make_spec("nope", version_label="dev"),
+            NOT_FOUND,
+            "Could not find any versions of model nope",
+        ),
         (make_spec("half_plus", 7), NOT_FOUND, "Could not find version 7 of model half_plus"),
         (make_spec("nope", 1), NOT_FOUND, "Could not find version 1 of model nope"),
         (make_spec("half_plus", 0), NOT_FOUND, "Could not find version 0 of model half_plus"),
@@ -194,14 +204,18 @@ def test_inference_on_a_wrong_model_spec(predictions, call, spec, code, fragment
         ("byol", "examples", "inputs found in SignatureDef: "),
     ],
 )
-def test_inference_on_signatures_of_another_form_is_invalid(predictions, call, name, signature, fragment):
+def test_inference_on_signatures_of_another_form_is_invalid(
+    predictions, call, name, signature, fragment
+):
     answered, message = infer_error(predictions, call, make_spec(name, signature_name=signature))
     assert answered == INVALID and fragment in message
 
 
 def test_classification_on_another_form_says_so(predictions):
     _, message = infer_error(predictions, "Classify", make_spec("half_plus"))
-    assert message.startswith("No classification inputs found in SignatureDef: ") and '"x"' in message
+    assert (
+        message.startswith("No classification inputs found in SignatureDef: ") and '"x"' in message
+    )
 
 
 def test_regression_needs_the_output_outputs(predictions):
@@ -324,7 +338,9 @@ def answer(own_channel):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(own_channel)
 
     def ask(spec):
-        request = predict_pb2.PredictRequest(model_spec=spec, inputs={"x": tf.make_tensor_proto([0.0])})
+        request = predict_pb2.PredictRequest(
+            model_spec=spec, inputs={"x": tf.make_tensor_proto([0.0])}
+        )
         return list(stub.Predict(request, timeout=TIMEOUT).outputs["y"].float_val)[0]
 
     return ask
@@ -401,7 +417,10 @@ INVALID_CONFIGS = {
 
 @pytest.mark.parametrize("rows", INVALID_CONFIGS.values(), ids=INVALID_CONFIGS)
 def test_invalid_configs_change_nothing(own_models, kept, models_dir, answer, rows):
-    configs = [make_config(name, path or models_dir / "half_plus", platform) for name, path, platform in rows]
+    configs = [
+        make_config(name, path or models_dir / "half_plus", platform)
+        for name, path, platform in rows
+    ]
     others = [kept] if rows[0][0] != "kept" else []
     assert reload_error(own_models, *others, *configs)[0] == INVALID
     assert answer(make_spec("kept")) == 3

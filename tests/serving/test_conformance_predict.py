@@ -54,12 +54,18 @@ def encoder_input(signature, files):
     if signature == "examples":
         features = [tf.train.Feature(bytes_list=tf.train.BytesList(value=[file])) for file in files]
         examples = [{"image/encoded": feature} for feature in features]
-        examples = [tf.train.Example(features=tf.train.Features(feature=example)) for example in examples]
+        examples = [
+            tf.train.Example(features=tf.train.Features(feature=example)) for example in examples
+        ]
         return [example.SerializeToString() for example in examples]
     return files
 
 
-ENCODER_SIGNATURES = [("serving_default", "image_bytes"), ("pixels", "images"), ("examples", "examples")]
+ENCODER_SIGNATURES = [
+    ("serving_default", "image_bytes"),
+    ("pixels", "images"),
+    ("examples", "examples"),
+]
 
 
 @pytest.mark.parametrize("signature, alias", ENCODER_SIGNATURES)
@@ -69,7 +75,9 @@ def test_embeddings_equal_those_of_the_loaded_export(predictions, loaded, files,
     expected = loaded.signatures[signature](**{alias: tf.constant(value)})["embedding"].numpy()
     (embedding,) = predict(predictions, "byol", signature, **{alias: value}).values()
     assert embedding.dtype == np.float32 and embedding.shape == (10, 128)
-    assert np.abs(expected - expected[0])[1:].max(axis=1).min() > 100 * TOLERANCE, "images must differ"
+    assert np.abs(expected - expected[0])[1:].max(axis=1).min() > 100 * TOLERANCE, (
+        "images must differ"
+    )
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -77,7 +85,9 @@ def test_embeddings_equal_those_of_the_loaded_export(predictions, loaded, files,
 def test_no_images_give_no_embeddings(predictions, signature, alias):
     nothing = np.zeros((0, 7, 9, 3), np.uint8) if signature == "pixels" else np.zeros(0, object)
     dtype = tf.uint8 if signature == "pixels" else tf.string
-    result = predict(predictions, "byol", signature, **{alias: tf.make_tensor_proto(nothing, dtype)})
+    result = predict(
+        predictions, "byol", signature, **{alias: tf.make_tensor_proto(nothing, dtype)}
+    )
     assert result["embedding"].shape == (0, 128)
 
 
@@ -90,7 +100,9 @@ def test_a_file_that_is_no_image_is_an_invalid_argument(predictions, files):
 def test_the_response_names_model_version_and_resolved_signature(predictions, asked):
     value = ["a"] if asked == "text" else [1.0]
     spec = predictions.Predict(make_request("echo", asked, value=value), timeout=TIMEOUT).model_spec
-    expected = model_pb2.ModelSpec(name="echo", signature_name=asked or "serving_default", version=version(1))
+    expected = model_pb2.ModelSpec(
+        name="echo", signature_name=asked or "serving_default", version=version(1)
+    )
     assert spec == expected
 
 
@@ -106,7 +118,9 @@ def test_the_response_names_model_version_and_resolved_signature(predictions, as
     ids=["highest", "2", "3", "stable", "canary"],
 )
 def test_the_version_asked_for_answers(predictions, spec, served):
-    response = predictions.Predict(make_request("half_plus", spec=spec, x=[1.0, 4.0]), timeout=TIMEOUT)
+    response = predictions.Predict(
+        make_request("half_plus", spec=spec, x=[1.0, 4.0]), timeout=TIMEOUT
+    )
     assert list(response.outputs["y"].float_val) == [0.5 + served, 2.0 + served]
     assert response.model_spec.WhichOneof("version_choice") == "version"
     assert response.model_spec.version.value == served
@@ -127,9 +141,15 @@ OUTPUT_FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("signature, field, values", OUTPUT_FIELDS, ids=[row[0] for row in OUTPUT_FIELDS])
+@pytest.mark.parametrize(
+    "signature, field, values", OUTPUT_FIELDS, ids=[row[0] for row in OUTPUT_FIELDS]
+)
 def test_outputs_come_in_the_field_of_their_type(predictions, signature, field, values):
-    dtype = tf.string if signature == "text" else tf.dtypes.as_dtype(signature.replace("float", "float32"))
+    dtype = (
+        tf.string
+        if signature == "text"
+        else tf.dtypes.as_dtype(signature.replace("float", "float32"))
+    )
     request = make_request("echo", signature, value=tf.make_tensor_proto([values], dtype))
     output = predictions.Predict(request, timeout=TIMEOUT).outputs["value"]
     assert output.dtype == dtype.as_datatype_enum and output.tensor_content == b""
@@ -151,7 +171,9 @@ def test_nan_and_infinities_pass(predictions):
     assert np.signbit(output[3])
 
 
-@pytest.mark.parametrize("values", [{"float_val": [1.0, 3.0]}, {"tensor_content": b"\0\0\x80?\0\0@@"}])
+@pytest.mark.parametrize(
+    "values", [{"float_val": [1.0, 3.0]}, {"tensor_content": b"\0\0\x80?\0\0@@"}]
+)
 def test_inputs_come_in_either_form(predictions, values):
     tensor = tf.make_tensor_proto([1.0, 3.0], tf.float32)
     for field in ("float_val", "tensor_content"):
@@ -313,6 +335,8 @@ def test_a_response_above_the_channels_limit_is_resource_exhausted(server, predi
     request = make_request("echo", value=np.ones(3 << 20, np.float32))
     code, _ = error(predictions, request)
     assert code == StatusCode.RESOURCE_EXHAUSTED
-    with grpc.insecure_channel(server.address, [("grpc.max_receive_message_length", -1)]) as channel:
+    with grpc.insecure_channel(
+        server.address, [("grpc.max_receive_message_length", -1)]
+    ) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         assert len(stub.Predict(request, timeout=TIMEOUT).outputs["value"].float_val) == 3 << 20

@@ -25,7 +25,9 @@ def send(server, method, path, data=None, **headers):
     if data is not None and not isinstance(data, bytes):
         data = (data if isinstance(data, str) else json.dumps(data)).encode()
     with requests.Session() as session:
-        prepared = session.prepare_request(requests.Request(method, server.url, data=data, headers=headers))
+        prepared = session.prepare_request(
+            requests.Request(method, server.url, data=data, headers=headers)
+        )
         prepared.url = server.url + path
         return session.send(prepared, timeout=TIMEOUT)
 
@@ -118,14 +120,20 @@ def test_models_cannot_be_listed(server):
     assert code == 400 and "Missing model name in request." in message
 
 
-@pytest.mark.parametrize("method, suffix", [("GET", ""), ("GET", "/metadata"), ("POST", ":predict")])
+@pytest.mark.parametrize(
+    "method, suffix", [("GET", ""), ("GET", "/metadata"), ("POST", ":predict")]
+)
 def test_versions_beyond_int64_are_refused(server, method, suffix):
-    response = send(server, method, f"/v1/models/half_plus/versions/9223372036854775808{suffix}", "{}")
+    response = send(
+        server, method, f"/v1/models/half_plus/versions/9223372036854775808{suffix}", "{}"
+    )
     code, message = error(response)
     assert code == 400 and "Failed to convert version: 9223372036854775808 to numeric." in message
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/models/half_plus", "/models/half_plus", "/v1x/models/half_plus"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/models/half_plus", "/models/half_plus", "/v1x/models/half_plus"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_paths_outside_are_not_found(server, method, path):
     response = send(server, method, path)
@@ -243,7 +251,9 @@ def test_slow_models_time_out(server):
 
 @pytest.mark.parametrize("body, code", [('{"instances": [1.0]}', 200), ("{", 400)])
 def test_headers(server, body, code):
-    response = post(server, HALF, body, Accept_Encoding="gzip", Accept="image/png", Content_Type="text/plain")
+    response = post(
+        server, HALF, body, Accept_Encoding="gzip", Accept="image/png", Content_Type="text/plain"
+    )
     assert response.status_code == code
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Content-Length"] == str(len(response.content))
@@ -289,7 +299,9 @@ def test_gzip_bodies_have_a_limit_of_100_mebibytes(server):
 
 
 def test_plain_bodies_have_no_limit(server):
-    assert answer(post(server, HALF, b'{"instances": [1.0]}'.ljust(101 << 20))) == {"predictions": [3.5]}
+    assert answer(post(server, HALF, b'{"instances": [1.0]}'.ljust(101 << 20))) == {
+        "predictions": [3.5]
+    }
 
 
 @pytest.mark.parametrize(
@@ -377,18 +389,25 @@ def test_every_type_passes(server, signature, values):
         ("float", '"NaN"'),
         ("text", "1"),
         ("text", "true"),
-        *((signature, "null") for signature in ("float", "double", "int32", "int64", "bool", "text")),
+        *(
+            (signature, "null")
+            for signature in ("float", "double", "int32", "int64", "bool", "text")
+        ),
     ],
 )
 @pytest.mark.parametrize("form", ["instances", "inputs"])
 def test_values_of_another_type_are_refused(server, signature, value, form):
-    code, message = error(post(server, ECHO, f'{{"signature_name": "{signature}", "{form}": [{value}]}}'))
+    code, message = error(
+        post(server, ECHO, f'{{"signature_name": "{signature}", "{form}": [{value}]}}')
+    )
     assert code == 400 and message
 
 
 @pytest.mark.parametrize("content", ["_-8=", "-_-_", "A", "!!!!", "YQ==YQ=="])
 def test_bytes_need_the_standard_alphabet(server, content):
-    code, message = error(post(server, ECHO, {"signature_name": "bytes", "inputs": [{"b64": content}]}))
+    code, message = error(
+        post(server, ECHO, {"signature_name": "bytes", "inputs": [{"b64": content}]})
+    )
     assert code == 400 and message
 
 
@@ -442,7 +461,9 @@ def test_digits_of_numbers(server, signature, value, expected):
     assert response.text == f'{{\n    "predictions": [{expected}\n    ]\n}}'
 
 
-@pytest.mark.parametrize("signature, dtype, digits", [("float", np.float32, 9), ("double", np.float64, 17)])
+@pytest.mark.parametrize(
+    "signature, dtype, digits", [("float", np.float32, 9), ("double", np.float64, 17)]
+)
 def test_digits_are_six_or_enough_to_read_the_value_back(server, signature, dtype, digits):
     rng = np.random.default_rng(0)
     values = (rng.normal(size=200) * 10.0 ** rng.integers(-30, 30, 200)).astype(dtype)
@@ -482,7 +503,8 @@ def files(images_dir):
 @pytest.fixture(scope="module")
 def embeddings(predictions, files):
     request = predict_pb2.PredictRequest(
-        model_spec=model_pb2.ModelSpec(name="byol"), inputs={"image_bytes": tf.make_tensor_proto(files)}
+        model_spec=model_pb2.ModelSpec(name="byol"),
+        inputs={"image_bytes": tf.make_tensor_proto(files)},
     )
     response = predictions.Predict(request, timeout=TIMEOUT)
     return tf.make_ndarray(response.outputs["embedding"])
@@ -587,7 +609,9 @@ def test_status_is_protobuf_json(server, path, versions):
     assert response.text.rstrip("\n") == json.dumps(expected, indent=1)
 
 
-@pytest.mark.parametrize("path", ["/V1/models/half_plus", "/v1/MODELS/half_plus", "/v1/Models/half_plus"])
+@pytest.mark.parametrize(
+    "path", ["/V1/models/half_plus", "/v1/MODELS/half_plus", "/v1/Models/half_plus"]
+)
 def test_path_words_ignore_case(server, path):
     assert len(answer(send(server, "GET", path))["model_version_status"]) == 2
 
@@ -628,7 +652,11 @@ def test_metadata_are_protobuf_json(server, path, version):
     "path, code, fragment",
     [
         ("nope/metadata", 404, "Servable not found for request: Latest(nope)"),
-        ("half_plus/versions/7/metadata", 404, "Servable not found for request: Specific(half_plus, 7)"),
+        (
+            "half_plus/versions/7/metadata",
+            404,
+            "Servable not found for request: Specific(half_plus, 7)",
+        ),
         ("half_plus/labels/dev/metadata", 400, "Unrecognized servable version label: dev"),
     ],
 )
@@ -679,7 +707,8 @@ def test_rest_requests_are_counted(server, method, path, model, status):
 
 def grpc_predict(predictions, **fields):
     request = predict_pb2.PredictRequest(
-        model_spec=model_pb2.ModelSpec(name="half_plus", **fields), inputs={"x": tf.make_tensor_proto([1.0])}
+        model_spec=model_pb2.ModelSpec(name="half_plus", **fields),
+        inputs={"x": tf.make_tensor_proto([1.0])},
     )
     try:
         predictions.Predict(request, timeout=TIMEOUT)

@@ -106,12 +106,16 @@ def test_fifty_swaps_under_load_fail_no_request(faulty, faulty_channel, folder):
     stop, failures, answers = threading.Event(), [], []
 
     def over_grpc():
-        with grpc.insecure_channel(faulty.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with grpc.insecure_channel(
+            faulty.address, [("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             while not stop.is_set():
                 try:
                     answer = stub.Predict(request("swapped", [4.0]), timeout=30)
-                    answers.append((answer.model_spec.version.value, answer.outputs["y"].float_val[0]))
+                    answers.append(
+                        (answer.model_spec.version.value, answer.outputs["y"].float_val[0])
+                    )
                 except grpc.RpcError as error:
                     failures.append(error)
 
@@ -126,7 +130,9 @@ def test_fifty_swaps_under_load_fail_no_request(faulty, faulty_channel, folder):
                 except requests.RequestException as error:
                     failures.append(error)
 
-    threads = [threading.Thread(target=target) for target in (over_grpc, over_grpc, over_grpc, over_rest)]
+    threads = [
+        threading.Thread(target=target) for target in (over_grpc, over_grpc, over_grpc, over_rest)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -304,13 +310,18 @@ def test_clients_that_hang_keep_nobody_waiting(faulty, faulty_channel):
 def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
     flags = ("--model_name=echo", f"--model_base_path={models_dir}/echo")
     flags += ("--grpc_max_threads=2", "--rest_api_num_threads=2")
-    with Server(tmp_path / "log", *flags) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        Server(tmp_path / "log", *flags) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         busy = [stub.Predict.future(request("echo", [4.0], "seconds", "slow")) for _ in range(4)]
         body = {"signature_name": "slow", "inputs": [4.0]}
         posts = [
             threading.Thread(
-                target=requests.post, args=(f"{server.url}/v1/models/echo:predict",), kwargs={"json": body}
+                target=requests.post,
+                args=(f"{server.url}/v1/models/echo:predict",),
+                kwargs={"json": body},
             )
             for _ in range(4)
         ]
@@ -327,7 +338,9 @@ def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
 
 
 def test_too_large_a_body_is_refused_without_being_read(faulty):
-    head = b"POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+    head = (
+        b"POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", faulty.rest_port), timeout=10) as connection:
         connection.sendall(head)
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
@@ -338,20 +351,30 @@ def test_a_gzip_bomb_is_refused(faulty):
     bomb = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(300)), packer.flush()])
     before = memory(faulty)[1]
     headers = {"Content-Encoding": "gzip"}
-    answer = requests.post(f"{faulty.url}/v1/models/echo:predict", data=bomb, headers=headers, timeout=30)
-    assert (answer.status_code, answer.json()) == (400, {"error": "JSON Parse error: The document is empty"})
+    answer = requests.post(
+        f"{faulty.url}/v1/models/echo:predict", data=bomb, headers=headers, timeout=30
+    )
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "JSON Parse error: The document is empty"},
+    )
     assert memory(faulty)[1] - before < 300
 
 
 def test_sigterm_lets_requests_finish_and_takes_no_new_ones(models_dir, tmp_path):
     flags = ("--model_name=echo", f"--model_base_path={models_dir}/echo")
-    with Server(tmp_path / "log", *flags) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        Server(tmp_path / "log", *flags) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         results = {}
 
         def over_rest():
             body = {"signature_name": "slow", "inputs": [5.0]}
-            results["rest"] = requests.post(f"{server.url}/v1/models/echo:predict", json=body, timeout=30)
+            results["rest"] = requests.post(
+                f"{server.url}/v1/models/echo:predict", json=body, timeout=30
+            )
 
         thread = threading.Thread(target=over_rest)
         thread.start()
@@ -362,7 +385,9 @@ def test_sigterm_lets_requests_finish_and_takes_no_new_ones(models_dir, tmp_path
         assert not server.listens()
         assert running.result(timeout=30).outputs["seconds"].float_val == [5.0]
         thread.join()
-        assert results["rest"].status_code == 200 and results["rest"].headers["Connection"] == "close"
+        assert (
+            results["rest"].status_code == 200 and results["rest"].headers["Connection"] == "close"
+        )
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.log.read_text()
 
@@ -387,7 +412,9 @@ def test_a_client_survives_kill_9_and_a_restart(encoder_dir, images_dir, tmp_pat
         thread.start()
     time.sleep(1)
     port, rest_port = server.port, server.rest_port
-    again = Server(tmp_path / "log", *flags, f"--port={port}", f"--rest_api_port={rest_port}", wait=0)
+    again = Server(
+        tmp_path / "log", *flags, f"--port={port}", f"--rest_api_port={rest_port}", wait=0
+    )
     again.port, again.rest_port = port, rest_port
     with again:
         again.wait_until_listening(120)

@@ -76,7 +76,10 @@ def assert_clean(answer):
 
 
 @many
-@given(document=documents, method=st.sampled_from(["predict", "predict", "predict", "classify", "regress"]))
+@given(
+    document=documents,
+    method=st.sampled_from(["predict", "predict", "predict", "classify", "regress"]),
+)
 def test_rest_documents(server, session, document, method):
     body = json.dumps(document).encode("utf-8", "surrogatepass")
     assert_clean(session.post(f"{server.url}/v1/models/echo:{method}", data=body, timeout=30))
@@ -149,7 +152,9 @@ def assert_clean_call(call, content, codes):
 @many
 @given(
     content=st.binary(max_size=100),
-    method=st.sampled_from(["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]),
+    method=st.sampled_from(
+        ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]
+    ),
 )
 def test_grpc_bytes(channel, content, method):
     # grpc answers what is no message with INTERNAL, in C++ too.
@@ -191,7 +196,9 @@ def test_grpc_tensors(predictions, fields, signature, name):
             getattr(tensor, field).extend(value)
         else:
             setattr(tensor, field, value)
-    assert_clean_call(lambda content, timeout: predictions.Predict(content, timeout=timeout), request, CODES)
+    assert_clean_call(
+        lambda content, timeout: predictions.Predict(content, timeout=timeout), request, CODES
+    )
 
 
 @many
@@ -201,7 +208,9 @@ def test_grpc_messages_a_few_bytes_off(channel, images_dir, data):
     request.model_spec.name = "byol"
     request.inputs["image_bytes"].dtype = types_pb2.DT_STRING
     request.inputs["image_bytes"].tensor_shape.dim.add(size=1)
-    request.inputs["image_bytes"].string_val.append((images_dir / "test" / "cat" / "0000.jpg").read_bytes())
+    request.inputs["image_bytes"].string_val.append(
+        (images_dir / "test" / "cat" / "0000.jpg").read_bytes()
+    )
     content = bytearray(request.SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

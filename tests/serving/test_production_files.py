@@ -60,7 +60,9 @@ _POD = _OBJECTS["Deployment"]["spec"]["template"]["spec"]
 _CONTAINER = _POD["containers"][0]
 _PROGRAM, *_ARGUMENTS = _COMPOSE["byol"]["entrypoint"]
 _GPU_ARGUMENTS = [*_COMPOSE["byol-gpu"]["entrypoint"][1:], *_COMPOSE["byol-gpu"]["command"]]
-COMPOSE_FLAGS, GPU_FLAGS, KUBERNETES_FLAGS = map(flags_of, (_ARGUMENTS, _GPU_ARGUMENTS, _CONTAINER["args"]))
+COMPOSE_FLAGS, GPU_FLAGS, KUBERNETES_FLAGS = map(
+    flags_of, (_ARGUMENTS, _GPU_ARGUMENTS, _CONTAINER["args"])
+)
 ALL_FLAGS = pytest.mark.parametrize("flags", [COMPOSE_FLAGS, GPU_FLAGS, KUBERNETES_FLAGS])
 
 
@@ -164,7 +166,11 @@ def byol_serve_flags():
 
 def test_byol_serve_takes_flags_of_tensorflow_model_server(byol_serve_flags):
     assert byol_serve_flags - {"host"} <= KNOWN_FLAGS
-    assert {"model_config_file", "batching_parameters_file", "monitoring_config_file"} <= byol_serve_flags
+    assert {
+        "model_config_file",
+        "batching_parameters_file",
+        "monitoring_config_file",
+    } <= byol_serve_flags
 
 
 # Images, mounts, ports, limits.
@@ -179,13 +185,17 @@ def test_files_that_flags_name_are_mounted_in_a_folder_that_follows_changes():
     named = [pathlib.Path(value) for value in COMPOSE_FLAGS.values() if value.startswith("/")]
     assert sorted(path.name for path in named) == sorted(CONFIGS)
     mounts = {mount["target"]: mount for mount in _COMPOSE["byol"]["volumes"]}
-    assert all((SERVING / mounts[str(path.parent)]["source"] / path.name).is_file() for path in named)
+    assert all(
+        (SERVING / mounts[str(path.parent)]["source"] / path.name).is_file() for path in named
+    )
     mounts = {mount["mountPath"]: mount for mount in _CONTAINER["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in _POD["volumes"]}
     for path in named:
         mount = mounts[str(path.parent)]
         assert "subPath" not in mount
-        assert volumes[mount["name"]]["configMap"]["name"] == _OBJECTS["ConfigMap"]["metadata"]["name"]
+        assert (
+            volumes[mount["name"]]["configMap"]["name"] == _OBJECTS["ConfigMap"]["metadata"]["name"]
+        )
         assert path.name in _OBJECTS["ConfigMap"]["data"]
 
 
@@ -210,7 +220,9 @@ def test_ports_are_the_same_everywhere():
         assert f"/dev/tcp/127.0.0.1/{ports[1]} " in service["healthcheck"]["test"][-1]
     named = {port["name"]: str(port["containerPort"]) for port in _CONTAINER["ports"]}
     assert [named["grpc"], named["rest"]] == ports
-    served = {port["targetPort"]: str(port["port"]) for port in _OBJECTS["Service"]["spec"]["ports"]}
+    served = {
+        port["targetPort"]: str(port["port"]) for port in _OBJECTS["Service"]["spec"]["ports"]
+    }
     assert served == named
     for probe in ("startupProbe", "livenessProbe"):
         assert str(_CONTAINER[probe]["grpc"]["port"]) == named["grpc"]
@@ -219,7 +231,11 @@ def test_ports_are_the_same_everywhere():
 
 def test_containers_run_without_root_on_a_root_they_cannot_write():
     for service in _COMPOSE.values():
-        assert service["read_only"] and service["cap_drop"] == ["ALL"] and not service["user"].startswith("0")
+        assert (
+            service["read_only"]
+            and service["cap_drop"] == ["ALL"]
+            and not service["user"].startswith("0")
+        )
         assert service["restart"] == "unless-stopped" and service["init"]
     assert _POD["securityContext"]["runAsNonRoot"] and _POD["securityContext"]["runAsUser"] > 0
     assert _CONTAINER["securityContext"]["readOnlyRootFilesystem"]
@@ -257,7 +273,9 @@ def test_readiness_asks_for_a_label_that_exists_and_grpc_probes_are_answered():
 def test_start_up_allows_for_the_retries_of_a_load():
     retries = int(KUBERNETES_FLAGS["max_num_load_retries"])
     seconds = retries * int(KUBERNETES_FLAGS["load_retry_interval_micros"]) / 1e6
-    allowed = _CONTAINER["startupProbe"]["periodSeconds"] * _CONTAINER["startupProbe"]["failureThreshold"]
+    allowed = (
+        _CONTAINER["startupProbe"]["periodSeconds"] * _CONTAINER["startupProbe"]["failureThreshold"]
+    )
     assert 2 * seconds < allowed < _OBJECTS["Deployment"]["spec"]["progressDeadlineSeconds"]
 
 
@@ -266,7 +284,11 @@ def test_a_pod_ends_after_its_last_connection_and_call():
     assert command[0] == "sleep"
     key, age = KUBERNETES_FLAGS["grpc_channel_arguments"].split("=")
     assert key == "grpc.max_connection_age_ms"
-    out_of_the_service, jitter, call = 5, 1.1, int(KUBERNETES_FLAGS["rest_api_timeout_in_ms"]) / 1000
+    out_of_the_service, jitter, call = (
+        5,
+        1.1,
+        int(KUBERNETES_FLAGS["rest_api_timeout_in_ms"]) / 1000,
+    )
     needed = out_of_the_service + jitter * int(age) / 1000 + call
     assert needed < int(command[1]) < _POD["terminationGracePeriodSeconds"]
 
@@ -342,7 +364,9 @@ def test_byol_serve_runs_with_the_production_files(production):
         assert answer.status_code == 200 and len(answer.json()["predictions"]) == 1
     readiness = _CONTAINER["readinessProbe"]["httpGet"]["path"]
     assert requests.get(production.url + readiness).status_code == 200
-    metrics = requests.get(production.url + settings_files.read_metrics_path(SERVING / "monitoring.config"))
+    metrics = requests.get(
+        production.url + settings_files.read_metrics_path(SERVING / "monitoring.config")
+    )
     assert ":tensorflow:serving:request_count" in metrics.text
     assert health(production.rest_port)
 
@@ -356,9 +380,13 @@ def tls_folder(tmp_path_factory):
     if not shutil.which("openssl"):
         pytest.skip("no openssl")
     folder = tmp_path_factory.mktemp("tls")
-    blocks = re.findall(r"<!-- run -->\n```sh\n(.*?)```", (SERVING / "TLS.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"<!-- run -->\n```sh\n(.*?)```", (SERVING / "TLS.md").read_text(), re.DOTALL
+    )
     assert len(blocks) == 2
-    done = subprocess.run(["sh", "-euc", "\n".join(blocks)], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-euc", "\n".join(blocks)], cwd=folder, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["server.pem: OK", "client.pem: OK"]
     return folder
@@ -366,7 +394,11 @@ def tls_folder(tmp_path_factory):
 
 def test_ssl_config_holds_the_files_to_the_letter_and_nobody_else_reads_it(tls_folder):
     config = settings_files.read_ssl(tls_folder / "ssl.config")
-    for field, name in (("server_key", "server.key"), ("server_cert", "server.pem"), ("custom_ca", "ca.pem")):
+    for field, name in (
+        ("server_key", "server.key"),
+        ("server_cert", "server.pem"),
+        ("custom_ca", "ca.pem"),
+    ):
         assert getattr(config, field) == (tls_folder / name).read_text()
     assert config.client_verify
     assert (tls_folder / "ssl.config").stat().st_mode & 0o077 == 0

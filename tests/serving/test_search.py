@@ -42,7 +42,9 @@ def photos(images_dir, tmp_path):
         target = tmp_path / "photos" / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
-    (tmp_path / "photos" / "cat" / "0000.jpg").rename(tmp_path / "photos" / "cat" / 'über "all" <b>.jpg')
+    (tmp_path / "photos" / "cat" / "0000.jpg").rename(
+        tmp_path / "photos" / "cat" / 'über "all" <b>.jpg'
+    )
     (tmp_path / "photos" / "ship" / "0001.jpg").write_bytes(b"no image")
     (tmp_path / "photos" / "notes.txt").write_text("no image, and nobody says it is")
     return tmp_path
@@ -61,15 +63,21 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
         ("rest.npy", f"--address={server.url}"),
         ("model.parquet", f"--saved_model={encoder_dir}/1"),
     ):
-        told[name] = call("embed", source, f"--output={name}", "--batch_size=8", "photos", cwd=photos)
+        told[name] = call(
+            "embed", source, f"--output={name}", "--batch_size=8", "photos", cwd=photos
+        )
     for name, text in told.items():
         assert f"{name}: 39 embeddings, 39 of them new." in text
         assert re.search(
-            r"could not be embedded \(1\):\n  photos/ship/0001.jpg: model .* JPEG, PNG, GIF, BMP", text
+            r"could not be embedded \(1\):\n  photos/ship/0001.jpg: model .* JPEG, PNG, GIF, BMP",
+            text,
         )
         found = embeddings.read(str(photos / name))
         assert found.keys == sorted(found.keys) and len(found.keys) == 39
-        assert 'photos/cat/über "all" <b>.jpg' in found.keys and "photos/ship/0001.jpg" not in found.keys
+        assert (
+            'photos/cat/über "all" <b>.jpg' in found.keys
+            and "photos/ship/0001.jpg" not in found.keys
+        )
         np.testing.assert_allclose(
             found.values, by_the_model(encoder_dir, photos, found.keys), rtol=0, atol=1e-5
         )
@@ -77,7 +85,10 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
     table = pq.read_table(photos / "grpc.parquet")
     assert table.column_names == ["key", "embedding"] and len(table["embedding"][0]) == 128
     assert np.load(photos / "rest.npy").shape == (39, 128)
-    assert json.loads((photos / "rest.keys.json").read_text())["model"] == {"model": "byol", "version": 1}
+    assert json.loads((photos / "rest.keys.json").read_text())["model"] == {
+        "model": "byol",
+        "version": 1,
+    }
 
 
 def test_called_again_it_embeds_only_what_is_new(server, photos):
@@ -101,7 +112,13 @@ def test_called_again_it_embeds_only_what_is_new(server, photos):
 
 @pytest.mark.slow
 def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path):
-    command = [sys.executable, "-m", "serving.search.embed", f"--address={server.address}", "--batch_size=4"]
+    command = [
+        sys.executable,
+        "-m",
+        "serving.search.embed",
+        f"--address={server.address}",
+        "--batch_size=4",
+    ]
     command += [f"--output={tmp_path}/out.parquet", f"{images_dir}/train"]
     parts, done = tmp_path / "out.parquet.parts", 0
     for _ in range(2):
@@ -125,7 +142,12 @@ def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path
 def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
     call("embed", f"--address={server.address}", "--output=out.parquet", "photos/cat", cwd=photos)
     line = call(
-        "embed", f"--saved_model={encoder_dir}/1", "--output=out.parquet", "photos", cwd=photos, status=1
+        "embed",
+        f"--saved_model={encoder_dir}/1",
+        "--output=out.parquet",
+        "photos",
+        cwd=photos,
+        status=1,
     )
     assert line.startswith(
         "error: 'out.parquet' holds embeddings of model byol, version 1, and this is SavedModel"
@@ -155,7 +177,10 @@ def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
             "none of the 1 images could be embedded",
         ),
         (("--output=x.npy", "--address={}", "--model_name=none", "photos"), "Servable not found"),
-        (("--output=x.npy", "--address={}", "--model_version=1", "--model_label=a", "photos"), "give one"),
+        (
+            ("--output=x.npy", "--address={}", "--model_version=1", "--model_label=a", "photos"),
+            "give one",
+        ),
     ],
 )
 def test_mistakes_are_a_sentence_and_leave_nothing(server, photos, arguments, sentence):
@@ -173,7 +198,13 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
     shutil.copy(photos / "photos" / "dog" / "0002.jpg", photos / "query.jpg")
     queries = ['photos/cat/über "all" <b>.jpg', "query.jpg"]
     text = call(
-        "neighbors", address, "--embeddings=out.parquet", "--k=5", "--output=page.html", *queries, cwd=photos
+        "neighbors",
+        address,
+        "--embeddings=out.parquet",
+        "--k=5",
+        "--output=page.html",
+        *queries,
+        cwd=photos,
     )
 
     found = embeddings.read(str(photos / "out.parquet"))
@@ -185,7 +216,9 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
         best = [i for i in np.argsort(-similarity) if not (exclude and i == row)][:5]
         lines = [line.split(maxsplit=1) for line in block.strip().splitlines()[1:]]
         assert [key for _, key in lines] == [found.keys[i] for i in best]
-        np.testing.assert_allclose([float(score) for score, _ in lines], similarity[best], atol=6e-4)
+        np.testing.assert_allclose(
+            [float(score) for score, _ in lines], similarity[best], atol=6e-4
+        )
 
     page = (photos / "page.html").read_text()
     assert page.count("<section>") == 2 and page.count("<img ") == 12 and "not found" not in page
@@ -207,7 +240,10 @@ def test_a_query_by_key_needs_no_model(server, photos):
         (("--embeddings=photos/notes.txt", "q.jpg"), "end it in .parquet or .npy"),
         (("--embeddings=bad.parquet", "q.jpg"), "holds no embeddings"),
         (("--embeddings=one.npy", "q.jpg"), "'q.jpg' is neither a file nor a key"),
-        (("--embeddings=one.npy", "photos/notes.txt"), "either --address of an endpoint or --saved_model"),
+        (
+            ("--embeddings=one.npy", "photos/notes.txt"),
+            "either --address of an endpoint or --saved_model",
+        ),
         (("--embeddings=one.npy",), "there is no query"),
     ],
 )
@@ -223,14 +259,17 @@ def test_files_keep_every_bit(tmp_path, suffix):
     rng = np.random.default_rng(0)
     parts = [
         embeddings.Embeddings(
-            [f"{part}/{row}\n" for row in range(rows)], rng.normal(size=(rows, 7)).astype(np.float32)
+            [f"{part}/{row}\n" for row in range(rows)],
+            rng.normal(size=(rows, 7)).astype(np.float32),
         )
         for part, rows in enumerate((3, 1, 200))
     ]
     path = str(tmp_path / f"x.{suffix}")
     embeddings.write(path, parts, 204, {"model": {"a": 1}, "root": "/r"})
     found = embeddings.read(path)
-    assert found.keys == [key for part in parts for key in part.keys] and found.about["root"] == "/r"
+    assert (
+        found.keys == [key for part in parts for key in part.keys] and found.about["root"] == "/r"
+    )
     np.testing.assert_array_equal(found.values, np.concatenate([part.values for part in parts]))
 
 
@@ -255,7 +294,8 @@ def test_an_index_serves_until_its_embeddings_are_newer(tmp_path, suffix):
     path = str(tmp_path / f"x.{suffix}")
     rng = np.random.default_rng(0)
     old, new = (
-        embeddings.Embeddings(list("abcd"), rng.normal(size=(4, 8)).astype(np.float32)) for _ in range(2)
+        embeddings.Embeddings(list("abcd"), rng.normal(size=(4, 8)).astype(np.float32))
+        for _ in range(2)
     )
     embeddings.write(path, [new], 4, {"root": "r"})
     index.save(index.build(old), path)
@@ -289,7 +329,8 @@ def test_files_that_the_command_line_names(tmp_path):
 
     def found(*arguments):
         return [
-            os.path.relpath(path, root) for path in image_files.find(os.path.join(root, a) for a in arguments)
+            os.path.relpath(path, root)
+            for path in image_files.find(os.path.join(root, a) for a in arguments)
         ]
 
     assert found("") == ["5.gif", "a/1.jpg", "a/2.PNG", "b/deep/4.jpeg"]
@@ -318,6 +359,8 @@ def test_of_a_models_folder_the_highest_version_is_taken(encoder_dir, tmp_path):
 
 def test_a_page_without_its_images_still_shows_the_list(tmp_path):
     path = tmp_path / "page.html"
-    contact_sheet.write(str(path), [contact_sheet.Row("q", "gone", [("also gone", 0.5)])], "/nowhere", 1, "x")
+    contact_sheet.write(
+        str(path), [contact_sheet.Row("q", "gone", [("also gone", 0.5)])], "/nowhere", 1, "x"
+    )
     assert path.read_text().count("not found") == 2 and "0.500" in path.read_text()
     assert [file.name for file in pathlib.Path(tmp_path).iterdir()] == ["page.html"]

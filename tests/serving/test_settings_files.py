@@ -39,7 +39,10 @@ def test_metrics_path(write):
     assert settings_files.read_metrics_path(write('prometheus_config { path: "/m" }')) is None
     text = "prometheus_config { enable: true }"
     assert settings_files.read_metrics_path(write(text)) == "/monitoring/prometheus/metrics"
-    assert settings_files.read_metrics_path(write('prometheus_config { enable: true path: "/m" }')) == "/m"
+    assert (
+        settings_files.read_metrics_path(write('prometheus_config { enable: true path: "/m" }'))
+        == "/m"
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ class Authority:
             .add_extension(address, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
             )
         )
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -55,7 +56,9 @@ class Authority:
         certificate.write_bytes(self._certificate(subject, key.public_key(), False))
         key_file.write_bytes(
             key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
             )
         )
         return str(certificate), str(key_file)
@@ -74,7 +77,9 @@ def client_certificate(authority):
 @pytest.fixture(scope="module", params=[False, True], ids=["tls", "mutual"])
 def secure(request, authority, encoder_dir):
     """A server with TLS, and whether it verifies clients."""
-    certificate, key = (pathlib.Path(path).read_text() for path in authority.issue(f"server{request.param}"))
+    certificate, key = (
+        pathlib.Path(path).read_text() for path in authority.issue(f"server{request.param}")
+    )
     quoted = [
         text_format.text_encoding.CEscape(text, as_utf8=True)
         for text in (key, certificate, authority.path.read_text())
@@ -117,10 +122,14 @@ def test_clients_with_the_authority_and_a_certificate_are_answered(
         np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-6)
 
 
-def test_without_a_certificate_nothing_is_answered_where_one_is_demanded(secure, authority, images_dir):
+def test_without_a_certificate_nothing_is_answered_where_one_is_demanded(
+    secure, authority, images_dir
+):
     server, mutual = secure
     for address in addresses(server):
-        with EmbeddingClient(address, tls=Tls(str(authority.path)), retries=0, timeout=10) as client:
+        with EmbeddingClient(
+            address, tls=Tls(str(authority.path)), retries=0, timeout=10
+        ) as client:
             if not mutual:
                 assert client.version() == 1
                 continue
@@ -160,7 +169,9 @@ def test_plain_text_is_not_answered(secure):
         ask = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         ask.model_spec.name = "byol"
         with pytest.raises(grpc.RpcError) as caught:
-            prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(ask, timeout=10)
+            prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(
+                ask, timeout=10
+            )
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     for path in ("/v1/models/byol", "/monitoring/prometheus/metrics"):
         with pytest.raises(requests.ConnectionError):
@@ -175,7 +186,9 @@ def test_by_default_it_listens_on_loopback_only(secure):
             _, local, _, state, *_ = line.split()
             host, port = local.split(":")
             if state == "0A" and int(port, 16) in (server.port, server.rest_port):
-                words = [bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8)]
+                words = [
+                    bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8)
+                ]
                 address = ipaddress.ip_address(b"".join(words))
                 hosts.append(getattr(address, "ipv4_mapped", None) or address)
     assert len(hosts) == 2 and all(host.is_loopback for host in hosts)

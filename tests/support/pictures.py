@@ -25,8 +25,27 @@ def png_claiming(width: int, height: int, pixels: bytes = b"") -> bytes:
     """A PNG whose header claims this size, whatever pixels it has."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = zlib.compress(pixels, 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+FORMATS = {
+    "jpeg": ("RGB", "JPEG", {"quality": 95}),
+    "progressive jpeg": ("RGB", "JPEG", {"quality": 95, "progressive": True}),
+    "grey jpeg": ("L", "JPEG", {"quality": 95}),
+    "png": ("RGB", "PNG", {}),
+    "grey png": ("L", "PNG", {}),
+    "palette png": ("P", "PNG", {}),
+    "rgba png": ("RGBA", "PNG", {}),
+    "bmp": ("RGB", "BMP", {}),
+    "grey bmp": ("L", "BMP", {}),
+    "rgba bmp": ("RGBA", "BMP", {}),
+    "gif": ("P", "GIF", {}),
+}

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from byol_tf.evaluation.fine_tune import Classified, Diverged
+from byol_tf.evaluation.finetuner import Classified, Diverged
 from byol_tf.evaluation.subsets import list_examples
 
 _listing = functools.cache(list_examples)

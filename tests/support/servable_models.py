@@ -63,9 +63,14 @@ def save_echo(path: pathlib.Path) -> None:
     def as_bytes(value):
         return {"value_bytes": tf.identity(value)}
 
-    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "a"), tf.TensorSpec(None, tf.string, "b")])
+    @tf.function(
+        input_signature=[tf.TensorSpec(None, tf.float32, "a"), tf.TensorSpec(None, tf.string, "b")]
+    )
     def two(a, b):
-        return {"sum": tf.reduce_sum(tf.reshape(a, [tf.shape(a)[0], -1]), axis=1), "text": tf.identity(b)}
+        return {
+            "sum": tf.reduce_sum(tf.reshape(a, [tf.shape(a)[0], -1]), axis=1),
+            "text": tf.identity(b),
+        }
 
     @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "value")])
     def scalar(value):
@@ -74,7 +79,9 @@ def save_echo(path: pathlib.Path) -> None:
     @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "seconds")])
     def slow(seconds):
         end = tf.timestamp() + tf.cast(tf.reduce_max(seconds), tf.float64)
-        steps = tf.while_loop(lambda step: tf.timestamp() < end, lambda step: [step + 1], [tf.constant(0)])
+        steps = tf.while_loop(
+            lambda step: tf.timestamp() < end, lambda step: [step + 1], [tf.constant(0)]
+        )
         with tf.control_dependencies(steps):
             return {"seconds": tf.identity(seconds)}
 

@@ -38,7 +38,10 @@ class Server:
         ]  # fmt: skip
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
             )
         if wait:
             self.wait_until_listening(wait)
@@ -54,7 +57,9 @@ class Server:
                 return
             time.sleep(0.05)
         self.process.kill()
-        raise AssertionError(f"byol-serve does not listen after {seconds} s:\n{self.log.read_text()}")
+        raise AssertionError(
+            f"byol-serve does not listen after {seconds} s:\n{self.log.read_text()}"
+        )
 
     def listens(self) -> bool:
         """Whether both ports are open."""

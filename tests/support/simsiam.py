@@ -3,9 +3,9 @@
 import keras
 import tensorflow as tf
 
-from byol_tf import networks
-from byol_tf.losses import symmetric_loss
-from byol_tf.two_view_model import Outputs, TwoViewModel
+from byol_tf.models import networks
+from byol_tf.models.losses import symmetric_loss
+from byol_tf.models.two_view_model import Outputs, TwoViewModel
 
 
 @keras.saving.register_keras_serializable("simsiam")

@@ -16,9 +16,9 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from byol_tf.errors import UserError
-from pipelines.components.image_example_gen import listing
-from pipelines.components.image_example_gen.run_shards import run_shards
-from pipelines.components.image_example_gen.shards import CorruptImage, ImageReader
+from pipelines.images import listing
+from pipelines.images.run_shards import run_shards
+from pipelines.images.shards import CorruptImage, ImageReader
 
 _BATCH = 64
 

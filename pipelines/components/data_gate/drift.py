@@ -15,9 +15,7 @@ _SEVERITIES = {
 }
 
 
-def describe(
-    anomalies: anomalies_pb2.Anomalies, split: str, against: str
-) -> list[tuple[int, str]]:
+def describe(anomalies: anomalies_pb2.Anomalies, split: str, against: str) -> list[tuple[int, str]]:
     """(severity, sentence) of each anomaly."""
     found = [
         (info.severity, f"{split}: {name}: {info.description} (against {against})")
@@ -94,9 +92,7 @@ def distance(
     return largest
 
 
-def _bounds(
-    histograms: Sequence[statistics_pb2.Histogram], value: float
-) -> tuple[float, float]:
+def _bounds(histograms: Sequence[statistics_pb2.Histogram], value: float) -> tuple[float, float]:
     """What part of the values is up to `value`, at least and at most."""
     least, most = 0.0, 1.0
     for histogram in histograms:

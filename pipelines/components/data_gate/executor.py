@@ -41,7 +41,10 @@ class Executor(base_executor.BaseExecutor):
                 before = os.path.join(baseline[0].uri, folder, _STATISTICS)
                 if tf.io.gfile.exists(before):
                     found += drift(
-                        current, tfdv.load_stats_binary(before), schema, split,
+                        current,
+                        tfdv.load_stats_binary(before),
+                        schema,
+                        split,
                         exec_properties["max_drift"],
                     )
             io_utils.copy_file(path, os.path.join(approved.uri, folder, _STATISTICS))

@@ -10,11 +10,11 @@ from tfx.components.util import examples_utils
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 
-from byol_tf.corrupt import allowed_corrupt
 from byol_tf.errors import UserError
-from pipelines.components.image_example_gen import listing
-from pipelines.components.image_example_gen.run_shards import run_shards
-from pipelines.components.image_example_gen.shards import WriteShard
+from byol_tf.sources.corrupt import allowed_corrupt
+from pipelines.images import listing
+from pipelines.images.run_shards import run_shards
+from pipelines.images.shards import WriteShard
 
 QUARANTINE = "quarantine.tsv"
 _NAMED = 20  # Corrupt images named in the artifact's property; the quarantine file has all.
@@ -45,9 +45,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         classes = listing.class_names(files, options["labels"], input_base)
         split_names = list(buckets or patterns)
         examples.split_names = artifact_utils.encode_split_names(split_names)
-        split_uris = {
-            name: artifact_utils.get_split_uri([examples], name) for name in split_names
-        }
+        split_uris = {name: artifact_utils.get_split_uri([examples], name) for name in split_names}
         results = self._write(listing.plan(files, buckets, classes), split_uris)
         self._report(examples, results, split_names, input_base, options["max_corrupt_fraction"])
         examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
@@ -97,9 +95,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
 def _options(exec_properties) -> dict:
     """What `component.ImageExampleGen` packed into custom_config."""
     custom_config = example_gen_pb2.CustomConfig()
-    json_format.Parse(
-        exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], custom_config
-    )
+    json_format.Parse(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], custom_config)
     options = struct_pb2.Struct()
     custom_config.custom_config.Unpack(options)
     return json_format.MessageToDict(options)
@@ -108,12 +104,8 @@ def _options(exec_properties) -> dict:
 def _splits(exec_properties) -> tuple[dict[str, str], dict[str, int]]:
     """Patterns of the input splits, and buckets of the output splits, if any."""
     input_config, output_config = example_gen_pb2.Input(), example_gen_pb2.Output()
-    json_format.Parse(
-        exec_properties[standard_component_specs.INPUT_CONFIG_KEY], input_config
-    )
-    json_format.Parse(
-        exec_properties[standard_component_specs.OUTPUT_CONFIG_KEY], output_config
-    )
+    json_format.Parse(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], input_config)
+    json_format.Parse(exec_properties[standard_component_specs.OUTPUT_CONFIG_KEY], output_config)
     utils.generate_output_split_names(input_config, output_config)  # Checks them.
     return (
         {split.name: split.pattern for split in input_config.splits},

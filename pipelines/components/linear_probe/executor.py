@@ -8,12 +8,13 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from byol_tf import encoders, export_classifier
-from byol_tf.atomic import write_atomically
+from byol_tf import encoders
 from byol_tf.configs import evaluation
 from byol_tf.evaluation import knn, linear, results
 from byol_tf.evaluation.cache import FeatureCache
-from byol_tf.evaluation.task import Task
+from byol_tf.evaluation.splits import Splits
+from byol_tf.export import classifier
+from byol_tf.files import write_atomically
 
 EVALUATION = "evaluation.json"
 
@@ -36,7 +37,7 @@ class Executor(base_executor.BaseExecutor):
         protocols = evaluation.get_config()
         protocols.linear.views = views
         with tempfile.TemporaryDirectory() as features:
-            task = Task(train, test, seed=config.seed, cache=FeatureCache(features))
+            task = Splits(train, test, seed=config.seed, cache=FeatureCache(features))
             train_features, test_features, crops = task.passes(pretrained, views)
             fit = linear.fit_linear(crops or [train_features], train_features, seed=config.seed)
             rows = {
@@ -53,7 +54,7 @@ class Executor(base_executor.BaseExecutor):
                     "knn": knn.evaluate(baseline, task, protocols.knn),
                     "linear": linear.evaluate(baseline, task, protocols.linear),
                 }
-        export_classifier.save_classifier(
+        classifier.save_classifier(
             encoder_path,
             fit.classifiers.kernel[:, 0],
             fit.classifiers.bias[0],

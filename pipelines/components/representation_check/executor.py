@@ -12,8 +12,8 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from byol_tf import data, export
-from byol_tf.atomic import write_atomically
 from byol_tf.evaluation import label_free
+from byol_tf.files import write_atomically
 from pipelines.components.representation_check.rules import judge
 
 MEASURES = "measures.json"
@@ -53,9 +53,7 @@ class Executor(base_executor.BaseExecutor):
         blessing.set_string_custom_property(
             constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri
         )
-        blessing.set_int_custom_property(
-            constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id
-        )
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
         if baseline:
             blessing.set_string_custom_property(
                 constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline[0].uri

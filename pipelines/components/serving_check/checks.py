@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from byol_tf import warmup
-from byol_tf.corrupt import decoder_message
-from byol_tf.preprocessing import decode_image
+from byol_tf.export import warmup
+from byol_tf.images.preprocessing import decode_image
+from byol_tf.sources.corrupt import decoder_message
 
 # signature → (input, its type, its shape), the contract of DESIGN section 4.
 CONTRACT = {

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import encoded
 from PIL import Image
 
-from byol_tf import export, export_classifier
-from byol_tf.preprocessing import Preprocessing
-from pictures import encoded
+from byol_tf import export
+from byol_tf.export import classifier
+from byol_tf.images.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.slow
 SIZE = 16
@@ -85,15 +86,15 @@ def test_classifier_that_loses_to_the_last_blessed_is_not_blessed(tmp_path, outp
         for y in np.array(labels, np.uint8)
     ]
     data = examples(tmp_path / "examples", contents, labels)
-    encoder = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D()])
-    export.save_encoder(
-        encoder, tmp_path / "encoder" / "1", preprocessing=Preprocessing(SIZE, 1.0)
+    encoder = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D()]
     )
+    export.save_encoder(encoder, tmp_path / "encoder" / "1", preprocessing=Preprocessing(SIZE, 1.0))
     models = {}
     weights = {"good": ([[-1.0, 1.0]] * 3, [0.0, 0.0]), "bad": ([[0.0, 0.0]] * 3, [1.0, 0.0])}
     for number, (name, (kernel, bias)) in enumerate(weights.items(), 1):
         path = tmp_path / name / "Format-Serving"
-        export_classifier.save_classifier(
+        classifier.save_classifier(
             tmp_path / "encoder" / "1", kernel, bias, ["dark", "bright"], path
         )
         models[name] = artifact(standard_artifacts.Model, tmp_path / name, number)

@@ -3,8 +3,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from PIL import Image
 from pictures import encoded, photo
+from PIL import Image
 
 from byol_tf import export
 from byol_tf.errors import UserError

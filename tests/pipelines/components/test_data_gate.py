@@ -206,7 +206,8 @@ def test_drift_from_the_last_approved_stops_and_can_be_approved(gate):
         gate(statistics(cats=90), baseline=first)
     approved = gate(statistics(cats=90), baseline=first, stop_on="never")
     assert [text.split(": ")[:2] for text in let_pass(approved)] == [
-        ["train", "image/label_text"], ["eval", "image/label_text"],
+        ["train", "image/label_text"],
+        ["eval", "image/label_text"],
     ]
     assert approved.get_string_custom_property("baseline") == first.uri
     assert let_pass(gate(statistics(cats=90), baseline=approved)) == []

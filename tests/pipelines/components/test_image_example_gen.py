@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 import tensorflow as tf
-from PIL import Image
 from pictures import encoded, photo
+from PIL import Image
 
 from byol_tf.errors import UserError
 
@@ -105,7 +105,8 @@ def test_one_split_is_divided_nine_to_one_by_the_hash_of_the_path(images_dir, tm
         assert image_bytes == (base / key).read_bytes()
         assert label(example) == (classes.index(key.split("/")[0]), key.split("/")[0])
     assert examples.get_json_value_custom_property("num_examples") == {
-        "train": len(train), "eval": len(evaluation),
+        "train": len(train),
+        "eval": len(evaluation),
     }
     assert examples.get_int_custom_property("num_corrupt") == 0
     assert examples.get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"

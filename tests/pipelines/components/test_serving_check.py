@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from pictures import encoded, photo
+from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from byol_tf import export

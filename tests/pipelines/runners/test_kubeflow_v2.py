@@ -48,7 +48,11 @@ def command(tmp_path: pathlib.Path, **changes) -> subprocess.CompletedProcess:
     given = {name: value for name, value in (FLAGS | changes).items() if value is not None}
     arguments = [f"--{name}={value}" for name, value in given.items()]
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
         env={"PYTHONPATH": str(pathlib.Path(__file__).parents[3])},
     )
 

@@ -61,9 +61,8 @@ class Pipeline:
 
     def executions(self) -> dict[str, list[str]]:
         """States of all executions of each node that ran, by ML Metadata, oldest first."""
-        from ml_metadata.proto import metadata_store_pb2
-
         import ml_metadata
+        from ml_metadata.proto import metadata_store_pb2
 
         config = metadata_store_pb2.ConnectionConfig()
         config.sqlite.filename_uri = str(self.root / "metadata.sqlite")

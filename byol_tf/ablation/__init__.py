@@ -1,0 +1,1 @@
+"""The paper's ablations: studies, their runs, their tables and plots."""

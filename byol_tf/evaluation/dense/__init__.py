@@ -1,0 +1,1 @@
+"""Dense transfer protocols: semantic segmentation, object detection, depth estimation."""

@@ -1,0 +1,126 @@
+"""Images with boxes, scaled into squares of one size and batched, as a detector takes them.
+
+An image is scaled so that its longer side fits, and filled up at the right and below with the mean
+colour. Boxes go along, and detections back.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from byol_tf.evaluation.dense.boxes import BoxData, BoxedImage
+from byol_tf.evaluation.dense.pairs import read_image
+from byol_tf.images import seeded
+from byol_tf.images.preprocessing import Preprocessing
+
+_PADDING = -1.0  # Of boxes and classes, in KerasCV's format.
+
+
+def fitted_size(image: BoxedImage, image_size: int) -> tuple[int, int]:
+    """Width and height of an image scaled so that its longer side is `image_size`; pixels."""
+    scale = image_size / max(image.width, image.height)
+    return max(1, round(scale * image.width)), max(1, round(scale * image.height))
+
+
+def to_fitted(boxes: np.ndarray, image: BoxedImage, image_size: int) -> np.ndarray:
+    """Boxes [n, 4] of an image, pixels, after it is scaled to `fitted_size`."""
+    width, height = fitted_size(image, image_size)
+    return boxes * np.tile([width / image.width, height / image.height], 2)
+
+
+def from_fitted(boxes: np.ndarray, image: BoxedImage, image_size: int) -> np.ndarray:
+    """The opposite of `to_fitted`; what is outside the image is cut off."""
+    width, height = fitted_size(image, image_size)
+    boxes = boxes / np.tile([width / image.width, height / image.height], 2)
+    return np.clip(boxes, 0, np.tile([image.width, image.height], 2))
+
+
+def training_batches(
+    data: BoxData,
+    preprocessing: Preprocessing,
+    image_size: int,
+    batch_size: int,
+    steps: int,
+    seed: int,
+) -> tf.data.Dataset:
+    """Shuffled epochs one after the other, mirrored at random.
+
+    Args:
+        data: crowds are left out; images without a box are kept.
+        preprocessing: normalises.
+        image_size: S.
+        batch_size: B.
+        steps: how many batches.
+        seed: decides orders and mirrors.
+
+    Returns:
+        `(images, {"boxes": ..., "classes": ...})`, float32 [B, S, S, 3], [B, n, 4] and [B, n], as
+        `retinanet.build_retinanet` says.
+    """
+    paths, sizes = _paths_and_sizes(data, image_size)
+    padding = np.full([1, 4], _PADDING)
+    boxes, classes = [], []
+    for image in data.images:
+        # A row of padding each, for KerasCV takes no batch without a box.
+        kept = to_fitted(image.boxes[~image.crowd], image, image_size)
+        boxes.append(np.concatenate([kept, padding]))
+        classes.append(np.concatenate([image.classes[~image.crowd], padding[0, :1]]))
+    lengths = [len(rows) for rows in boxes]
+    boxes, classes = (
+        tf.RaggedTensor.from_row_lengths(np.concatenate(rows).astype(np.float32), lengths)
+        for rows in (boxes, classes)
+    )
+
+    def load(position, index):
+        pixels = _fitted_pixels(paths[index], sizes[index])
+        labels = {"boxes": boxes[index], "classes": classes[index]}
+        mirrored = seeded.uniform([], tf.stack([seed, position])) < 0.5
+        pixels, labels["boxes"] = tf.cond(
+            mirrored, lambda: _mirror(pixels, **labels), lambda: (pixels, labels["boxes"])
+        )
+        return _squared(pixels, preprocessing, image_size), labels
+
+    examples = tf.data.Dataset.range(len(paths)).shuffle(len(paths), seed).repeat().enumerate()
+    loaded = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    shapes = ([image_size, image_size, 3], {"boxes": [None, 4], "classes": [None]})
+    padded = loaded.padded_batch(
+        batch_size, shapes, (0.0, {"boxes": _PADDING, "classes": _PADDING}), drop_remainder=True
+    )
+    return padded.take(steps).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(
+    data: BoxData, preprocessing: Preprocessing, image_size: int, batch_size: int
+) -> tf.data.Dataset:
+    """All images in their order, float32 [B, S, S, 3]; the last batch may be smaller."""
+    paths, sizes = _paths_and_sizes(data, image_size)
+
+    def load(index):
+        return _squared(_fitted_pixels(paths[index], sizes[index]), preprocessing, image_size)
+
+    images = tf.data.Dataset.range(len(paths)).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _paths_and_sizes(data: BoxData, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Files, string [N], and what they are scaled to, (height, width), int32 [N, 2]."""
+    sizes = [fitted_size(image, image_size)[::-1] for image in data.images]
+    return tf.constant([image.path for image in data.images]), tf.constant(sizes, tf.int32)
+
+
+def _fitted_pixels(path: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    return tf.image.resize(read_image(path), size, antialias=True)
+
+
+def _mirror(pixels: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    xmin, ymin, xmax, ymax = tf.unstack(boxes, axis=1)
+    width = tf.cast(tf.shape(pixels)[1], tf.float32)
+    mirrored = tf.stack([width - xmax, ymin, width - xmin, ymax], axis=1)
+    is_box = (classes != _PADDING)[:, tf.newaxis]
+    return tf.reverse(pixels, [1]), tf.where(is_box, mirrored, boxes)
+
+
+def _squared(pixels: tf.Tensor, preprocessing: Preprocessing, image_size: int) -> tf.Tensor:
+    """Normalised, then filled up with 0, which is the mean colour."""
+    pixels = preprocessing.normalize(pixels)
+    pixels = tf.image.pad_to_bounding_box(pixels, 0, 0, image_size, image_size)
+    return tf.ensure_shape(pixels, [image_size, image_size, 3])

@@ -1,0 +1,178 @@
+"""What dense protocols share: pairs of an image and a map as batches, and training on them.
+
+The encoder is fine-tuned as a whole, its BatchNorm in training mode: statistics are those of the
+batch, and what evaluation uses is their running average.
+"""
+
+import concurrent.futures
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from byol_tf.errors import UserError
+from byol_tf.evaluation.finetuner import Diverged
+from byol_tf.images.preprocessing import decode_image
+
+_SECONDS_BETWEEN_LOGS = 10
+
+
+def check_training(name: str, config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` where a value of section `name` that `fit` or `batches` uses is bad."""
+    for field, fits, wanted in (
+        ("steps", config.steps >= 1, "at least 1"),
+        ("batch_size", config.batch_size >= 1, "at least 1"),
+        ("momentum", 0 <= config.momentum < 1, "a number in [0, 1)"),
+        ("weight_decay", config.weight_decay >= 0, "0 or more"),
+        (
+            "decay_at",
+            list(config.decay_at) == sorted(config.decay_at)
+            and all(0 < part < 1 for part in config.decay_at),
+            "increasing numbers in (0, 1), parts of the training",
+        ),
+    ):
+        if not fits:
+            raise UserError(f"{name}.{field} is {config[field]}; give {wanted}.")
+
+
+def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[[np.ndarray, str], None]) -> None:
+    """Decodes every image and map once, before hours of training.
+
+    Args:
+        pairs: paths of an image and its map.
+        check: called with each map's image (`PIL.Image.Image`) and path; raises `UserError`.
+
+    Raises:
+        UserError: a file that is no complete image, a map of another size than its image, or what
+            `check` raises.
+    """
+
+    def check_pair(pair):
+        image, annotation = map(_open_picture, pair)
+        if image.size != annotation.size:
+            raise UserError(
+                "'{}' has {} x {} pixels and its map '{}' {} x {}; make them equal.".format(
+                    pair[0], *image.size, pair[1], *annotation.size
+                )
+            )
+        check(annotation, pair[1])
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done, _ in enumerate(pool.map(check_pair, pairs), start=1):
+            logging.log_every_n_seconds(
+                logging.INFO, "checked %d of %d pairs", _SECONDS_BETWEEN_LOGS, done, len(pairs)
+            )
+
+
+def read_image(path: tf.Tensor) -> tf.Tensor:
+    """Decodes a file: float32 [H, W, 3] in [0, 1]."""
+    return tf.cast(decode_image(tf.io.read_file(path)), tf.float32) / 255.0
+
+
+def batches(
+    pairs: Sequence[tuple[str, str]],
+    example: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Any],
+    batch_size: int,
+    steps: int,
+    seed: int,
+) -> tf.data.Dataset:
+    """Training batches: shuffled epochs one after the other, a batch may span two.
+
+    Args:
+        pairs: N paths of an image and its map.
+        example: from both paths, scalar strings, and a seed of its own, int64 [2], to tensors.
+        batch_size: B.
+        steps: how many batches.
+        seed: decides orders and the examples' seeds.
+    """
+    images, maps = (tf.constant(paths) for paths in zip(*pairs, strict=True))
+
+    def epoch_order(epoch):
+        indices = tf.range(len(pairs), dtype=tf.int64)
+        # Numbers of examples are not negative: no two draws share a seed.
+        epoch_seed = tf.stack([seed, -1 - epoch])
+        order = tf.random.experimental.stateless_shuffle(indices, epoch_seed)
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    def load(position, index):
+        return example(images[index], maps[index], tf.stack([seed, position]))
+
+    epochs = tf.data.Dataset.range(math.ceil(batch_size * steps / len(pairs)))
+    examples = epochs.flat_map(epoch_order).enumerate()
+    loaded = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return loaded.batch(batch_size, drop_remainder=True).take(steps).prefetch(tf.data.AUTOTUNE)
+
+
+def fit(
+    model: keras.Model,
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    dataset: tf.data.Dataset,
+    learning_rate: float,
+    config: ml_collections.ConfigDict,
+) -> None:
+    """Trains with SGD; the rate is multiplied by 0.1 at each of `config.decay_at`.
+
+    The weight decay is half the squared norm of the kernels, added to the loss; biases and
+    BatchNorm have none. The paper does not say which weights it decays.
+
+    Args:
+        model: float32 [B, H, W, 3] -> what `loss` takes; changed in place.
+        loss: (targets, outputs) -> scalar.
+        dataset: of `config.steps` batches (images, targets).
+        learning_rate: at the start.
+        config: `steps`, `decay_at`, `momentum` and `weight_decay` are used.
+
+    Raises:
+        Diverged: the loss is no longer finite.
+    """
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    model.add_loss(lambda: config.weight_decay * tf.add_n([tf.nn.l2_loss(k) for k in kernels]))
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [round(config.steps * part) for part in config.decay_at],
+        [learning_rate * 0.1**drops for drops in range(len(config.decay_at) + 1)],
+    )
+    model.compile(keras.optimizers.SGD(schedule, config.momentum), loss)
+    model.fit(dataset, verbose=0, callbacks=[Progress(config.steps, learning_rate)])
+
+
+class Progress(keras.callbacks.Callback):
+    """Logs the loss, its mean since the line before, and ends a training that diverged."""
+
+    def __init__(self, steps: int, learning_rate: float):
+        super().__init__()
+        self._steps = steps
+        self._learning_rate = learning_rate
+        self._logged = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(
+                f"training with the learning rate {self._learning_rate:g} diverged at step "
+                f"{batch + 1} of {self._steps}; give a lower one."
+            )
+        if time.monotonic() - self._logged > _SECONDS_BETWEEN_LOGS:
+            logging.info("step %d of %d: loss %.4f", batch + 1, self._steps, logs["loss"])
+            self.model.reset_metrics()
+            self._logged = time.monotonic()
+
+
+def _open_picture(path: str):
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise UserError(
+            'segmentation and depth need Pillow; pip install "byol_tf[evaluation]".'
+        ) from error
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            picture = PIL.Image.open(file)
+            picture.load()
+    except (OSError, SyntaxError, tf.errors.OpError) as error:  # SyntaxError: of a broken PNG.
+        raise UserError(f"'{path}' cannot be read ({error}); replace it.") from error
+    return picture

@@ -1,0 +1,224 @@
+"""Fine-tuning: an encoder and a linear head on it, trained together on labelled images.
+
+What semi-supervised evaluation (paper section 4.2, appendix C.1) and transfer by fine-tuning
+(appendix D.3) share: SGD with Nesterov momentum 0.9; random crops and flips in training, centre
+crops afterwards; BatchNorm in training mode. The paper names no schedule for either: the learning
+rate follows a cosine to 0, as in linear evaluation.
+"""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from byol_tf import data
+from byol_tf.errors import UserError
+from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
+from byol_tf.models.networks import check_flat
+from byol_tf.sources import Source
+
+_MOMENTUM = 0.9
+_EVALUATION_BATCH = 256
+
+
+class Diverged(UserError):
+    """Loss, weights or logits are not finite: the learning rate is too high for the encoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """What a classifier says of a data set: logits float32 `[N, C]`, true labels int32 `[N]`."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The best class of each, int64 `[N]`; of equals the first."""
+        return self.logits.argmax(axis=1)
+
+    def hits(self, top: int) -> np.ndarray:
+        """Whether the label is among the `top` best classes, bool `[N]`; top is clipped to C."""
+        ranked = tf.math.top_k(self.logits, min(top, self.logits.shape[1])).indices
+        return (ranked.numpy() == self.labels[:, np.newaxis]).any(axis=1)
+
+
+class FineTuner:
+    """A classifier that is trained again and again from the same start.
+
+    One model and one compiled step serve a whole sweep: learning rate, decay and number of steps
+    are variables, and `train` puts weights, BatchNorm statistics and momentum back first. Training
+    is Keras's `fit`, so that under a strategy's scope the replicas share each batch.
+
+    Args:
+        pretrained: gives the start and the preprocessing; its own weights stay as they are.
+        num_classes: C, at least 2. The head starts at zero.
+        batch_norm_momentum: of the running statistics, in [0, 1); None leaves the encoder's.
+
+    Raises:
+        UserError: an encoder that cannot be trained, or gives feature maps; a single class.
+    """
+
+    def __init__(
+        self,
+        pretrained: EvaluatedEncoder,
+        num_classes: int,
+        batch_norm_momentum: float | None = None,
+    ):
+        if num_classes < 2:
+            raise UserError("the training set has one class; fine-tuning needs at least two.")
+        encoder = pretrained.trainable()
+        check_flat(tf.TensorShape(encoder.output_shape))
+        if batch_norm_momentum is not None:
+            for layer in encoder.submodules:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = batch_norm_momentum
+        head = keras.layers.Dense(
+            num_classes, kernel_initializer="zeros", dtype="float32", name="head"
+        )
+        self.model = keras.Model(encoder.inputs, head(encoder.output))
+        self._preprocessing = pretrained.preprocessing
+        self._start = self.model.get_weights()
+        self._optimizer = NesterovSGD()
+        self._optimizer.build(self.model.trainable_variables)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(self._optimizer, loss)
+
+        size = self._preprocessing.image_size
+        images = tf.TensorSpec([None, size, size, 3], tf.float32)
+        self._logits = tf.function(
+            lambda images: self.model(images, training=False), [images], autograph=False
+        )
+
+    def train(
+        self,
+        source: Source,
+        *,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        seed: int,
+    ) -> None:
+        """Trains from the start.
+
+        Args:
+            source: labelled images.
+            steps: at least 1.
+            batch_size: may exceed the number of images, which then come several times in a batch.
+            learning_rate: at the first step.
+            weight_decay: as `NesterovSGD`.
+            seed: of order, crops and flips.
+
+        Raises:
+            Diverged: the loss or a weight is not finite.
+            UserError: a whole batch of images is corrupt.
+        """
+        self.model.set_weights(self._start)
+        self._optimizer.restart(learning_rate, weight_decay, steps)
+        batches = data.labelled_dataset(source, self._preprocessing, batch_size, seed)
+        with data.clean_errors(source):
+            history = self.model.fit(
+                batches, steps_per_epoch=steps, verbose=0, callbacks=[_Watch(steps)]
+            ).history
+        numbers = (history["loss"], *self.model.get_weights())
+        if not all(np.isfinite(number).all() for number in numbers):
+            raise Diverged(
+                f"fine-tuning '{source.name}' diverged at the learning rate {learning_rate:g}; "
+                "give lower ones."
+            )
+
+    def classify(self, source: Source) -> Classified:
+        """The classifier's logits for the centre crops of all images that are not corrupt.
+
+        Raises:
+            Diverged: logits are not finite.
+            UserError: there are no images.
+        """
+        batches = [
+            (self._logits(images).numpy(), labels.numpy())
+            for images, labels, _ in data.evaluation_dataset(
+                source, self._preprocessing, _EVALUATION_BATCH
+            )
+        ]
+        if not batches:
+            raise UserError(f"'{source.name}' has no images that decode; the log names them.")
+        classified = Classified(*(np.concatenate(column) for column in zip(*batches, strict=True)))
+        if not np.isfinite(classified.logits).all():
+            raise Diverged(
+                "the fine-tuned encoder's logits are not finite; lower the learning rate."
+            )
+        return classified
+
+
+class NesterovSGD(keras.optimizers.Optimizer):
+    """SGD with Nesterov momentum 0.9, coupled L2 and a cosine learning rate, ready to start again.
+
+    At step t = 0 ... T - 1, for a weight w with gradient g, learning rate γ and weight decay λ:
+
+        u ← g + λ w                 (biases and BatchNorm, of rank 0 or 1, have no decay)
+        m ← 0.9 m + u
+        w ← w - γ (1 + cos(π t / T)) / 2 · (u + 0.9 m)
+
+    The rate is outside the momentum buffer, as in `evaluation.classifiers` and optax; Keras's own
+    SGD has it inside.
+    """
+
+    def __init__(self):
+        super().__init__(name="nesterov_sgd")
+        self._learning_rate = self._build_learning_rate(0.0)
+        # Not the base class's `weight_decay`, which Keras would subtract by itself.
+        self.coupled_weight_decay = tf.Variable(0.0, trainable=False)
+        self.total_steps = tf.Variable(1.0, trainable=False)
+
+    def build(self, var_list):
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self.momentums = [
+            self.add_variable_from_reference(model_variable=variable, variable_name="m")
+            for variable in var_list
+        ]
+        self._built = True
+
+    def restart(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
+        """Sets γ, λ and T, and t and the momentum buffers to 0."""
+        self.learning_rate = learning_rate
+        self.coupled_weight_decay.assign(weight_decay)
+        self.total_steps.assign(total_steps)
+        for variable in (self.iterations, *self.momentums):
+            variable.assign(tf.zeros_like(variable))
+
+    def update_step(self, gradient, variable):
+        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
+        update = tf.convert_to_tensor(gradient)
+        if variable.shape.rank > 1:
+            update += self.coupled_weight_decay * variable
+        progress = tf.cast(self.iterations, tf.float32) / self.total_steps
+        rate = self.learning_rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
+        momentum.assign(_MOMENTUM * momentum + update)
+        variable.assign_sub(rate * (update + _MOMENTUM * momentum))
+
+
+class _Watch(keras.callbacks.Callback):
+    """Logs progress, and ends training once the loss is not finite."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self._steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = logs["loss"]
+        logging.log_every_n_seconds(
+            logging.INFO,
+            "fine-tuning: step %d of %d, mean loss %.3f",
+            10,
+            batch + 1,
+            self._steps,
+            loss,
+        )
+        if not math.isfinite(loss):
+            self.model.stop_training = True

@@ -1,0 +1,1 @@
+"""Images as a modality: decoding, preprocessing, augmentation."""

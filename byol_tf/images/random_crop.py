@@ -1,0 +1,103 @@
+"""Random resized crops, taken on the host while an image is decoded (paper appendix B)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from byol_tf.images import preprocessing, seeded
+from byol_tf.images.view_config import ViewConfig
+
+
+def random_crop_windows(
+    height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, views: Sequence[ViewConfig]
+) -> tf.Tensor:
+    """Draws the window of one random resized crop for each of N views.
+
+    Area and aspect are drawn once and the sides clamped to the image, where other implementations
+    draw again until a window fits: DeepMind's byol, dataset.py:_decode_and_random_crop.
+
+    Args:
+        height, width: of the image in pixels, int32 scalars.
+        seed: int [2].
+        views: N; their crop_area and crop_aspect apply.
+
+    Returns:
+        int32 [N, 4], each (top, left, height, width), inside the image and at least one pixel.
+    """
+    draws = seeded.uniform([4, len(views)], seed)
+    min_area, max_area = np.float32([view.crop_area for view in views]).T
+    area = (min_area + draws[0] * (max_area - min_area)) * tf.cast(height * width, tf.float32)
+    min_log, max_log = np.log(np.float32([view.crop_aspect for view in views])).T
+    aspect = tf.exp(min_log + draws[1] * (max_log - min_log))
+    # Columns are (height, width).
+    limits = tf.stack([height, width])
+    sides = tf.sqrt(tf.stack([area / aspect, area * aspect], axis=1))
+    sides = tf.clip_by_value(tf.cast(tf.round(sides), tf.int32), 1, limits)
+    corners = seeded.uniform_int(tf.transpose(draws[2:]), limits - sides)
+    return tf.concat([corners, sides], axis=1)
+
+
+def decode_and_random_crops(
+    image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, views: Sequence[ViewConfig]
+) -> list[tf.Tensor]:
+    """Decodes one image file to N random resized crops, on the host.
+
+    Of a JPEG only the smallest window that holds all crops is decoded, once; other formats are
+    decoded whole. Formats, alpha and EXIF orientation are those of `preprocessing.decode_image`.
+
+    Args:
+        image_bytes: scalar string, the file's content.
+        seed: int [2].
+        image_size: side S of the crops, in pixels.
+        views: N; their crop_area and crop_aspect apply.
+
+    Returns:
+        N times float32 [S, S, 3] in [0, 1].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, if the bytes are no complete image.
+    """
+    return [
+        preprocessing.to_unit_range(crop)
+        for crop in resized_crops(image_bytes, seed, image_size, views)
+    ]
+
+
+def decode_and_random_crop(
+    image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, view: ViewConfig
+) -> tf.Tensor:
+    """`decode_and_random_crops` of a single view: float32 [S, S, 3] in [0, 1]."""
+    return decode_and_random_crops(image_bytes, seed, image_size, [view])[0]
+
+
+def resized_crops(
+    image_bytes: tf.Tensor,
+    seed: tf.Tensor,
+    image_size: int,
+    views: Sequence[ViewConfig],
+) -> list[tf.Tensor]:
+    """`decode_and_random_crops` as the resize leaves it, in about [0, 255] with overshoot."""
+
+    def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
+        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(image_bytes))
+        windows = random_crop_windows(height, width, seed, views)
+        start = tf.reduce_min(windows[:, :2], axis=0)
+        end = tf.reduce_max(windows[:, :2] + windows[:, 2:], axis=0)
+        union = tf.concat([start, end - start], axis=0)
+        image = tf.image.decode_and_crop_jpeg(
+            image_bytes, union, channels=3, dct_method=preprocessing.JPEG_DCT
+        )
+        return image, windows - tf.concat([start, [0, 0]], axis=0)
+
+    def from_other() -> tuple[tf.Tensor, tf.Tensor]:
+        image = preprocessing.decode_image(image_bytes)
+        height, width, _ = tf.unstack(tf.shape(image))
+        return image, random_crop_windows(height, width, seed, views)
+
+    image, windows = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
+    crops = []
+    for top, left, height, width in (tf.unstack(windows[view]) for view in range(len(views))):
+        crop = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, 3]))
+        crops.append(preprocessing.resize_bicubic(crop, image_size))
+    return crops

@@ -1,0 +1,62 @@
+"""The numbers of the two view distributions, T and T' (paper table 6)."""
+
+import dataclasses
+
+from byol_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewConfig:
+    """The numbers of one view distribution; the defaults are what T and T' share (paper table 6).
+
+    Attributes:
+        crop_area: range of the crop's area, as a fraction of the image's, in (0, 1].
+        crop_aspect: range of the crop's width / height, drawn log-uniformly.
+        flip_prob: probability of a left-right flip.
+        jitter_prob: probability of the colour jitter as a whole.
+        brightness: largest value added or subtracted, of RGB in [0, 1].
+        contrast: the contrast factor is uniform in [1 - contrast, 1 + contrast].
+        saturation: the saturation factor is uniform in [1 - saturation, 1 + saturation].
+        hue: largest rotation of the hue, in turns, at most 0.5.
+        grayscale_prob: probability of a conversion to grey.
+        blur_prob: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels.
+        solarize_prob: probability of a solarization.
+        solarize_threshold: values from here on are inverted, in [0, 1].
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.5
+    jitter_prob: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale_prob: float = 0.2
+    blur_prob: float = 1.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_prob: float = 0.0
+    solarize_threshold: float = 0.5
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, tuple):
+                low, high = value = tuple(float(bound) for bound in value)
+                object.__setattr__(self, field.name, value)
+                limit = 1.0 if field.name == "crop_area" else float("inf")
+                valid, allowed = 0 < low <= high <= limit, "(low, high) with 0 < low <= high"
+                allowed += " <= 1" if limit == 1.0 else ""
+            else:
+                limit = 0.5 if field.name == "hue" else 1.0
+                valid, allowed = 0 <= value <= limit, f"in [0, {limit}]"
+            if not valid:
+                raise UserError(f"the view's {field.name} must be {allowed}; got {value!r}.")
+
+
+VIEW_1 = ViewConfig(blur_prob=1.0, solarize_prob=0.0)
+VIEW_2 = ViewConfig(blur_prob=0.1, solarize_prob=0.2)

@@ -1,0 +1,151 @@
+"""Bootstrap Your Own Latent (arXiv 2006.07733) as a Keras model: the room people visit first.
+
+Reads along with Algorithm 1. θ are the online network's weights (encoder f, projector g, predictor q), ξ the
+target network's (encoder, projector); the target gets no gradient and follows θ as an exponential moving average.
+`train_step`, which is the same for every method of two views, is in two_view_model.py.
+"""
+
+import keras
+import tensorflow as tf
+
+from byol_tf.errors import UserError
+from byol_tf.models import networks
+from byol_tf.models.losses import symmetric_loss
+from byol_tf.models.schedules import cosine_ema
+from byol_tf.models.two_view_model import Outputs, TwoViewModel
+
+
+@keras.saving.register_keras_serializable("byol_tf")
+class BYOL(TwoViewModel):
+    """Online and target networks, trained by `fit()` on batches of two views.
+
+    A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`, labels int
+    `[B]`. Calling the model encodes: float `[B, H, W, 3]` → representation `[B, D]`.
+
+    The target starts as a copy of the online encoder and projector (the paper draws it anew and the authors
+    saw no difference; a copy also suits an encoder that comes with weights). Each view passes through both
+    networks separately, in training mode, so it has its own batch statistics; the target keeps moving
+    statistics of its own, and the moving average covers weights only, as in the authors' code.
+
+    Args:
+        encoder: a built Keras model `[B, H, W, 3]` → `[B, D]` with `get_config`.
+        total_steps: K of the τ schedule, normally all the steps that will be trained.
+        base_ema: τ₀ in [0, 1].
+        constant_ema: keep τ at τ₀ where the method has a cosine to 1: for ablations.
+        projection_size: width of projections and predictions.
+        hidden_size: hidden width of projector and predictor.
+        predictor: False leaves q out, so that the projection itself has to meet the target: for ablations
+            (table 5b, where that collapses).
+        options: as `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
+
+    Raises:
+        UserError: an argument outside its range, an encoder without a `[B, D]` output.
+    """
+
+    CONFIG_FIELDS = ("base_ema", "constant_ema", "projection_size", "hidden_size", "predictor")
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        *,
+        total_steps: int,
+        base_ema: float = 0.996,
+        constant_ema: bool = False,
+        projection_size: int = 256,
+        hidden_size: int = 4096,
+        predictor: bool = True,
+        **options,
+    ):
+        super().__init__(encoder, total_steps=total_steps, **options)
+        if not 0 <= base_ema <= 1:
+            raise UserError(f"base_ema is {base_ema}; the target's decay rate τ₀ lies in [0, 1].")
+        self.base_ema = base_ema
+        self.constant_ema = constant_ema
+        self.projection_size = projection_size
+        self.hidden_size = hidden_size
+
+        self.projector = networks.mlp(hidden_size, projection_size, name="projector")
+        self.projector.build((None, self.representation_size))
+        self.predictor = None
+        if predictor:
+            self.predictor = networks.mlp(hidden_size, projection_size, name="predictor")
+            self.predictor.build((None, projection_size))
+        self.target_encoder = _copy(encoder)
+        self.target_projector = _copy(self.projector)
+
+    @property
+    def trained(self):
+        """θ."""
+        networks_of_theta = [self.encoder, self.projector, self.predictor]
+        return [network for network in networks_of_theta if network is not None]
+
+    @property
+    def targets(self):
+        """ξ."""
+        return [self.target_encoder, self.target_projector]
+
+    def forward(self, view_1, view_2, training):
+        """Each view's prediction against the other's target projection (equation 2, both ways)."""
+        target_1 = self._target(view_1, training)  # z′_ξ  [B, projection_size]
+        target_2 = self._target(view_2, training)
+        representation_1, projection_1, prediction_1 = self._online(view_1, training)
+        _, _, prediction_2 = self._online(view_2, training)
+        loss = symmetric_loss(prediction_1, target_2, prediction_2, target_1)
+        return Outputs(loss, representation_1, projection_1)
+
+    def after_update(self):
+        """ξ ← τ ξ + (1 - τ) θ."""
+        tau = tf.constant(self.base_ema, tf.float32)
+        if not self.constant_ema:
+            tau = cosine_ema(self.step, self.base_ema, self.total_steps)
+        self._update_target(tau)
+        return {"ema": tau}
+
+    def _online(self, view, training):
+        representation = self.encoder(view, training=training)  # y_θ  [B, D]
+        projection = self.projector(representation, training=training)  # z_θ  [B, projection_size]
+        if self.predictor is None:
+            return representation, projection, projection
+        prediction = self.predictor(projection, training=training)  # q_θ(z_θ)
+        return representation, projection, prediction
+
+    def _target(self, view, training):
+        projection = self.target_projector(
+            self.target_encoder(view, training=training), training=training
+        )
+        return tf.stop_gradient(projection)  # No gradient can reach ξ.
+
+    def _update_target(self, tau):
+        """Over weights only, in float32 (the variables' own type)."""
+        online = self.encoder.trainable_weights + self.projector.trainable_weights
+        target = self.target_encoder.trainable_weights + self.target_projector.trainable_weights
+
+        def update(strategy, pairs):
+            for target_weight, online_weight in pairs:
+                strategy.extended.update(
+                    target_weight,
+                    lambda ξ, θ: ξ.assign(tau * ξ + (1.0 - tau) * θ),
+                    args=(online_weight,),
+                    group=False,
+                )
+
+        # As Keras's optimizers do it: mirrored variables are updated once for all replicas.
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            update, tf.distribute.get_strategy(), list(zip(target, online))
+        )
+
+    def get_config(self):
+        return super().get_config() | {"predictor": self.predictor is not None}
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    """A second model of the same architecture with weights of its own, equal to `model`'s."""
+    copy = type(model).from_config(model.get_config())
+    if not copy.built:
+        copy.build(model.input_shape)
+    copy.set_weights(model.get_weights())
+    # Keras 2.15 leaves `synchronized` out of BatchNormalization's config.
+    for layer, copied in zip(model.submodules, copy.submodules):
+        if getattr(layer, "synchronized", False) and not copied.synchronized:
+            copied.synchronized, copied.fused = True, False
+    return copy

@@ -1,0 +1,189 @@
+"""Decoding that survives corrupt images: skipped, counted, named in the log; too many end the run.
+
+TensorFlow has no decoder that reports failure as a value, and an exception inside `Dataset.map`
+takes its element away. So a chunk of examples is decoded by a small dataset within one call of
+`map`, and `ignore_errors` drops what fails; which examples are missing is then known, and none is
+decoded twice. Such a dataset costs about two milliseconds, which the chunk's examples share.
+"""
+
+import re
+import threading
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import logging
+
+from byol_tf.errors import UserError
+
+
+class CorruptExamples:
+    """The corrupt examples of one source, each counted once however often it is met.
+
+    Attributes:
+        reasons: from an example's name to the decoder's message, in the order they were found.
+        error: why the run must end, or None. tf.data passes it on as a `tf.errors.OpError`.
+    """
+
+    def __init__(self, source_name: str, num_examples: int):
+        self.reasons: dict[str, str] = {}
+        self.error: UserError | None = None
+        self._source_name = source_name
+        self._num_examples = num_examples
+        self._lock = threading.Lock()  # Chunks are decoded in parallel.
+
+    def add(self, name: str, reason: str, max_fraction: float) -> None:
+        """Counts and logs one corrupt example; sets `error` if there are now too many.
+
+        Args:
+            name: the file's path within the source, or the record's file and number.
+            reason: what the decoder says.
+            max_fraction: as for `allowed_corrupt`.
+        """
+        with self._lock:
+            if name not in self.reasons:
+                self.reasons[name] = reason
+                logging.warning(
+                    "%s: skipping the corrupt image %s (%s); %d of %d so far.",
+                    self._source_name,
+                    name,
+                    reason,
+                    len(self.reasons),
+                    self._num_examples,
+                )
+            count = len(self.reasons)
+            if count > allowed_corrupt(max_fraction, self._num_examples):
+                self.error = self.error or UserError(
+                    f"{count} of the {self._num_examples} images in '{self._source_name}' are "
+                    f"corrupt, more than max_corrupt_fraction={max_fraction:g} allows (such as "
+                    f"{name}: {self.reasons[name]}); remove them, as named in the log, or allow "
+                    "more."
+                )
+
+    def fail_batch(self) -> None:
+        """Sets `error`: in a batch of corrupt images none can take another's place."""
+        with self._lock:
+            self.error = self.error or UserError(
+                f"all images of a batch from '{self._source_name}' are corrupt; remove them, as "
+                "named in the log, or give a larger batch."
+            )
+
+
+def allowed_corrupt(max_fraction: float, num_examples: int) -> int:
+    """How many of the examples may be corrupt.
+
+    Unless the fraction, in [0, 1], is 0 one always may, so that a single bad file does not end a
+    run on a small folder.
+    """
+    return max(int(max_fraction * num_examples), 1 if max_fraction > 0 else 0)
+
+
+def decode_chunks(
+    chunks: tf.data.Dataset,
+    decode: Callable[..., tuple],
+    corrupt: CorruptExamples,
+    max_fraction: float,
+) -> tf.data.Dataset:
+    """Decodes chunks of examples, in parallel and in order.
+
+    Args:
+        chunks: of tuples of tensors `[c, ...]`; the second holds the names, string `[c]`.
+        decode: from the tensors of one example to a tuple of tensors of static shape.
+        corrupt: is told of the examples for which `decode` fails.
+        max_fraction: as for `allowed_corrupt`.
+
+    Returns:
+        Dataset of `(decoded, valid)`: `decode`'s tuple, of tensors `[c, ...]`, zero where corrupt;
+        and bool `[c]`.
+    """
+
+    def report(*columns):
+        for example in zip(*columns, strict=True):
+            name = tf.compat.as_bytes(example[1]).decode(errors="replace")
+            reason = corrupt.reasons.get(name) or _reason(decode, example)
+            corrupt.add(name, reason, max_fraction)
+        return str(corrupt.error or "")
+
+    def decode_chunk(*chunk):
+        static_size = chunk[1].shape[0]
+        size = static_size or tf.size(chunk[1], tf.int64)
+        decoded = (
+            tf.data.Dataset.from_tensor_slices(chunk)
+            .enumerate()
+            .map(lambda row, example: (row, decode(*example)))
+            .ignore_errors()
+        )
+        # A last row of zeros stands in for the corrupt, and for all where none is good.
+        zeros = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), decoded.element_spec
+        )
+        decoded = decoded.concatenate(tf.data.Dataset.from_tensors(zeros))
+        rows, columns = decoded.batch(size + 1).get_single_element()
+        num_good = tf.size(rows, tf.int64) - 1
+
+        def all_good():
+            return tuple(column[:size] for column in columns), tf.fill([size], True)
+
+        def some_corrupt():
+            place = tf.tensor_scatter_nd_update(
+                tf.fill([size], num_good), rows[:-1, tf.newaxis], tf.range(num_good)
+            )
+            valid = place < num_good
+            _end_run_if(report, *(tf.boolean_mask(part, ~valid) for part in chunk))
+            return tuple(tf.gather(column, place) for column in columns), valid
+
+        decoded, valid = tf.cond(num_good == size, all_good, some_corrupt)
+        for column in (*decoded, valid):
+            column.set_shape([static_size, *column.shape[1:]])
+        return decoded, valid
+
+    return chunks.map(decode_chunk, tf.data.AUTOTUNE, deterministic=True)
+
+
+def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) -> tuple:
+    """Puts a batch's first good example in the place of each corrupt one: the batch stays full.
+
+    Args:
+        decoded: tensors `[B, ...]`.
+        valid: bool `[B]`.
+        corrupt: ends the run where none is valid.
+
+    Returns:
+        As `decoded`.
+    """
+
+    def report(any_valid):
+        if not any_valid:
+            corrupt.fail_batch()
+        return "" if any_valid else str(corrupt.error)
+
+    def replace():
+        _end_run_if(report, tf.reduce_any(valid))
+        rows = tf.where(valid, tf.range(tf.size(valid, tf.int64)), tf.argmax(valid))
+        return tuple(tf.gather(part, rows) for part in decoded)
+
+    return tf.cond(tf.reduce_all(valid), lambda: decoded, replace)
+
+
+def decoder_message(error: tf.errors.OpError) -> str:
+    """What a decoder says of a corrupt image, without TensorFlow's names of nodes."""
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+
+
+def _end_run_if(report: Callable[..., str], *tensors: tf.Tensor) -> None:
+    """Fails in the graph with the sentence that `report` returns, if any.
+
+    Were it to raise, TensorFlow would print the stack trace.
+    """
+    sentence = tf.numpy_function(report, tensors, tf.string)
+    tf.debugging.Assert(sentence == "", [sentence])
+
+
+def _reason(decode: Callable[..., tuple], example: tuple) -> str:
+    """Why `decode` fails for a corrupt example."""
+    try:
+        decode(*(tf.convert_to_tensor(part) for part in example))
+    except tf.errors.OpError as error:
+        return decoder_message(error)
+    except UnicodeDecodeError:  # TensorFlow's message quotes the bytes.
+        return "no tf.Example"
+    return "unreadable at the first attempt only"

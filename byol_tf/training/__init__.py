@@ -1,0 +1,1 @@
+"""Pretraining: strategies, resumable runs, callbacks."""

@@ -1,0 +1,72 @@
+"""Checkpoints from which a killed run continues as if nothing had happened, and the run's config beside them."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+from byol_tf import runs
+from byol_tf.errors import UserError
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Saves and restores everything a run consists of.
+
+    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step) and the optimizer (slots,
+    iterations, loss scale). Data, augmentation, learning rate and τ are functions of the seed and the step, so
+    nothing else has to be kept for the continued run to equal the uninterrupted one. TensorFlow writes a
+    checkpoint under temporary names and renames it, so a kill at any moment leaves the last whole one.
+
+    Args:
+        folder: of the checkpoints, shared by all workers; the last two stay.
+        model: the compiled BYOL model.
+        every_steps: between two checkpoints; the end of each epoch is one as well.
+        chief: False on the other workers: saving gathers variables from all of them, so they take part, and write
+            to a scratch folder beside `folder`.
+
+    Raises:
+        UserError: every_steps below 1.
+    """
+
+    def __init__(self, folder: str, model: keras.Model, every_steps: int, chief: bool = True):
+        super().__init__()
+        if every_steps < 1:
+            raise UserError(f"checkpoint_every_steps is {every_steps}; give at least 1.")
+        self.every_steps = every_steps
+        model.optimizer.build(model.trainable_variables)  # The slots must exist to be restored.
+        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._folder = folder
+        self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, self._scratch or folder, max_to_keep=2
+        )
+        self._saved_step = 0
+
+    def restore(self) -> int:
+        """Restores the latest checkpoint, if there is one; returns the number of steps trained so far.
+
+        Raises:
+            UserError: the checkpoint belongs to another architecture or optimizer.
+        """
+        latest = tf.train.latest_checkpoint(self._folder)
+        if latest:
+            runs.restore(self._checkpoint, latest)
+        self._saved_step = int(self._checkpoint.model.step.numpy())
+        return self._saved_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.step.numpy()) // self.every_steps > self._saved_step // self.every_steps:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save()
+
+    def on_train_end(self, logs=None):
+        if self._scratch and tf.io.gfile.exists(self._scratch):
+            tf.io.gfile.rmtree(self._scratch)
+
+    def _save(self):
+        step = int(self.model.step.numpy())
+        if step > self._saved_step:
+            self._manager.save(checkpoint_number=step)
+            self._saved_step = step

@@ -1,0 +1,56 @@
+"""The run's curves: TensorBoard scalars and one CSV row an epoch, both continued exactly by a resumed run."""
+
+import csv
+import io
+import os
+
+import keras
+import tensorflow as tf
+
+from byol_tf import runs
+from byol_tf.files import write_atomically
+
+
+class History(keras.callbacks.Callback):
+    """Writes whatever the logs hold: loss, lr, ema (τ), projection_std, online_accuracy, and what callbacks before
+    this one add at an epoch's end (effective_rank, knn_accuracy). Steps count from the start of the run.
+
+    Keras's TensorBoard and CSVLogger count from the start of the process and repeat an epoch that was killed after
+    its row and before its checkpoint; here rows beyond the restored step are dropped.
+
+    Args:
+        run_dir: gets `logs/` (TensorBoard) and `history.csv`.
+        start_step: steps already trained.
+        every_steps: between two TensorBoard points within an epoch, where values are the epoch's mean so far.
+    """
+
+    def __init__(self, run_dir: str, start_step: int, every_steps: int = 50):
+        super().__init__()
+        self.every_steps = every_steps
+        self._path = os.path.join(run_dir, "history.csv")
+        self._rows = [row for row in runs.read_history(run_dir) if int(row["step"]) <= start_step]
+        self._writer = tf.summary.create_file_writer(os.path.join(run_dir, "logs"))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % self.every_steps == 0:
+            self._write_scalars(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write_scalars(logs)
+        self._writer.flush()
+        step = int(self.model.step.numpy())
+        self._rows.append(
+            {"epoch": epoch + 1, "step": step} | {k: f"{v:.6g}" for k, v in logs.items()}
+        )
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self._rows)
+        write_atomically(self._path, text.getvalue())
+
+    def _write_scalars(self, logs):
+        step = int(self.model.step.numpy())
+        with self._writer.as_default():
+            for name, value in logs.items():
+                tf.summary.scalar(name, value, step=step)

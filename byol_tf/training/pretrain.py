@@ -1,0 +1,163 @@
+"""A config and a folder of images in, a trained run folder out; the same call again resumes.
+
+The run folder: `config.json` (resolved, with what the data were), `checkpoints/`, `logs/` (TensorBoard), `history.csv`.
+"""
+
+import os
+
+import keras
+import ml_collections
+from absl import logging
+
+from byol_tf import data, runs
+from byol_tf.build import (
+    METHODS,
+    build_augmentation,
+    build_encoder,
+    build_model,
+    find_method,
+    preprocessing_from_config,
+)
+from byol_tf.errors import UserError
+from byol_tf.models.precision import resolve_precision
+from byol_tf.models.two_view_model import TwoViewModel
+from byol_tf.runs import load_config, restore_encoder
+from byol_tf.training import strategy as strategies
+from byol_tf.training.callbacks import checkpoint, collapse, history, online_eval, progress
+
+# `byol_tf.pretrain` is where scripts find these.
+__all__ = [
+    "METHODS",
+    "build_augmentation",
+    "build_encoder",
+    "build_model",
+    "find_method",
+    "load_config",
+    "preprocessing_from_config",
+    "pretrain",
+    "restore_encoder",
+]
+
+
+def pretrain(
+    config: ml_collections.ConfigDict, data_dir: str, run_dir: str, strategy: str = "default"
+) -> TwoViewModel:
+    """Trains the config's method, or continues the run in `run_dir` where it stopped.
+
+    Args:
+        config: of `byol_tf.configs`.
+        data_dir: what `data.open_source` takes: a folder, TFRecords or a TFDS name.
+        run_dir: the run's folder; one that holds a run with another config is refused.
+        strategy: one of `strategy.STRATEGIES`.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        UserError: a bad value, folder or image set, or a loss that is no longer finite.
+    """
+    distribution = strategies.build_strategy(strategy)
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.precision = resolve_precision(config.precision)
+    _check(config, distribution)
+    source = data.open_source(data_dir)
+    chief = strategies.is_chief(distribution)
+    if chief:
+        described = config.to_dict() | {
+            "examples": source.num_examples,
+            "classes": list(source.class_names or []),
+        }
+        runs.claim_run_dir(run_dir, described)
+
+    steps_per_epoch = max(source.num_examples // config.batch_size, 1)
+    model = build_model(config, steps_per_epoch, source.class_names, distribution)
+    saver = checkpoint.TrainingCheckpoint(
+        os.path.join(run_dir, "checkpoints"), model, config.checkpoint_every_steps, chief
+    )
+    start_step = saver.restore()
+    total_steps = model.total_steps
+    logging.info(
+        "%s: %d images, %d steps (%d an epoch), %d done; %s on %d replica(s)",
+        run_dir,
+        source.num_examples,
+        total_steps,
+        steps_per_epoch,
+        start_step,
+        config.precision,
+        distribution.num_replicas_in_sync,
+    )
+    if start_step >= total_steps:
+        return model
+
+    def views(step):
+        return distribution.distribute_datasets_from_function(
+            lambda context: data.two_view_dataset(
+                source, config, start_step=step, input_context=context
+            )
+        )
+
+    callbacks = _monitors(config, source)
+    bar = None
+    if chief:
+        bar = progress.ProgressBar(total_steps, config.batch_size, start_step)
+        callbacks += [history.History(run_dir, start_step), bar]
+    callbacks.append(saver)  # Last: what a checkpoint says is done has been logged.
+    try:
+        with data.clean_errors(source):
+            _fit(model, views, steps_per_epoch, start_step, config.epochs, callbacks)
+    finally:
+        if bar is not None:
+            bar.close()
+    return model
+
+
+def _check(config, distribution) -> None:
+    if config.epochs is None or config.epochs < 1:
+        raise UserError(f"config.epochs is {config.epochs}; give at least 1.")
+    data.check_config(config)
+    find_method(config.method)
+    strategies.check_batch_size(config.batch_size, distribution)
+
+
+def _monitors(config, source) -> list[keras.callbacks.Callback]:
+    """Collapse and, with labels, kNN, on images evenly spaced over the training set."""
+    preprocessing = preprocessing_from_config(config)
+    batch_size = min(config.batch_size, 256)
+
+    def examples(limit):
+        return data.evaluation_dataset(source, preprocessing, batch_size, limit=limit)
+
+    images, _, _ = next(iter(examples(batch_size)))
+    monitors = [collapse.CollapseMonitor(images)]
+    if config.knn_every_epochs and source.class_names:
+        monitors.append(
+            online_eval.OnlineKNN(examples(config.knn_examples), config.knn_every_epochs)
+        )
+    return monitors
+
+
+def _fit(model, views, steps_per_epoch, start_step, epochs, callbacks) -> None:
+    """`fit` from `start_step` to the end, first the rest of an epoch that was interrupted.
+
+    `views` gives the dataset from a step on.
+    """
+    epoch, done = divmod(start_step, steps_per_epoch)
+    if done:
+        model.fit(
+            views(start_step),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=steps_per_epoch - done,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        epoch += 1
+    if epoch < epochs:
+        model.fit(
+            views(epoch * steps_per_epoch),
+            initial_epoch=epoch,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=callbacks,
+            verbose=0,
+        )

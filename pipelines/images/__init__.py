@@ -1,0 +1,1 @@
+"""Images as Beam reads them: listing, shards, running over shards."""

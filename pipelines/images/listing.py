@@ -1,0 +1,265 @@
+"""Which images there are, what their labels are, and which shard of which split each goes to.
+
+A listing is small (a path and a label an image), so it is made in one process; reading the images
+is what Beam distributes. Splits and shards follow from the paths alone: the same images give the
+same records in the same order, whatever the runner.
+"""
+
+import bisect
+import collections
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from absl import logging
+from apache_beam.io.filesystem import FileSystem
+from apache_beam.io.filesystems import FileSystems
+
+from byol_tf.errors import UserError
+from byol_tf.sources.folder import IMAGE_EXTENSIONS
+from byol_tf.sources.walk import files_below
+
+# A shard is what one worker reads and writes at a time: large enough to read fast, small enough
+# that training interleaves several.
+_SHARD_BYTES = 64 << 20
+_SHARD_EXAMPLES = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of the data folder.
+
+    Attributes:
+        path: to open it.
+        key: its path below the data folder, which names it everywhere.
+        group: the first part of its path below the pattern's fixed part, or "" if there is none:
+            its class, where subfolders are classes.
+        size: bytes.
+        modified: seconds since 1970.
+    """
+
+    path: str
+    key: str
+    group: str
+    size: int
+    modified: float
+
+    @property
+    def is_image(self) -> bool:
+        """Or else a TFRecord file."""
+        return self.key.lower().endswith(IMAGE_EXTENSIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The work of one element of the Beam pipeline: files in, a TFRecord file out.
+
+    Attributes:
+        split: its name.
+        index, count: this shard's number, and how many the split has.
+        images: of (path, key, label, label_text).
+        records: a TFRecord file to take the examples from, in place of images.
+        buckets: where `records` is to be divided by its keys' hashes: as `split_of` takes them.
+    """
+
+    split: str
+    index: int
+    count: int
+    images: tuple[tuple[str, str, int, str], ...] = ()
+    records: str | None = None
+    buckets: Mapping[str, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its file, as TFX's example generators name theirs."""
+        return f"data_tfrecord-{self.index:05d}-of-{self.count:05d}.gz"
+
+    def to_json(self) -> str:
+        """One line of text."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Shard":
+        """The inverse of `to_json`."""
+        fields = json.loads(line)
+        return cls(**fields | {"images": tuple(map(tuple, fields["images"]))})
+
+
+def find_files(input_base: str, pattern: str) -> list[File]:
+    """The images and TFRecord files below a folder that match, sorted by key.
+
+    Args:
+        input_base: a local folder, or one of any file system that Beam knows.
+        pattern: relative to it; `*` stays within a folder, `**` does not. Hidden files and folders
+            are left out.
+
+    Raises:
+        UserError: the folder does not exist or cannot be read.
+    """
+    base = input_base.rstrip("/") + "/"
+    matches = re.compile(FileSystem.translate_pattern(pattern) + r"\Z").match
+    fixed = re.match(r"[^*?\[]*", pattern)[0].rpartition("/")[0]
+
+    def wanted(key):
+        name = key.rpartition("/")[2]
+        if not matches(key) or any(part.startswith(".") for part in key.split("/")):
+            return False
+        return name.lower().endswith(IMAGE_EXTENSIONS) or "tfrecord" in name
+
+    found = []
+    for path, size, modified in _walk(base, pattern, wanted):
+        key = path[len(base) :]
+        group, slash, _ = key[len(fixed) :].lstrip("/").partition("/")
+        found.append(File(path, key, group if slash else "", size, modified))
+    return sorted(found, key=lambda file: file.key)
+
+
+def digest(files: Iterable[File]) -> str:
+    """Twelve hex digits that change when a file is added, removed, renamed, resized or touched."""
+    lines = (f"{file.key}\0{file.size}\0{file.modified}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def class_names(files: Mapping[str, Sequence[File]], labels: str, input_base: str) -> dict:
+    """The class of each image: its key → the class's name; empty for unlabelled data.
+
+    Args:
+        files: images by split.
+        labels: `folders` (the first subfolder is the class; where some images lie outside of any,
+            there are no labels), `none`, or the path of a CSV file with the columns path (below
+            `input_base`) and label.
+
+    Raises:
+        UserError: the CSV file cannot be read, or says nothing of an image.
+    """
+    images = [
+        file
+        for split in files.values()
+        for file in split
+        if file.is_image  # TFRecords bring their labels along.
+    ]
+    if labels == "none":
+        return {}
+    if labels != "folders":
+        return _classes_from_csv(labels, images, input_base)
+    outside = sum(not file.group for file in images)
+    if outside and outside < len(images):
+        logging.warning(
+            "%s: %d images lie beside the class subfolders; using the set without labels.",
+            input_base,
+            outside,
+        )
+    return {} if outside else {file.key: file.group for file in images}
+
+
+def split_of(key: str, buckets: Mapping[str, int]) -> str:
+    """The split of a key: by its SHA-256, in proportion to the buckets."""
+    bounds, total = [], 0
+    for size in buckets.values():
+        total += size
+        bounds.append(total)
+    bucket = int(hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest(), 16) % total
+    return list(buckets)[bisect.bisect(bounds, bucket)]
+
+
+def plan(
+    files: Mapping[str, Sequence[File]], buckets: Mapping[str, int], classes: Mapping[str, str]
+) -> list[Shard]:
+    """The shards of all splits.
+
+    Images are dealt to shards in an order drawn from their names, so that each shard is a fair
+    sample and a shuffle buffer suffices when training.
+
+    Args:
+        files: by input split: images, or TFRecord files.
+        buckets: output split → number of buckets; empty to keep the input splits.
+        classes: of `class_names`.
+    """
+    label_of = {name: label for label, name in enumerate(sorted(set(classes.values())))}
+    images, records = collections.defaultdict(list), collections.defaultdict(list)
+    for input_split, found in files.items():
+        for file in found:
+            if not file.is_image:
+                for split in buckets or [input_split]:
+                    records[split].append(file.path)
+            else:
+                images[split_of(file.key, buckets) if buckets else input_split].append(file)
+    shards = []
+    for split in buckets or files:
+        groups = list(_deal(images[split]))
+        count = len(groups) + len(records[split])
+        for index, group in enumerate(groups):
+            examples = tuple(
+                (f.path, f.key, label_of.get(classes.get(f.key), -1), classes.get(f.key, ""))
+                for f in group
+            )
+            shards.append(Shard(split, index, count, examples))
+        for index, path in enumerate(sorted(records[split]), len(groups)):
+            shards.append(Shard(split, index, count, records=path, buckets=buckets or None))
+    return shards
+
+
+def _deal(images: Sequence[File]) -> Iterable[list[File]]:
+    """Groups of at most `_SHARD_BYTES` and `_SHARD_EXAMPLES`."""
+
+    def drawn(file):
+        return hashlib.sha256(b"order" + file.key.encode(errors="surrogateescape")).digest()
+
+    group, size = [], 0
+    for file in sorted(images, key=drawn):
+        if group and (size + file.size > _SHARD_BYTES or len(group) == _SHARD_EXAMPLES):
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += file.size
+    if group:
+        yield group
+
+
+def _walk(
+    base: str, pattern: str, wanted: Callable[[str], bool]
+) -> Iterable[tuple[str, int, float]]:
+    """(path, size, modified) of the files whose keys are wanted."""
+    if "://" in base:
+        for match in FileSystems.match([base + pattern]):
+            for file in match.metadata_list:
+                if wanted(file.path[len(base) :]):
+                    yield file.path, file.size_in_bytes, file.last_updated_in_seconds
+        return
+
+    # Beam's own walk passes silently over folders that it may not read, and over links to folders.
+    for key in filter(wanted, files_below(base)):
+        path = base + key
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(
+                f"the file '{path}' cannot be looked at ({error.strerror}); remove it or mend "
+                "the link."
+            ) from error
+        yield path, status.st_size, status.st_mtime
+
+
+def _classes_from_csv(path: str, images: Sequence[File], input_base: str) -> dict[str, str]:
+    try:
+        with FileSystems.open(path) as file:
+            text = file.read().decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        classes = {row["path"]: (row["label"] or "").strip() for row in rows}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise UserError(
+            f"the labels '{path}' cannot be read ({error}); give a CSV file in UTF-8 with the "
+            "columns path and label."
+        ) from error
+    missing = [file.key for file in images if not classes.get(file.key)]
+    if missing:
+        raise UserError(
+            f"the labels '{path}' say nothing of {len(missing)} of {len(images)} images (such as "
+            f"{missing[0]}); add a row for each, its path relative to '{input_base}'."
+        )
+    return {file.key: classes[file.key] for file in images}

@@ -1,0 +1,160 @@
+"""One shard: image files or records in, a TFRecord file of tf.Examples out. What Beam runs."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+
+import apache_beam as beam
+import tensorflow as tf
+from apache_beam.io.filesystems import FileSystems
+from google.protobuf.message import DecodeError
+
+from byol_tf.images.preprocessing import decode_image
+from byol_tf.sources.corrupt import decoder_message
+from pipelines.images.listing import Shard, split_of
+
+_FORMATS = {b"\xff\xd8\xff": b"JPEG", b"\x89PNG": b"PNG", b"GIF8": b"GIF", b"BM": b"BMP"}
+# Images are compressed already; level 1 is for the rest of the record.
+_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+
+
+class CorruptImage(Exception):
+    """An image that cannot be read or decoded; the message says why."""
+
+
+class UnreadableRecords(Exception):
+    """A file that is no TFRecord file of tf.Examples, or only half of one."""
+
+
+class ImageReader:
+    """Reads, decodes to check, and describes one image after the other."""
+
+    def __init__(self):
+        self._shape = tf.function(
+            lambda image_bytes: tf.shape(decode_image(image_bytes)),
+            input_signature=[tf.TensorSpec([], tf.string)],
+        )
+
+    def read(self, path: str) -> bytes:
+        """The content of a file of any Beam file system.
+
+        Raises:
+            CorruptImage: it cannot be read.
+        """
+        try:
+            with FileSystems.open(path) as file:
+                return file.read()
+        except OSError as error:
+            raise CorruptImage(f"cannot be read: {error.strerror or error}") from error
+
+    def example(self, image_bytes: bytes, key: str, label: int, text: str) -> tf.train.Example:
+        """The image with what is known of it.
+
+        Features: `image/encoded`, `image/format` (JPEG, PNG, GIF, BMP), `image/height` and
+        `image/width` in pixels, `image/key`, `image/label` (-1 if unknown), `image/label_text`
+        ("" if unknown).
+
+        Raises:
+            CorruptImage: it cannot be decoded as training and serving decode it.
+        """
+        try:
+            height, width, _ = self._shape(image_bytes).numpy().tolist()
+        except tf.errors.OpError as error:
+            raise CorruptImage(decoder_message(error)) from error
+        image_format = next(
+            name for magic, name in _FORMATS.items() if image_bytes.startswith(magic)
+        )
+        example = tf.train.Example()
+        feature = example.features.feature
+        feature["image/encoded"].bytes_list.value.append(image_bytes)
+        feature["image/format"].bytes_list.value.append(image_format)
+        feature["image/height"].int64_list.value.append(height)
+        feature["image/width"].int64_list.value.append(width)
+        feature["image/key"].bytes_list.value.append(os.fsencode(key))
+        feature["image/label"].int64_list.value.append(label)
+        feature["image/label_text"].bytes_list.value.append(os.fsencode(text))
+        return example
+
+
+class WriteShard(beam.DoFn):
+    """Shard (JSON) → JSON of how it went: split, examples, and (key, reason) of the corrupt.
+
+    A shard appears under its name when it is whole, so that a worker may fail and try again. A file
+    of records that is damaged will be so in every try: there is no shard, and `unreadable` is
+    (path, reason).
+
+    Args:
+        split_uris: folder of each split.
+    """
+
+    def __init__(self, split_uris: dict[str, str]):
+        self._split_uris = split_uris
+
+    def setup(self):
+        self._reader = ImageReader()
+
+    def process(self, element: str) -> Iterator[str]:
+        shard = Shard.from_json(element)
+        path = os.path.join(self._split_uris[shard.split], shard.name)
+        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+        examples, corrupt, unreadable = 0, [], None
+        try:
+            with tf.io.TFRecordWriter(temporary, _OPTIONS) as writer:
+                for key, make in self._makers(shard):
+                    try:
+                        writer.write(make().SerializeToString(deterministic=True))
+                        examples += 1
+                    except CorruptImage as error:
+                        corrupt.append((key, str(error)))
+            tf.io.gfile.rename(temporary, path, overwrite=True)
+        except UnreadableRecords as error:
+            unreadable = (shard.records, str(error))
+        finally:
+            if tf.io.gfile.exists(temporary):
+                tf.io.gfile.remove(temporary)
+        result = {"split": shard.split, "examples": examples, "corrupt": corrupt}
+        yield json.dumps(result | ({"unreadable": unreadable} if unreadable else {}))
+
+    def _makers(self, shard: Shard) -> Iterator[tuple]:
+        """(key, function that makes the example) of what belongs to the shard."""
+        for path, key, label, text in shard.images:
+            yield (
+                key,
+                lambda path=path, key=key, label=label, text=text: self._reader.example(
+                    self._reader.read(path), key, label, text
+                ),
+            )
+        if shard.records:
+            for number, record in enumerate(_records(shard.records)):
+                key = _text(record, "image/key") or f"{os.path.basename(shard.records)}#{number}"
+                if not shard.buckets or split_of(key, shard.buckets) == shard.split:
+                    yield key, lambda record=record, key=key: self._described(record, key)
+
+    def _described(self, record: tf.train.Example, key: str) -> tf.train.Example:
+        """A record of somebody else's, with all of our features and no others."""
+        images = record.features.feature["image/encoded"].bytes_list.value
+        if not images:
+            raise CorruptImage("there is no feature image/encoded")
+        label = list(record.features.feature["image/label"].int64_list.value) or [-1]
+        return self._reader.example(images[0], key, label[0], _text(record, "image/label_text"))
+
+
+def _records(path: str) -> Iterator[tf.train.Example]:
+    compression = "GZIP" if path.endswith(".gz") else ""
+    try:
+        for serialized in tf.data.TFRecordDataset(path, compression).as_numpy_iterator():
+            yield tf.train.Example.FromString(serialized)
+    except (
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.PermissionDeniedError,
+    ) as error:
+        raise UnreadableRecords(decoder_message(error)) from error
+    except DecodeError as error:
+        raise UnreadableRecords("there are records in it that are no tf.Example") from error
+
+
+def _text(record: tf.train.Example, name: str) -> str:
+    values = record.features.feature[name].bytes_list.value
+    return os.fsdecode(values[0]) if values else ""

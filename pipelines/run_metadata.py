@@ -1,0 +1,213 @@
+"""What ML Metadata knows of the runs: states, times, artifacts; and what a killed run left behind."""
+
+import dataclasses
+import os
+import shutil
+
+import ml_metadata as mlmd
+from absl import logging
+from ml_metadata.proto import metadata_store_pb2
+
+from pipelines.settings import Settings
+
+_FINISHED = ("COMPLETE", "CACHED")
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """An output.
+
+    Attributes:
+        id, uri, type: as in ML Metadata.
+        properties: of the artifact's own and custom ones.
+    """
+
+    id: int
+    uri: str
+    type: str
+    properties: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """The last execution of a node in a run.
+
+    Attributes:
+        id: its execution's.
+        state: COMPLETE, CACHED, FAILED, RUNNING, ...
+        seconds: from its start to its end, by ML Metadata's clock.
+        outputs: by key; of a cached node those of the run that made them.
+    """
+
+    id: int
+    state: str
+    seconds: float
+    outputs: dict[str, list[Artifact]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its outputs can be relied on."""
+        return self.state in _FINISHED
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        kind: `pushed`, `unchanged` (the model is served already), or `rejected`.
+        version, path: of the served model, if any.
+        reasons: why it was rejected.
+    """
+
+    kind: str
+    version: str | None
+    path: str | None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """For the terminal."""
+        if self.kind == "rejected":
+            return f"The model was NOT pushed: {'; '.join(self.reasons)}. What was served stays."
+        if self.kind == "unchanged":
+            return f"Nothing new to push: {self.path} is this model already."
+        return f"The encoder was pushed to {self.path}."
+
+
+def open_store(settings: Settings) -> mlmd.MetadataStore:
+    """The metadata of the pipeline's root."""
+    config = metadata_store_pb2.ConnectionConfig()
+    config.sqlite.filename_uri = settings.metadata_path
+    return mlmd.MetadataStore(config)
+
+
+def last_run(settings: Settings) -> dict[str, Node]:
+    """The nodes of the newest run, by id."""
+    store = open_store(settings)
+    runs = store.get_contexts_by_type("pipeline_run")
+    if not runs:
+        return {}
+    newest = max(runs, key=lambda context: context.create_time_since_epoch)
+    nodes = {}
+    for execution in store.get_executions_by_context(newest.id):
+        contexts = store.get_contexts_by_execution(execution.id)
+        names = {store.get_context_types_by_id([c.type_id])[0].name: c.name for c in contexts}
+        node_id = names["node"].removeprefix(f"{settings.name}.")
+        state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
+        elapsed = execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        nodes[node_id] = Node(execution.id, state, elapsed / 1000, _outputs(store, execution.id))
+    return nodes
+
+
+def outcome(nodes: dict[str, Node], settings: Settings) -> Outcome:
+    """What the run came to, from its finished nodes."""
+    (pushed,) = nodes["ModelPusher"].outputs["pushed_model"]
+    version = pushed.properties.get("pushed_version")
+    path = pushed.properties.get("pushed_destination")
+    if nodes["ModelPusher"].state == "CACHED" and version:
+        return Outcome("unchanged", version, path)
+    if pushed.properties.get("pushed"):
+        return Outcome("pushed", version, path)
+    if pushed.properties.get("unchanged"):
+        return Outcome("unchanged", version, path)
+    return Outcome("rejected", None, None, tuple(_reasons(nodes, settings)))
+
+
+def remove_leftovers(settings: Settings) -> None:
+    """Deletes output folders of executions that never finished; nothing refers to them.
+
+    Raises:
+        OSError: a folder cannot be deleted.
+    """
+    if not os.path.exists(settings.metadata_path):
+        return
+    store = open_store(settings)
+    finished = {
+        str(execution.id)
+        for execution in store.get_executions()
+        if metadata_store_pb2.Execution.State.Name(execution.last_known_state) in _FINISHED
+    }
+    node_ids = {
+        context.name.removeprefix(f"{settings.name}.")
+        for context in store.get_contexts_by_type("node")
+    }
+    for node_id in node_ids:
+        folder = os.path.join(settings.pipeline_root, node_id)
+        if not os.path.isdir(folder):
+            continue
+        shutil.rmtree(os.path.join(folder, ".system"), ignore_errors=True)
+        for key in os.listdir(folder):
+            for execution_id in os.listdir(os.path.join(folder, key)):
+                if execution_id not in finished:
+                    path = os.path.join(folder, key, execution_id)
+                    logging.info("removing what a stopped run left: %s", path)
+                    shutil.rmtree(path)
+
+
+def _outputs(store: mlmd.MetadataStore, execution_id: int) -> dict[str, list[Artifact]]:
+    outputs = {}
+    for event in store.get_events_by_execution_ids([execution_id]):
+        if event.type == metadata_store_pb2.Event.OUTPUT:
+            (artifact,) = store.get_artifacts_by_id([event.artifact_id])
+            key = event.path.steps[0].key
+            properties = {
+                name: getattr(value, value.WhichOneof("value"))
+                for name, value in [
+                    *artifact.properties.items(),
+                    *artifact.custom_properties.items(),
+                ]
+            }
+            outputs.setdefault(key, []).append(
+                Artifact(artifact.id, artifact.uri, artifact.type, properties)
+            )
+    return outputs
+
+
+def _reasons(nodes: dict[str, Node], settings: Settings) -> list[str]:
+    reasons = []
+    for node_id in ("Evaluator", "RepresentationCheck"):
+        if node_id in nodes:
+            (blessing,) = nodes[node_id].outputs["blessing"]
+            if not blessing.properties.get("blessed"):
+                reasons.append(_why_not_blessed(nodes[node_id], settings))
+    for node_id in ("ServingCheck", "InfraValidator"):
+        if node_id in nodes:
+            (blessing,) = nodes[node_id].outputs["blessing"]
+            if not blessing.properties.get("blessed"):
+                problems = blessing.properties.get("problems")
+                reasons.append(f"{node_id} found it unfit to be served ({problems})")
+    return reasons
+
+
+def _why_not_blessed(node: Node, settings: Settings) -> str:
+    import json
+
+    import tensorflow_model_analysis as tfma
+
+    (evaluation,) = node.outputs["evaluation"]
+    measures = os.path.join(evaluation.uri, "measures.json")
+    if os.path.exists(measures):
+        with open(measures) as file:
+            rules = json.load(file)["rules"]
+        return "; ".join(rule["explanation"] for rule in rules if not rule["passed"])
+    result = tfma.load_validation_result(evaluation.uri)
+    failures = [
+        failure for by_slice in result.metric_validations_per_slice for failure in by_slice.failures
+    ]
+    sentences = []
+    for failure in failures:
+        value = (
+            failure.metric_value.double_value.value
+            or failure.metric_value.bounded_value.value.value
+        )
+        if failure.metric_key.is_diff:
+            sentences.append(
+                f"accuracy changed by {value:+.3f} against the last blessed model, and may fall by "
+                f"{settings.max_accuracy_loss:g} at most"
+            )
+        else:
+            sentences.append(
+                f"accuracy is {value:.3f}, and must be at least {settings.min_accuracy:.3f}"
+            )
+    return "; ".join(sentences) or "it was not blessed"

@@ -1,0 +1,116 @@
+"""Encoders against the literature's parameter counts, shapes and initialisation."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from byol_tf.errors import UserError
+from byol_tf.models import networks
+
+# torchvision's published parameter counts less the 1000-class layer (512 or 2048 inputs, with bias). BatchNorm's
+# moving statistics are not parameters there.
+PUBLISHED = {
+    18: 11_689_512 - 513_000,
+    34: 21_797_672 - 513_000,
+    50: 25_557_032 - 2_049_000,
+    101: 44_549_160 - 2_049_000,
+    152: 60_192_808 - 2_049_000,
+}
+
+
+def trainable(model):
+    return sum(np.prod(w.shape) for w in model.trainable_weights)
+
+
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(depth):
+    assert trainable(networks.resnet(depth)) == PUBLISHED[depth]
+
+
+def test_paper_networks_have_the_papers_sizes():
+    assert trainable(networks.resnet(50)) / 1e6 == pytest.approx(23.5, abs=0.05)
+    assert trainable(networks.resnet(200, width=2)) / 1e6 == pytest.approx(250, abs=1)
+
+
+@pytest.mark.parametrize("depth, width, features", [(18, 1, 512), (34, 0.5, 256), (50, 0.5, 1024)])
+def test_representation_has_the_stages_last_width(depth, width, features):
+    model = networks.resnet(depth, width, image_size=64)
+    assert model.input_shape == (None, 64, 64, 3)
+    assert model.output_shape == (None, features)
+
+
+def test_stems_have_their_strides():
+    large = networks.resnet(18, 0.125, image_size=64)
+    small = networks.resnet(18, 0.125, image_size=64, stem="small")
+    assert large.get_layer("c2_block1_relu2").output_shape[1:3] == (16, 16)
+    assert small.get_layer("c2_block1_relu2").output_shape[1:3] == (64, 64)
+    assert small.get_layer("c5_block2_relu2").output_shape[1:3] == (8, 8)
+
+
+def test_zero_init_makes_the_residual_branches_silent():
+    images = tf.random.normal([2, 32, 32, 3])
+    zero = networks.resnet(18, 0.125, 32, "small", zero_init_last_gamma=True)
+    for layer in zero.layers:
+        if layer.name.endswith("_conv2"):
+            layer.kernel.assign(
+                layer.kernel * 100
+            )  # Would change the output if the branch were heard.
+    before = zero(images)
+    for layer in zero.layers:
+        if layer.name.endswith("_conv2"):
+            layer.kernel.assign(layer.kernel * -3)
+    np.testing.assert_array_equal(before, zero(images))
+    one = networks.resnet(18, 0.125, 32, "small", zero_init_last_gamma=False)
+    assert all(np.all(w == 1) for w in one.weights if "gamma" in w.name)
+
+
+def test_batch_norm_has_the_papers_constants():
+    layer = networks.resnet(18, 0.125, 32, "small").get_layer("stem_bn")
+    assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
+
+
+def test_batch_norm_is_synchronised_exactly_where_there_are_several_replicas(two_replicas):
+    assert not networks.BatchNorm().synchronized
+    with two_replicas.scope():
+        layer = networks.BatchNorm()
+        assert layer.synchronized
+        # Keras's own layer forgets it here.
+        assert networks.BatchNorm.from_config(layer.get_config()).synchronized
+    assert not networks.BatchNorm.from_config(layer.get_config()).synchronized
+
+
+def test_mlp_is_dense_with_bias_norm_relu_dense_without():
+    mlp = networks.mlp(64, 16, "projector")
+    mlp.build((None, 8))
+    shapes = {
+        w.path if hasattr(w, "path") else w.name: tuple(w.shape) for w in mlp.trainable_weights
+    }
+    assert sorted(shapes.values()) == sorted([(8, 64), (64,), (64,), (64,), (64, 16)])
+    assert not mlp.layers[-1].use_bias
+
+
+def test_mixed_precision_gives_a_float32_representation():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = networks.resnet(18, 0.125, 32, "small")
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert model.get_layer("c2_block1_conv1").compute_dtype == "bfloat16"
+    assert model(tf.zeros([2, 32, 32, 3])).dtype == tf.float32
+
+
+@pytest.mark.parametrize(
+    "kwargs, sentence",
+    [
+        ({"depth": 42}, "depth 42"),
+        ({"stem": "tiny"}, "stem 'tiny'"),
+        ({"width": 0.3}, "width 0.3"),
+        ({"width": 0}, "width 0"),
+        ({"image_size": 16}, "stem='small'"),
+        ({"image_size": 4, "stem": "small"}, "at least 8"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_to_do(kwargs, sentence):
+    with pytest.raises(UserError, match=sentence):
+        networks.resnet(**kwargs)

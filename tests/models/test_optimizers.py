@@ -1,0 +1,219 @@
+"""LARS against a NumPy trajectory written from the formulas, and as a Keras optimizer among its friends."""
+
+import keras
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from byol_tf.errors import UserError
+from byol_tf.models import optimizers, schedules
+
+DECAY, MOMENTUM, TRUST = 0.01, 0.9, 0.02
+
+
+def numpy_lars(weights, gradients, rates):
+    """Weights after each step; `weights` and each of `gradients` are lists of arrays."""
+    weights = [w.astype(np.float64) for w in weights]
+    buffers = [np.zeros_like(w) for w in weights]
+    for step_gradients, rate in zip(gradients, rates):
+        for i, g in enumerate(step_gradients):
+            u = g.astype(np.float64)
+            if weights[i].ndim > 1:
+                u = u + DECAY * weights[i]
+                norms = np.sqrt((weights[i] ** 2).sum()), np.sqrt((u**2).sum())
+                if norms[0] > 0 and norms[1] > 0:
+                    u = u * TRUST * norms[0] / norms[1]
+            buffers[i] = MOMENTUM * buffers[i] + u
+            weights[i] = weights[i] - rate * buffers[i]
+    return weights
+
+
+def lars(rate=0.5, **kwargs):
+    return optimizers.LARS(rate, DECAY, MOMENTUM, TRUST, **kwargs)
+
+
+@pytest.fixture
+def problem():
+    """A kernel, a convolution, a bias and a scale, with six steps of gradients."""
+    rng = np.random.default_rng(0)
+    shapes = [(5, 7), (3, 3, 2, 4), (7,), ()]
+    weights = [rng.normal(size=s).astype("float32") for s in shapes]
+    gradients = [[rng.normal(size=s).astype("float32") for s in shapes] for _ in range(6)]
+    return weights, gradients
+
+
+def run(optimizer, weights, gradients, jit=False):
+    variables = [tf.Variable(w) for w in weights]
+    optimizer.build(variables)
+
+    @tf.function(jit_compile=jit)
+    def step(grads):
+        optimizer.apply_gradients(zip(grads, variables))
+
+    for grads in gradients:
+        step([tf.constant(g) for g in grads])
+    return [v.numpy() for v in variables]
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_trajectory_with_a_changing_rate_equals_numpy(problem, jit):
+    weights, gradients = problem
+    schedule = schedules.WarmupCosine(0.5, 2, 6)
+    expected = numpy_lars(weights, gradients, [float(schedule(k)) for k in range(6)])
+    for actual, wanted in zip(run(lars(schedule), weights, gradients, jit), expected):
+        np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_zero_weights_and_zero_gradients_are_not_scaled():
+    zero_weight, zero_gradient = np.zeros((2, 3), "float32"), np.zeros((2, 3), "float32")
+    weights = [zero_weight, np.zeros((2, 3), "float32")]
+    gradients = [[np.ones((2, 3), "float32"), zero_gradient]] * 2
+    expected = numpy_lars(weights, gradients, [0.5, 0.5])
+    actual = run(lars(), weights, gradients)
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+    np.testing.assert_array_equal(actual[1], 0)
+    # The first step moved the zero weight by the whole gradient: factor 1, not 0.
+    np.testing.assert_allclose(run(lars(), weights, gradients[:1])[0], -0.5)
+
+
+def test_biases_get_plain_momentum(problem):
+    weights, gradients = problem
+    bias, buffer = weights[2].astype(np.float64), 0
+    for step_gradients in gradients:
+        buffer = MOMENTUM * buffer + step_gradients[2]
+        bias = bias - 0.5 * buffer
+    np.testing.assert_allclose(run(lars(), weights, gradients)[2], bias, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulated_gradients_give_the_step_of_their_mean(problem):
+    weights, gradients = problem
+    variables = [tf.Variable(w) for w in weights]
+    accumulators = [tf.Variable(tf.zeros_like(v)) for v in variables]
+    optimizer = lars()
+    for first in (0, 2, 4):  # Two micro-batches a step.
+        for accumulator in accumulators:
+            accumulator.assign(tf.zeros_like(accumulator))
+        for micro_batch in gradients[first : first + 2]:
+            for accumulator, g in zip(accumulators, micro_batch):
+                accumulator.assign_add(g / 2)
+        optimizer.apply_gradients(zip(accumulators, variables))
+    means = [[(a + b) / 2 for a, b in zip(*gradients[k : k + 2])] for k in (0, 2, 4)]
+    for actual, wanted in zip(variables, numpy_lars(weights, means, [0.5] * 3)):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_slots_are_restored_from_a_checkpoint(problem, tmp_path):
+    weights, gradients = problem
+    variables, optimizer = [tf.Variable(w) for w in weights], lars()
+    for grads in gradients[:3]:
+        optimizer.apply_gradients(zip(map(tf.constant, grads), variables))
+    path = tf.train.Checkpoint(optimizer=optimizer, variables=variables).save(tmp_path / "c")
+
+    variables, optimizer = [tf.Variable(tf.zeros_like(w)) for w in weights], lars()
+    optimizer.build(variables)
+    checkpoint = tf.train.Checkpoint(optimizer=optimizer, variables=variables)
+    checkpoint.restore(path).assert_existing_objects_matched()
+    assert int(optimizer.iterations) == 3
+    for grads in gradients[3:]:
+        optimizer.apply_gradients(zip(map(tf.constant, grads), variables))
+    for actual, wanted in zip(variables, numpy_lars(weights, gradients, [0.5] * 6)):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_loss_scale_leaves_the_trajectory_alone_and_skips_overflow(problem):
+    weights, gradients = problem
+    variables = [tf.Variable(w) for w in weights]
+    optimizer = keras.mixed_precision.LossScaleOptimizer(lars(), dynamic=True, initial_scale=1024.0)
+
+    def minimize(grads):
+        optimizer.minimize(
+            lambda: sum(tf.reduce_sum(g * v) for g, v in zip(grads, variables)), variables
+        )
+
+    for grads in gradients[:2]:
+        minimize(grads)
+    wanted = numpy_lars(weights, gradients[:2], [0.5] * 2)
+    for actual, w in zip(variables, wanted):
+        np.testing.assert_allclose(actual, w, rtol=1e-4, atol=1e-5)
+    before = [v.numpy() for v in variables]
+    minimize([np.full(w.shape, np.inf, "float32") for w in weights])
+    for actual, w in zip(variables, before):
+        np.testing.assert_array_equal(actual, w)
+    assert float(optimizer.loss_scale) == 512.0
+
+
+def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, two_replicas):
+    weights, gradients = problem
+    strategy = two_replicas
+    with strategy.scope():
+        variables = [tf.Variable(w) for w in weights]
+        optimizer = lars()
+
+    @tf.function
+    def step(grads):
+        def replica(share):
+            optimizer.apply_gradients([(g * share, v) for g, v in zip(grads, variables)])
+
+        shares = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant([0.25, 0.75][context.replica_id_in_sync_group])
+        )
+        strategy.run(replica, (shares,))
+
+    with strategy.scope():
+        optimizer.build(variables)
+    for grads in gradients:
+        step([tf.constant(g) for g in grads])
+    for actual, wanted in zip(variables, numpy_lars(weights, gradients, [0.5] * 6)):
+        np.testing.assert_allclose(actual.numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_config_round_trip_keeps_every_argument():
+    optimizer = lars(schedules.WarmupCosine(0.3, 5, 50), clipnorm=1.0, name="mine")
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(copy, optimizers.LARS)
+    assert copy.get_config() == optimizer.get_config()
+    assert copy.coupled_weight_decay == DECAY and copy.momentum == MOMENTUM
+    assert copy.trust_coefficient == TRUST and copy.clipnorm == 1.0
+
+
+@pytest.mark.parametrize(
+    "kwargs, named",
+    [
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"trust_coefficient": 0}, "trust"),
+    ],
+)
+def test_bad_values_are_named(kwargs, named):
+    with pytest.raises(UserError, match=named):
+        optimizers.LARS(0.1, **kwargs)
+
+
+def settings(name):
+    return ml_collections.ConfigDict(
+        {
+            "optimizer": {
+                "name": name,
+                "weight_decay": 0.01,
+                "momentum": 0.9,
+                "trust_coefficient": 0.1,
+            }
+        }
+    )
+
+
+def test_lamb_leaves_biases_and_norms_without_decay():
+    dense, norm = keras.layers.Dense(3), keras.layers.BatchNormalization()
+    norm(dense(tf.ones([4, 2])))
+    variables = dense.trainable_variables + norm.trainable_variables
+    before = [v.numpy() for v in variables]
+    optimizer = optimizers.build_optimizer(settings("lamb"), 0.1)
+    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
+    moved = [not np.allclose(v, b) for v, b in zip(variables, before)]
+    assert moved == [True, False, False, False]  # Only the kernel decays.
+
+
+def test_unknown_optimizer_is_named():
+    with pytest.raises(UserError, match="adam"):
+        optimizers.build_optimizer(settings("adam"), 0.1)

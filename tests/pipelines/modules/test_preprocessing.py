@@ -1,0 +1,82 @@
+"""Transform's bound on the shorter side, against Pillow."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from pictures import FORMATS, encoded, photo
+from PIL import Image
+
+from byol_tf.errors import UserError
+from byol_tf.images.preprocessing import decode_image
+from pipelines.modules.preprocessing import bound_shorter_side
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("height, width", [(16, 40), (9, 9), (1, 300), (300, 1)])
+def test_a_file_within_the_bound_keeps_its_bytes(name, height, width):
+    mode, image_format, options = FORMATS[name]
+    content = encoded(Image.fromarray(photo(height, width)).convert(mode), image_format, **options)
+    assert bound_shorter_side(content, 16).numpy() == content
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "cmyk jpeg"])
+@pytest.mark.parametrize("height, width, size", [(61, 90, (24, 35)), (90, 61, (35, 24))])
+def test_a_larger_file_is_shrunk_as_pillow_shrinks_it(name, height, width, size):
+    mode, image_format, options = FORMATS.get(name, ("CMYK", "JPEG", {"quality": 95}))
+    image = Image.fromarray(photo(height, width)).convert(mode)
+    content = encoded(image, image_format, **options)
+    result = Image.open(io.BytesIO(bound_shorter_side(content, 24, 100).numpy()))
+    assert (result.format, result.mode, result.size) == ("JPEG", "RGB", size[::-1])
+    # Of a CMYK JPEG, Pillow's idea of the colours is another one than TensorFlow's.
+    decoded = Image.fromarray(decode_image(content).numpy())
+    reference = decoded.resize(result.size, Image.Resampling.BICUBIC)
+    difference = np.abs(np.asarray(result).astype(int) - np.asarray(reference).astype(int))
+    assert difference.mean() < 1 and difference.max() <= 5
+
+
+def test_the_longer_side_is_the_nearest_to_the_aspect_and_at_least_the_shorter():
+    def size(height, width, shorter_side):
+        content = encoded(Image.fromarray(photo(height, width)), "PNG")
+        result = bound_shorter_side(content, shorter_side).numpy()
+        return Image.open(io.BytesIO(result)).size[::-1]
+
+    assert size(40, 41, 13) == (13, 13)
+    assert size(375, 500, 256) == (256, 341)
+    assert size(2, 901, 1) == (1, 450)
+    assert size(901, 3, 1) == (300, 1)
+
+
+def test_colours_of_the_smaller_file_are_not_subsampled_and_the_quality_is_the_one_given():
+    content = encoded(Image.fromarray(photo(80, 60)), "PNG")
+    for quality in (60, 95):
+        result = bound_shorter_side(content, 30, quality).numpy()
+        reference = encoded(Image.new("RGB", (8, 8)), "JPEG", quality=quality, subsampling=0)
+        jpeg, expected_jpeg = (Image.open(io.BytesIO(file)) for file in (result, reference))
+        assert jpeg.quantization == expected_jpeg.quantization
+        assert [layer[1:3] for layer in jpeg.layer] == [(1, 1)] * 3
+
+
+def test_bounds_files_of_all_formats_in_a_map_inside_a_function():
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def bound(contents):
+        return tf.map_fn(lambda content: bound_shorter_side(content, 20), contents)
+
+    image = Image.fromarray(photo(50, 40))
+    small = encoded(image.resize((20, 25)), "BMP")
+    files = [encoded(image, "JPEG"), encoded(image, "PNG"), small, encoded(image, "GIF")]
+    jpeg, png, unchanged, gif = bound(tf.constant(files)).numpy()
+    assert unchanged == small
+    assert all(Image.open(io.BytesIO(file)).size == (20, 25) for file in (jpeg, png, gif))
+    for file, bounded in zip(files, (jpeg, png, unchanged, gif), strict=True):
+        assert bound_shorter_side(file, 20).numpy() == bounded
+
+
+def test_wrong_bounds_are_refused():
+    with pytest.raises(UserError, match="shorter_side is 0"):
+        bound_shorter_side(b"", 0)
+    with pytest.raises(UserError, match="quality is 101"):
+        bound_shorter_side(b"", 8, 101)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        bound_shorter_side(b"no image", 8)

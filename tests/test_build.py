@@ -1,0 +1,72 @@
+"""Methods by name: SimCLR from its recipe, and a third one that byol_tf does not know."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from byol_tf import build, encoders
+from byol_tf.configs import cifar10_demo, simclr_cifar10
+from byol_tf.errors import UserError
+from byol_tf.runs import read_history
+from byol_tf.training import pretrain
+
+
+def smoke(method, get_config=cifar10_demo.get_config):
+    config = get_config("smoke")
+    config.method = method
+    config.batch_size = 32
+    config.knn_every_epochs = 0
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [smoke("simclr", simclr_cifar10.get_config), smoke("simsiam.SimSiam")],
+    ids=["simclr", "third method"],
+)
+def test_a_method_is_pretrained_resumed_and_evaluated_like_byol(config, images_dir, tmp_path):
+    run_dir = str(tmp_path / "run")
+    model = pretrain.pretrain(config, str(images_dir / "test"), run_dir)
+    (row,) = read_history(run_dir)
+    assert "ema" not in row and np.isfinite(float(row["loss"])) and int(row["step"]) == 15
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["method"] == config.method
+    again = pretrain.pretrain(config, str(images_dir / "test"), run_dir)  # Nothing left to train.
+    for actual, wanted in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    pretrained = encoders.from_run(run_dir)
+    assert pretrained.name == {"simclr": "SimCLR"}.get(config.method, config.method)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    wanted = model.encoder(images, training=False)  # In bfloat16 where the machine prefers it.
+    np.testing.assert_allclose(pretrained.encoder(images), wanted, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["vicreg", "nowhere.VICReg", "byol_tf.byol.Missing", "keras.Model", "", "."]
+)
+def test_an_unknown_method_is_named(name):
+    with pytest.raises(UserError, match="is unknown; give one of byol, simclr, or module.Class"):
+        build.find_method(name)
+
+
+def test_the_class_of_a_method_is_found_by_its_dotted_name():
+    import simsiam
+
+    assert build.find_method("simsiam.SimSiam") is simsiam.SimSiam
+
+
+def test_weights_of_the_other_networks_do_not_depend_on_the_online_classifier():
+    from byol_tf.models.simclr import SimCLR
+
+    def weights(num_classes):
+        keras.utils.set_random_seed(5)
+        encoder = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
+        model = SimCLR(
+            encoder, total_steps=1, hidden_size=8, projection_size=4, num_classes=num_classes
+        )
+        return [weight.numpy() for weight in model.projector.weights]
+
+    for without, with_classifier in zip(weights(None), weights(7), strict=True):
+        np.testing.assert_array_equal(without, with_classifier)

@@ -1,0 +1,266 @@
+"""The long run: files, resume after SIGKILL to the same weights, refusals, and what stops it."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from byol_tf import runs
+from byol_tf.configs import cifar10
+from byol_tf.errors import UserError
+from byol_tf.models import networks
+from byol_tf.runs import read_history
+from byol_tf.training import pretrain
+
+
+def tiny_encoder(config):
+    size = config.image_size
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            keras.layers.Conv2D(8, 3, 2),
+            networks.BatchNorm(),
+            keras.layers.ReLU(),
+            keras.layers.GlobalAveragePooling2D(dtype="float32"),
+        ]
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The smoke recipe with an encoder that is traced in a second."""
+    monkeypatch.setattr(pretrain, "build_encoder", tiny_encoder)
+    config = cifar10.get_config("smoke")
+    config.epochs, config.knn_examples, config.precision = 2, 40, "float32"
+    return config
+
+
+@pytest.fixture
+def photos(images_dir, tmp_path):
+    """40 real images of two classes."""
+    for name in ("cat", "truck"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for path in sorted((images_dir / "train" / name).iterdir())[:20]:
+            shutil.copy(path, tmp_path / "photos" / name)
+    return str(tmp_path / "photos")
+
+
+def weights_of(model):
+    return [w.numpy() for w in model.weights] + [w.numpy() for w in model.optimizer.variables]
+
+
+def test_run_folder_holds_config_curves_and_the_last_step(tiny, photos, tmp_path):
+    run_dir = str(tmp_path / "run")
+    model = pretrain.pretrain(tiny, photos, run_dir)
+    assert int(model.step.numpy()) == 10
+
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["examples"], config["classes"], config["epochs"]) == (40, ["cat", "truck"], 2)
+    rows = read_history(run_dir)
+    assert [int(row["step"]) for row in rows] == [5, 10]
+    logged = {
+        "loss",
+        "lr",
+        "ema",
+        "projection_std",
+        "effective_rank",
+        "online_accuracy",
+        "knn_accuracy",
+    }
+    assert logged <= set(rows[-1])
+    events = EventAccumulator(str(tmp_path / "run" / "logs"), size_guidance={"tensors": 0}).Reload()
+    assert logged <= set(events.Tags()["tensors"])
+    assert [event.step for event in events.Tensors("loss")] == [5, 10]
+
+    restored = runs.restore_encoder(run_dir)
+    for actual, wanted in zip(restored.weights, model.encoder.weights, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+def test_finished_run_started_again_trains_nothing(tiny, photos, tmp_path):
+    first = weights_of(pretrain.pretrain(tiny, photos, str(tmp_path / "run")))
+    start = time.time()
+    second = weights_of(pretrain.pretrain(tiny, photos, str(tmp_path / "run")))
+    for actual, wanted in zip(second, first, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    assert all(
+        path.stat().st_mtime < start for path in (tmp_path / "run" / "checkpoints").iterdir()
+    )
+
+
+def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_path, monkeypatch):
+    tiny.checkpoint_every_steps = 3
+    whole = pretrain.pretrain(tiny, photos, str(tmp_path / "whole"))
+
+    class Killed(Exception):
+        pass
+
+    from byol_tf.training.callbacks.checkpoint import TrainingCheckpoint
+
+    save = TrainingCheckpoint._save
+
+    def save_then_die(self):
+        save(self)
+        if int(self.model.step.numpy()) == 3:
+            raise Killed
+
+    monkeypatch.setattr(TrainingCheckpoint, "_save", save_then_die)
+    with pytest.raises(Killed):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
+    resumed = pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
+    # TensorFlow's threads sum in an order of their own; the bitwise proof is the SIGKILL test below.
+    for actual, wanted in zip(weights_of(resumed), weights_of(whole), strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-3)
+    assert [row["step"] for row in read_history(str(tmp_path / "resumed"))] == ["5", "10"]
+
+
+@pytest.mark.slow
+def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(photos, tmp_path):
+    """SIGKILL twice, then to the end. Deterministic kernels, so that the only possible difference is the resume's."""
+    command = [
+        sys.executable,
+        "-m",
+        "byol_tf.cli.pretrain",
+        "--config=cifar10:smoke",
+        f"--data_dir={photos}",
+        "--config.epochs=3",
+        "--config.checkpoint_every_steps=2",
+        "--config.precision=float32",
+        "--config.knn_every_epochs=0",
+    ]
+    environment = os.environ | {"TF_DETERMINISTIC_OPS": "1"}
+
+    def run(name):
+        return subprocess.Popen(
+            [*command, f"--run_dir={tmp_path / name}"], env=environment, stderr=subprocess.DEVNULL
+        )
+
+    def saved(name):
+        return {path.name for path in (tmp_path / name / "checkpoints").glob("*.index")}
+
+    assert run("whole").wait(timeout=900) == 0
+    delay = random.Random(0)
+    for _ in range(2):
+        before, process = saved("killed"), run("killed")
+        while process.poll() is None and not saved("killed") - before:
+            time.sleep(0.02)
+        time.sleep(delay.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run("killed").wait(timeout=900) == 0
+
+    def weights(name):
+        reader = tf.train.load_checkpoint(str(tmp_path / name / "checkpoints"))
+        return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+
+    whole, killed = weights("whole"), weights("killed")
+    assert whole.keys() == killed.keys()
+    assert whole["model/step/.ATTRIBUTES/VARIABLE_VALUE"] == 15
+    for key in whole.keys() - {
+        "_CHECKPOINTABLE_OBJECT_GRAPH",
+        "save_counter/.ATTRIBUTES/VARIABLE_VALUE",
+    }:
+        np.testing.assert_array_equal(killed[key], whole[key], err_msg=key)
+    assert [row["step"] for row in read_history(str(tmp_path / "killed"))] == ["5", "10", "15"]
+
+
+def test_another_config_in_the_same_folder_is_refused_by_its_fields(tiny, photos, tmp_path):
+    pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    tiny.base_ema, tiny.optimizer.base_lr = 0.5, 0.123
+    with pytest.raises(UserError, match=r"base_ema: 0\.99 there, 0\.5 here; optimizer\.base_lr"):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+
+
+def test_other_data_in_the_same_folder_are_refused(tiny, photos, tmp_path):
+    pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    next(pathlib.Path(photos, "cat").iterdir()).unlink()
+    with pytest.raises(UserError, match="examples: 40 there, 39 here"):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+
+
+def test_checkpoint_of_another_architecture_is_refused(tiny, photos, tmp_path, monkeypatch):
+    pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    monkeypatch.setattr(
+        pretrain, "build_encoder", lambda config: networks.resnet(18, 0.125, 32, "small")
+    )
+    with pytest.raises(UserError, match="another architecture"):
+        runs.restore_encoder(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="no checkpoint '.*gone'"):
+        runs.restore_encoder(str(tmp_path / "run"), str(tmp_path / "gone"))
+
+
+def test_unlabelled_images_train_without_classifier_and_knn(tiny, photos, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in pathlib.Path(photos).glob("*/*.jpg"):
+        shutil.copy(path, flat / f"{path.parent.name}{path.name}")
+    model = pretrain.pretrain(tiny, str(flat), str(tmp_path / "run"))
+    assert model.classifier is None
+    assert "knn_accuracy" not in read_history(str(tmp_path / "run"))[-1]
+
+
+def test_device_augmentation_trains(tiny, photos, tmp_path):
+    tiny.augment.place, tiny.epochs = "device", 1
+    model = pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    assert model.augmentation is not None and int(model.step.numpy()) == 5
+    assert np.isfinite(float(read_history(str(tmp_path / "run"))[-1]["loss"]))
+
+
+def test_two_replicas_train_and_their_checkpoint_continues_on_one(
+    tiny, photos, tmp_path, two_replicas, monkeypatch
+):
+    """That the weights are those of one device, given the same views, is shown in test_strategy.py."""
+    tiny.epochs = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.strategies, "build_strategy", {"mirrored": two_replicas}.get)
+        model = pretrain.pretrain(tiny, photos, str(tmp_path / "run"), strategy="mirrored")
+    assert int(model.step.numpy()) == 5
+    assert all(np.isfinite(w.numpy()).all() for w in model.weights)
+    again = pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    for actual, wanted in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(actual.numpy(), wanted.numpy())
+
+
+def test_too_many_corrupt_images_stop_the_run_with_one_sentence(tiny, photos, tmp_path):
+    for path in sorted(pathlib.Path(photos, "cat").iterdir())[:5]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="corrupt.*max_corrupt_fraction"):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "field, value, sentence",
+    [
+        ("epochs", 0, "epochs is 0"),
+        ("batch_size", 1, "batch_size 1"),
+        ("base_ema", 1.5, "base_ema is 1.5"),
+        ("checkpoint_every_steps", 0, "checkpoint_every_steps is 0"),
+        ("precision", "int8", "precision 'int8'"),
+    ],
+)
+def test_bad_fields_are_named(tiny, photos, tmp_path, field, value, sentence):
+    tiny[field] = value
+    with pytest.raises(UserError, match=sentence):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+
+
+def test_unwritable_run_folder_is_named(tiny, photos, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="cannot be written"):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "file" / "run"))
+
+
+def test_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        runs.load_config(str(tmp_path))
