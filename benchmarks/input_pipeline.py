@@ -66,13 +66,13 @@ def decode_batches(folder: pathlib.Path) -> Iterator:
     yield from files.map(decode, tf.data.AUTOTUNE).batch(2 * BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
 
 
-def byol_batches(folder: pathlib.Path, place: str = "host") -> Iterator:
+def byol_batches(folder: pathlib.Path, run_on: str = "host") -> Iterator:
     from byol_tf import data
     from byol_tf.configs import defaults
 
     config = defaults.get_config()
     config.update(batch_size=BATCH_SIZE, image_size=IMAGE_SIZE)
-    config.augment.place = place
+    config.augment.run_on = run_on
     for views, *_ in data.two_view_dataset(str(folder), config):
         yield views
 
@@ -83,7 +83,7 @@ def gpu_batches(folder: pathlib.Path) -> Iterator:
     from byol_tf.images import augmentations
 
     two_views = tf.function(augmentations.TwoViews().call, jit_compile=True)
-    for step, crops in enumerate(byol_batches(folder, place="device")):
+    for step, crops in enumerate(byol_batches(folder, run_on="device")):
         views = two_views(crops, tf.constant([0, step]))
         yield [tf.reduce_mean(view).numpy() for view in views]  # Waits for the device.
 

@@ -40,8 +40,7 @@ def find_method(name: str) -> type[TwoViewModel]:
 def build_model(config, steps_per_epoch: int, class_names, distribution) -> TwoViewModel:
     """The compiled model of `config`, its weights drawn from `config.seed`, under the strategy's scope."""
     total_steps = steps_per_epoch * config.epochs
-    place = config.augment.place
-    augmentation = build_augmentation(config) if place == "device" else None
+    augmentation = build_augmentation(config) if config.augment.run_on == "device" else None
     keras.utils.set_random_seed(config.seed)
     with distribution.scope(), policy_scope(config.precision):
         method = find_method(config.method)

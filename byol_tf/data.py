@@ -49,7 +49,7 @@ def two_view_dataset(
 
     Returns:
         Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` of an unlabelled source.
-        Views: float32 `[b, S, S, 3]`, normalised where augment.place is "host"; where it is
+        Views: float32 `[b, S, S, 3]`, normalised where augment.run_on is "host"; where it is
         "device", mere crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32
         `[b]`.
 
@@ -114,8 +114,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"data.max_corrupt_fraction is {config.data.max_corrupt_fraction}; give a part of the "
             "images, in [0, 1]."
         )
-    if config.augment.place not in ("host", "device"):
-        raise UserError(f"augment.place is '{config.augment.place}'; give 'host' or 'device'.")
+    if "place" in config.augment:
+        raise UserError("augment.place is called augment.run_on now; rename it in the config.")
+    if config.augment.run_on not in ("host", "device"):
+        raise UserError(f"augment.run_on is '{config.augment.run_on}'; give 'host' or 'device'.")
 
 
 def evaluation_dataset(
@@ -123,44 +125,54 @@ def evaluation_dataset(
     preprocessing: Preprocessing,
     batch_size: int,
     *,
-    train_seed: int | None = None,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Every image once, in order, as a frozen encoder sees it, but the corrupt, which are logged.
+    """Every image once, in order, as a frozen encoder sees it; corrupt ones are logged and left out.
 
     Args:
-        source: an opened source, or what `open_source` takes.
+        source: an opened source, or a name that `open_source` takes.
         preprocessing: centre crop, size and normalisation.
         batch_size: b; the last batch may be smaller.
-        train_seed: where given, a random crop and flip drawn from it replace the centre crop:
-            linear evaluation's training augmentation (paper appendix C.1).
-        limit: where given, this many images at most, evenly spaced over the source and so over a
-            folder's classes.
+        limit: if given, at most this many images, evenly spaced over the source and so over the
+            classes of a folder.
 
     Returns:
         Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`, -1 in an
-        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or a record's
-        number).
+        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or the number of
+        a record).
 
     Raises:
         UserError: the source or the batch size is bad.
     """
-    if batch_size < 1:
-        raise UserError(f"the evaluation's batch size is {batch_size}; give at least 1.")
-    source = open_source(source) if isinstance(source, str) else source
 
-    def decode(index, name, payload, label):
-        image_bytes, label, key = source.load(name, payload, label)
-        if train_seed is None:
-            return preprocessing(decode_image(image_bytes)), label, key
-        return _crop_and_flip(image_bytes, preprocessing, train_seed, index), label, key
+    def decode(index, image_bytes):
+        return preprocessing(decode_image(image_bytes))
 
-    chunks = source.in_order(_chunk_size(preprocessing.image_size), limit)
-    chunks = corrupt.decode_chunks(chunks, decode, source.corrupt, max_fraction=1.0)
-    valid_only = chunks.map(
-        lambda decoded, valid: tuple(tf.boolean_mask(part, valid) for part in decoded)
-    )
-    return valid_only.rebatch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(_options())
+    return _each_image_once(source, preprocessing, batch_size, limit, decode)
+
+
+def augmented_dataset(
+    source: str | Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    seed: int,
+    *,
+    limit: int | None = None,
+) -> tf.data.Dataset:
+    """Every image once, in order, randomly cropped and flipped: a training pass of linear evaluation.
+
+    As `evaluation_dataset`, but a random crop and flip take the place of the centre crop (paper
+    appendix C.1).
+
+    Args:
+        source, preprocessing, batch_size, limit: as in `evaluation_dataset`.
+        seed: decides crops and flips.
+    """
+
+    def decode(index, image_bytes):
+        return _crop_and_flip(image_bytes, preprocessing, seed, index)
+
+    return _each_image_once(source, preprocessing, batch_size, limit, decode)
 
 
 def labelled_dataset(
@@ -216,6 +228,30 @@ def clean_errors(source: Source) -> Iterator[None]:
         raise source.corrupt.error from error
 
 
+def _each_image_once(
+    source: str | Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    limit: int | None,
+    decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+) -> tf.data.Dataset:
+    """Batches of `decode(index, image_bytes)` with labels and keys, without corrupt images."""
+    if batch_size < 1:
+        raise UserError(f"the evaluation's batch size is {batch_size}; give at least 1.")
+    source = open_source(source) if isinstance(source, str) else source
+
+    def decode_example(index, name, payload, label):
+        image_bytes, label, key = source.load(name, payload, label)
+        return decode(index, image_bytes), label, key
+
+    chunks = source.in_order(_chunk_size(preprocessing.image_size), limit)
+    chunks = corrupt.decode_chunks(chunks, decode_example, source.corrupt, max_fraction=1.0)
+    valid_only = chunks.map(
+        lambda decoded, valid: tuple(tf.boolean_mask(part, valid) for part in decoded)
+    )
+    return valid_only.rebatch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
 def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
     """A function from an example to `(view_1, view_2, label)`, or crops in place of views."""
     two_views = augmentations.TwoViews(
@@ -228,7 +264,7 @@ def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
     def decode(position, name, payload, label):
         image_bytes, label, _ = source.load(name, payload, label)
         seed = _example_seed(config.seed, _VIEWS, position)
-        if config.augment.place == "host":
+        if config.augment.run_on == "host":
             views = two_views.from_bytes(image_bytes, seed, config.image_size)
         else:
             views = random_crop.decode_and_random_crops(

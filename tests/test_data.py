@@ -18,11 +18,11 @@ WHOLE = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)}
 PLAIN = {f"{name}_prob": 0.0 for name in ("flip", "jitter", "grayscale", "blur", "solarize")}
 
 
-def config(batch_size=4, place="device", **overrides):
+def config(batch_size=4, run_on="device", **overrides):
     """The recipes' defaults at a tiny size; `overrides` as `view_1={...}` or `data={...}`."""
     result = defaults.get_config()
     result.update(batch_size=batch_size, image_size=SIZE, epochs=1)
-    result.augment.place = place
+    result.augment.run_on = run_on
     result.data.max_corrupt_fraction = 0.5
     views = {name: overrides.pop(name) for name in ("view_1", "view_2") if name in overrides}
     result.augment.update(views)
@@ -124,8 +124,8 @@ def test_starting_at_a_step_gives_the_tail_bit_by_bit(ten):
 
 def test_views_made_on_the_host_resume_bit_by_bit(images_dir):
     source = open_source(str(images_dir / "train"))
-    all_steps = batches(data.two_view_dataset(source, config(place="host")), 4)
-    tail = data.two_view_dataset(source, config(place="host"), start_step=3)
+    all_steps = batches(data.two_view_dataset(source, config(run_on="host")), 4)
+    tail = data.two_view_dataset(source, config(run_on="host"), start_step=3)
     assert_same_batches(batches(tail, 1), all_steps[3:])
 
 
@@ -176,7 +176,7 @@ def test_host_views_are_augmented_each_by_its_own_distribution_and_normalised(tm
     pixels = np.asarray(textured((SIZE, SIZE)))
     folder = write_folder(tmp_path, {"a/0.png": encoded(Image.fromarray(pixels), "PNG")})
     view_1, view_2 = WHOLE | PLAIN, WHOLE | PLAIN | {"solarize_prob": 1.0}
-    settings = config(1, place="host", view_1=view_1, view_2=view_2)
+    settings = config(1, run_on="host", view_1=view_1, view_2=view_2)
     settings.normalize.update(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     ((view_1, view_2, _),) = batches(data.two_view_dataset(folder, settings), 1)
     unit = pixels / 255.0
@@ -191,7 +191,7 @@ def test_device_gets_mere_crops(tmp_path):
     pixels = np.asarray(textured((SIZE, SIZE)))
     folder = write_folder(tmp_path, {"a/0.png": encoded(Image.fromarray(pixels), "PNG")})
     one_pixel = WHOLE | {"crop_area": (1 / SIZE**2, 1 / SIZE**2)}
-    settings = config(1, place="device", view_1=WHOLE, view_2=one_pixel)
+    settings = config(1, run_on="device", view_1=WHOLE, view_2=one_pixel)
     ((view_1, view_2, _),) = batches(data.two_view_dataset(folder, settings), 1)
     np.testing.assert_allclose(view_1[0], pixels / 255.0, atol=1e-6)
     assert np.ptp(view_2[0], axis=(0, 1)).max() < 1e-6
@@ -386,15 +386,15 @@ def test_evaluation_limit_spreads_over_the_classes(ten):
     assert len(set(keys)) == 4 and set(labels) == {0, 1}
 
 
-def test_evaluation_with_train_seed_crops_and_flips_reproducibly(tmp_path):
+def test_augmented_images_are_cropped_and_flipped_reproducibly(tmp_path):
     # Left half dark, right half bright: a flip shows.
     half = np.zeros((32, 32, 3), np.uint8)
     half[:, 16:] = 255
     content = encoded(Image.fromarray(half), "PNG")
     folder = write_folder(tmp_path, {f"{i:02d}.png": content for i in range(40)})
 
-    def images(train_seed):
-        dataset = data.evaluation_dataset(folder, Preprocessing(SIZE), 40, train_seed=train_seed)
+    def images(seed):
+        dataset = data.augmented_dataset(folder, Preprocessing(SIZE), 40, seed)
         ((images, _, _),) = dataset.as_numpy_iterator()
         return images
 
@@ -412,7 +412,7 @@ def test_evaluation_with_train_seed_crops_and_flips_reproducibly(tmp_path):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"image_size": 0}, "image_size is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"place": "gpu"}, "augment.place is 'gpu'"),
+        ({"run_on": "gpu"}, "augment.run_on is 'gpu'"),
         ({"data": {"shuffle_buffer": 0}}, "data.shuffle_buffer is 0"),
         ({"data": {"max_corrupt_fraction": 1.5}}, "data.max_corrupt_fraction is 1.5"),
         ({"view_1": {"flip_prob": 2.0}}, "flip_prob"),

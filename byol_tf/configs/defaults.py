@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_epochs = 10.0
 
     config.augment = ml_collections.ConfigDict()
-    config.augment.place = "host"  # or device: inside train_step
+    config.augment.run_on = "host"  # or device: inside train_step
     config.augment.view_1 = view(blur_prob=1.0, solarize_prob=0.0)
     config.augment.view_2 = view(blur_prob=0.1, solarize_prob=0.2)
     config.normalize = ml_collections.ConfigDict()

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from byol_tf.data import evaluation_dataset
+from byol_tf.data import augmented_dataset, evaluation_dataset
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import Features, extract
 from byol_tf.sources import Source
@@ -33,39 +33,44 @@ class FeatureCache:
         self.folder = folder
 
     def extract(
-        self, pretrained: EvaluatedEncoder, source: Source, *, train_seed: int | None = None
+        self, pretrained: EvaluatedEncoder, source: Source, *, augmentation_seed: int | None = None
     ) -> Features:
         """Features of all images of `source`, as `features.extract` gives them.
 
         Args:
             pretrained: the encoder and its preprocessing.
             source: images.
-            train_seed: of random crops and flips; None takes centre crops.
+            augmentation_seed: of random crops and flips; None takes centre crops.
 
         Raises:
             UserError: as `features.extract`.
         """
         path = None
         if self.folder is not None:
-            path = os.path.join(self.folder, f"{_name(pretrained, source, train_seed)}.features")
+            path = os.path.join(
+                self.folder, f"{_name(pretrained, source, augmentation_seed)}.features"
+            )
             if tf.io.gfile.exists(path):
                 logging.info("%s: features of '%s' are in %s", pretrained.name, source.name, path)
                 return _read(path)
-        dataset = evaluation_dataset(
-            source, pretrained.preprocessing, _BATCH_SIZE, train_seed=train_seed
-        )
+        if augmentation_seed is None:
+            dataset = evaluation_dataset(source, pretrained.preprocessing, _BATCH_SIZE)
+        else:
+            dataset = augmented_dataset(
+                source, pretrained.preprocessing, _BATCH_SIZE, augmentation_seed
+            )
         features = extract(pretrained.encoder, dataset)
         if path is not None:
             _write(path, features)
         return features
 
 
-def _name(pretrained: EvaluatedEncoder, source: Source, train_seed: int | None) -> str:
+def _name(pretrained: EvaluatedEncoder, source: Source, augmentation_seed: int | None) -> str:
     content = {
         "encoder": pretrained.fingerprint,
         "preprocessing": dataclasses.asdict(pretrained.preprocessing),
         "images": source.fingerprint(),
-        "train_seed": train_seed,
+        "train_seed": augmentation_seed,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

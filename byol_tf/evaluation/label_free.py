@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from byol_tf.data import evaluation_dataset
+from byol_tf.data import augmented_dataset, evaluation_dataset
 from byol_tf.errors import UserError
 from byol_tf.evaluation import features
 from byol_tf.images.preprocessing import Preprocessing
@@ -60,13 +60,13 @@ def label_free_measures(
         UserError: fewer than two images; representations that `features.extract` refuses.
     """
 
-    def extract(train_seed: int | None = None) -> features.Features:
-        dataset = evaluation_dataset(
-            source, preprocessing, _BATCH_SIZE, train_seed=train_seed, limit=limit
-        )
-        return features.extract(encoder, dataset)
-
-    passes = features.align([extract(), extract(2 * seed), extract(2 * seed + 1)])
+    images = (source, preprocessing, _BATCH_SIZE)
+    datasets = [
+        evaluation_dataset(*images, limit=limit),
+        augmented_dataset(*images, 2 * seed, limit=limit),
+        augmented_dataset(*images, 2 * seed + 1, limit=limit),
+    ]
+    passes = features.align([features.extract(encoder, dataset) for dataset in datasets])
     centre, view_1, view_2 = (aligned.representations for aligned in passes)
     return LabelFree(
         alignment=alignment(view_1, view_2),

@@ -100,7 +100,7 @@ class Splits:
         views = []
         for view in range(num_views):
             logging.info("random crops and flips: pass %d of %d", view + 1, num_views)
-            views.append(extract(train_source, train_seed=1000 * self.seed + view))
+            views.append(extract(train_source, augmentation_seed=1000 * self.seed + view))
         train, *views = align([extract(train_source), *views])
         return train, extract(test_source), views
 

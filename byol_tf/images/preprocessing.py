@@ -167,8 +167,9 @@ class Preprocessing:
     def _center_crop(self, images: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(images)
         height, width = shape[-3], shape[-2]
-        shorter = tf.cast(tf.minimum(height, width), tf.float32)
-        side = tf.maximum(tf.cast(tf.round(self.crop_fraction * shorter), tf.int32), 1)
+        shorter = tf.cast(tf.minimum(height, width), tf.float64)
+        # Truncated, as in the authors' code (dataset.py:_decode_and_center_crop).
+        side = tf.maximum(tf.cast(self.crop_fraction * shorter, tf.int32), 1)
         # An odd remainder puts the extra pixel above and to the left, as in the authors' code.
         top, left = (height - side + 1) // 2, (width - side + 1) // 2
         return images[..., top : top + side, left : left + side, :]

@@ -42,6 +42,11 @@ class BYOL(TwoViewModel):
         UserError: an argument outside its range, an encoder without a `[B, D]` output.
     """
 
+    display_name = "BYOL"
+    loss_caption = (
+        "Squared distance between prediction and target, both directions: 8 at most, 4 between "
+        "random directions. It falls in a collapse too, so read it with the next two."
+    )
     CONFIG_FIELDS = ("base_ema", "constant_ema", "projection_size", "hidden_size", "predictor")
 
     def __init__(

@@ -31,6 +31,11 @@ class SimCLR(TwoViewModel):
         UserError: an argument outside its range, an encoder without a `[B, D]` output.
     """
 
+    display_name = "SimCLR"
+    loss_caption = (
+        "NT-Xent: how badly an image's other view is told from the views of all other images of a "
+        "batch of B; ln(2B − 1) where all views look alike, as in a collapse."
+    )
     CONFIG_FIELDS = ("temperature", "projection_size", "hidden_size")
 
     def __init__(

@@ -35,7 +35,8 @@ class TwoViewModel(keras.Model):
     `[B]`. Calling the model encodes: float `[B, H, W, 3]` → representation `[B, D]`.
 
     A method implements `forward` and lists its networks in `trained` (and `targets`); its constructor's
-    arguments that a config gives are `CONFIG_FIELDS`. `pretrain` then trains it by name.
+    arguments that a config gives are `CONFIG_FIELDS`; `display_name` and `loss_caption` are how reports
+    name it and explain its loss. `pretrain` then trains it by name.
 
     Args:
         encoder: a built Keras model `[B, H, W, 3]` → `[B, D]` with `get_config`.
@@ -54,6 +55,8 @@ class TwoViewModel(keras.Model):
     """
 
     CONFIG_FIELDS: Sequence[str] = ()
+    display_name: str = ""
+    loss_caption: str = ""
 
     def __init__(
         self,

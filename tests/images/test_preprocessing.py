@@ -28,7 +28,7 @@ def cubic_weights(size: int, new_size: int) -> np.ndarray:
 
 def expected(image: np.ndarray, size: int, fraction: float) -> np.ndarray:
     height, width, _ = image.shape
-    side = max(round(fraction * min(height, width)), 1)
+    side = max(int(fraction * min(height, width)), 1)
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
     crop = image[top : top + side, left : left + side]
     weights = cubic_weights(side, size)

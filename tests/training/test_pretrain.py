@@ -211,7 +211,7 @@ def test_unlabelled_images_train_without_classifier_and_knn(tiny, photos, tmp_pa
 
 
 def test_device_augmentation_trains(tiny, photos, tmp_path):
-    tiny.augment.place, tiny.epochs = "device", 1
+    tiny.augment.run_on, tiny.epochs = "device", 1
     model = pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
     assert model.augmentation is not None and int(model.step.numpy()) == 5
     assert np.isfinite(float(read_history(str(tmp_path / "run"))[-1]["loss"]))
