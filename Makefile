@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve search test test-fast bazel bench lock clean
+.PHONY: help venv demo serve search test test-fast lint format bazel bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -60,6 +60,15 @@ test: venv  ## run every test
 test-fast: venv  ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
+lint: venv  ## check style, formatting and types: ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: venv  ## format the code and sort imports
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
 bazel: venv  ## bazel build //... && bazel test //... with Debian's Bazel, offline
 	tools/bazel.sh
 
@@ -71,12 +80,12 @@ bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTo
 	$(BIN)/python benchmarks/logistic_regression.py --images=$(DATA)/train --examples=2000
 	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
-lock:  ## resolve requirements/*.lock anew, keeping pins that still fit (needs uv)
+lock:  ## resolve requirements/*.lock again, keeping the pins that still fit (needs uv)
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --all-extras \
 	    -c requirements/constraints.txt -o requirements/full.lock setup.cfg
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra report --extra evaluation --extra detection --extra serving --extra test \
 	    -c requirements/full.lock -o requirements/core.lock setup.cfg
 
 clean:  ## remove what runs and builds left behind (not .venv)
-	rm -rf $(DEMO) build dist *.egg-info .pytest_cache
+	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find byol_tf pipelines serving tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
