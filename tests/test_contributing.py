@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's examples run as printed; docs/architecture.md names the rooms that there are."""
+"""CONTRIBUTING.md's examples run as printed; pages name the rooms and recipes that exist."""
 
 import importlib.util
 import pathlib
@@ -84,6 +84,13 @@ def test_the_example_of_a_component_is_wired_and_counts(tmp_path):
     examples.uri, examples.split_names, count.uri = str(tmp_path), '["train"]', str(tmp_path)
     module.Executor().Do({"examples": [examples]}, {"count": [count]}, {"split": "train"})
     assert (tmp_path / "count.txt").read_text() == "3"
+
+
+def test_the_page_of_recipes_has_a_section_for_each():
+    configs = {path.stem for path in (ROOT / "byol_tf" / "configs").glob("*.py")}
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    sections = set(re.findall(r"^## (\w+)$", page, re.MULTILINE))
+    assert configs - {"__init__", "defaults"} == sections
 
 
 def rooms() -> dict[str, int | None]:
