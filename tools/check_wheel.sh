@@ -34,9 +34,16 @@ install() {
     PATH="$work/$1/bin:$PATH"
 }
 
+# absl ends a command with status 1 after --help.
+shows_help() {
+    local text
+    text=$("$1" --help || true)
+    [[ $text == *"$1"*--* ]] || { echo "$1 --help says: $text" >&2; exit 1; }
+}
+
 (
     install core ""
-    byol-pretrain --help >/dev/null
+    shows_help byol-pretrain
     python - "$root/examples/images/train" <<'EOF'
 import pathlib
 import sys
@@ -71,8 +78,8 @@ from serving.client import EmbeddingClient
 
 assert "tensorflow" not in sys.modules
 EOF
-    byol-embed --help >/dev/null
-    byol-serve --help >/dev/null
+    shows_help byol-embed
+    shows_help byol-serve
     byol-embed --saved_model="$work/exported" --output=cats.parquet --index \
         "$root/examples/images/test/cat"
     byol-neighbors --embeddings=cats.parquet --saved_model="$work/exported" --output=like.html \
@@ -82,7 +89,7 @@ EOF
 
 (
     install report report
-    byol-report --help >/dev/null
+    shows_help byol-report
     python -c 'from byol_tf.report import charts, run_page; print(charts.__file__)'
     byol-pretrain --config=cifar10_demo:smoke --data_dir="$root/examples/images/test" --run_dir=run
     byol-report run
