@@ -21,7 +21,7 @@ venv: $(VENV)/.project  ## set up .venv (about 3 GB) with the versions of requir
 
 # The stamp is written last, so an interrupted set-up starts over. The build tools come first and
 # from the lock: nothing is left for pip to choose that day.
-# tfx says it needs Python below 3.11, and runs on 3.11: hence --ignore-requires-python.
+# tfx says it needs Python below 3.11, and runs on 3.11: therefore --ignore-requires-python.
 $(VENV)/.lock: requirements/full.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	    { echo "byol_tf needs Python 3.11, which '$(PYTHON)' is not: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -39,25 +39,25 @@ $(VENV)/.project: $(VENV)/.lock setup.cfg pyproject.toml
 	touch $@
 
 # The pipeline knows what is done: a second call trains nothing and pushes nothing.
-demo: venv  ## the pipeline on the bundled images: ingest, validate, pretrain, evaluate, push, report; into demo/
+demo: venv  ## run the whole pipeline on the bundled images, from ingestion to a report; writes demo/
 	$(BIN)/byol-pipeline --config=cifar10_demo --data_dir=$(DATA) \
 	    --input_splits='train=train/**,eval=test/**' \
 	    --pipeline_root=$(DEMO)/pipeline --serving_model_dir=$(DEMO)/serving
 
-serve: venv  ## serve what the demo pushed: gRPC on port 8500, REST on 8501, this machine only
-	@test -d $(DEMO)/serving/byol || { echo "there is nothing to serve yet: make demo" >&2; exit 1; }
+serve: venv  ## serve the demo's encoder on this machine: gRPC on port 8500, REST on 8501
+	@test -d $(DEMO)/serving/byol || { echo "There is nothing to serve yet; run make demo first." >&2; exit 1; }
 	$(BIN)/byol-serve --model_name=byol --model_base_path=$(DEMO)/serving/byol --rest_api_port=8501
 
-search: venv  ## nearest training images of a few test images by the demo's encoder; demo/neighbours.html
-	@test -d $(DEMO)/serving/byol || { echo "there is no encoder yet: make demo" >&2; exit 1; }
+search: venv  ## search with the demo's encoder: nearest images of a few others; writes demo/neighbours.html
+	@test -d $(DEMO)/serving/byol || { echo "There is no encoder yet; run make demo first." >&2; exit 1; }
 	$(BIN)/byol-embed --saved_model=$(DEMO)/serving/byol --output=$(DEMO)/images.parquet --index $(DATA)/train
 	$(BIN)/byol-neighbors --embeddings=$(DEMO)/images.parquet --saved_model=$(DEMO)/serving/byol --k=7 \
 	    --output=$(DEMO)/neighbours.html $(DATA)/test/automobile/0007.jpg $(DATA)/test/horse/0002.jpg $(DATA)/test/ship/0001.jpg
 
-test: venv  ## run every test
+test: venv  ## run every test, as CI does
 	$(BIN)/python -m pytest
 
-test-fast: venv  ## run the tests that take seconds
+test-fast: venv  ## run only the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: venv  ## check style, formatting and types: ruff and mypy
@@ -69,10 +69,10 @@ format: venv  ## format the code and sort imports
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bazel: venv  ## bazel build //... && bazel test //... with Debian's Bazel, offline
+bazel: venv  ## bazel build //... && bazel test //..., with Debian's Bazel, offline
 	tools/bazel.sh
 
-bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTorch rivals
+bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds the PyTorch rival
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/pipeline.py --data_dir=$(DATA)/train --sizes 500 2500 --rounds 1
 	$(BIN)/python benchmarks/serving.py --network=resnet18
@@ -80,7 +80,7 @@ bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds their PyTo
 	$(BIN)/python benchmarks/logistic_regression.py --images=$(DATA)/train --examples=2000
 	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
-lock:  ## resolve requirements/*.lock again, keeping the pins that still fit (needs uv)
+lock:  ## resolve requirements/*.lock again, keeping pins that still fit (needs uv)
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --all-extras \
 	    -c requirements/constraints.txt -o requirements/full.lock setup.cfg
 	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra report --extra evaluation --extra detection --extra serving --extra test \

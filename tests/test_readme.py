@@ -1,4 +1,4 @@
-"""The README's blocks run as printed, one after the other, from a copy of the repository's root."""
+"""The README's blocks run as printed, one after the other; links of all pages lead somewhere."""
 
 import contextlib
 import os
@@ -13,8 +13,13 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def readme_blocks():
-    """(how, command) of each block that says it runs."""
+PAGES = [
+    p for where in ("", "docs/**/", "examples/", "serving/") for p in ROOT.glob(f"{where}*.md")
+]
+
+
+def readme_blocks() -> list[tuple[str, list[str]]]:
+    """(how, command) of each block marked to be run."""
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(
         r"<!-- (run|run in the background) -->\n```(python|sh)\n(.*?)```", text, re.DOTALL
@@ -46,9 +51,7 @@ def test_blocks_run_as_printed(tmp_path):
                     command, stderr=subprocess.PIPE, start_new_session=True, **where
                 )
                 stack.callback(os.killpg, server.pid, signal.SIGTERM)
-                assert any("REST on" in line for line in server.stderr), (
-                    "it ended before it listened"
-                )
+                assert any("REST on" in line for line in server.stderr), "it ended too early"
     assert printed[1][-1] == "(4, 128)"
     assert (
         "photos.parquet: 2500 embeddings" in printed[2][0]
@@ -75,6 +78,24 @@ def test_keras_example_trains_and_exports(tmp_path):
     assert (tmp_path / "encoder" / "1" / "saved_model.pb").is_file()
 
 
-def test_files_the_readme_points_at_exist():
-    links = re.findall(r"\]\((?!http)([\w./-]+)\)", (ROOT / "README.md").read_text())
-    assert links and not [link for link in links if not (ROOT / link).exists()]
+def anchors(page: pathlib.Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    broken = []
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 1200
+    assert not [line for line in text.splitlines() if len(line) > 100]
