@@ -113,8 +113,8 @@ def main() -> None:
         )
         for encoder in (pretrained, encoders.random_encoder(training, pretrained.preprocessing)):
             start = time.monotonic()
-            task = Splits(*names, seed=args.seed)
-            result = protocol.evaluate(encoder, task, config)
+            splits = Splits(*names, seed=args.seed)
+            result = protocol.evaluate(encoder, splits, config)
             rows[encoder.name] = result.cells() | {"seconds": f"{time.monotonic() - start:.0f}"}
             record["rows"][encoder.name] = dataclasses.asdict(result)
     record |= {"protocol": args.protocol, "settings": config.to_dict(), "size": args.size}

@@ -49,14 +49,14 @@ def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.Config
         encoder.set_weights([weight.numpy() for weight in model.weights])
         return encoder
 
-    pretrained = EvaluatedEncoder(
+    encoder = EvaluatedEncoder(
         _name(config) if config else "encoder",
         lambda images, training=False: model.encode(images),
         preprocessing,
         _fingerprint_of_files(path),
         build if config else None,
     )
-    return pretrained, config
+    return encoder, config
 
 
 def of_keras(name: str, build, preprocessing: Preprocessing) -> EvaluatedEncoder:

@@ -81,7 +81,7 @@ def main() -> None:
 
     def embedded(folder):
         dataset = data.evaluation_dataset(folder, pretrained.preprocessing, 256)
-        of = features.extract(pretrained.encoder, dataset)
+        of = features.extract(pretrained.encode, dataset)
         return gallery.Gallery(of.representations, (), [key.decode() for key in of.keys], of.labels)
 
     def image(folder, images, position):

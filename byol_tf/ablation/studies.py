@@ -31,7 +31,7 @@ class Cell:
     Attributes:
         line: the curve it belongs to, such as a method.
         point: its place along the curve, such as a batch size.
-        overrides: dotted config field → value, from the base config to this run's.
+        overrides: dotted config field -> value, from the base config to this run's.
     """
 
     line: str
@@ -129,16 +129,16 @@ class Ablation:
 
     Args:
         data_dir: images to pretrain on.
-        task: labelled images to evaluate on.
+        splits: labelled images to evaluate on.
         protocols: of configs/evaluation.py; knn and linear are run.
         output_dir: gets `runs/`, a folder a run, named by all that decides its figures.
     """
 
     def __init__(
-        self, data_dir: str, task: Splits, protocols: ml_collections.ConfigDict, output_dir: str
+        self, data_dir: str, splits: Splits, protocols: ml_collections.ConfigDict, output_dir: str
     ):
         self.data_dir = data_dir
-        self.task = task
+        self.splits = splits
         self.protocols = protocols
         self.output_dir = output_dir
 
@@ -175,15 +175,15 @@ class Ablation:
 
     def _accuracies(self, encoder: EvaluatedEncoder) -> dict[str, float]:
         return {
-            KNN: knn.evaluate(encoder, self.task, self.protocols.knn).top_1,
-            LINEAR: linear.evaluate(encoder, self.task, self.protocols.linear).top_1,
+            KNN: knn.evaluate(encoder, self.splits, self.protocols.knn).top_1,
+            LINEAR: linear.evaluate(encoder, self.splits, self.protocols.linear).top_1,
         }
 
     def _once(self, described: dict, measure: Callable[[str], dict]) -> dict[str, float]:
         described |= {
             "protocols": {name: self.protocols[name].to_dict() for name in ("knn", "linear")},
-            "train": self.task.train,
-            "test": self.task.test,
+            "train": self.splits.train,
+            "test": self.splits.test,
         }
         run_dir = os.path.join(self.output_dir, "runs", fingerprint(described))
         path = os.path.join(run_dir, "figures.json")

@@ -27,15 +27,15 @@ def main(argv: list[str]) -> None:
     from byol_tf.files import write_atomically
 
     output_dir = _FLAGS.output_dir
-    task = Splits(
+    splits = Splits(
         _FLAGS.train_dir or _FLAGS.data_dir,
         _FLAGS.test_dir,
         cache=FeatureCache(os.path.join(output_dir, "features")),
     )
-    task.sources  # Opened first, so that a typing mistake does not cost hours.
+    splits.sources  # Opened first, so that a typing mistake does not cost hours.
     protocols = evaluation.get_config()
     protocols.linear.views = 0
-    grid = studies.Ablation(_FLAGS.data_dir, task, protocols, output_dir)
+    grid = studies.Ablation(_FLAGS.data_dir, splits, protocols, output_dir)
     cells = studies.STUDIES[_FLAGS.study](base)
     seeds = [int(seed) for seed in _FLAGS.seeds]
     measured = {cell: [] for cell in cells}

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         from byol_tf.runs import fingerprint
 
         pretrained, model, training_config = _pretrained()
-        task = Splits(
+        splits = Splits(
             _FLAGS.train_dir,
             _FLAGS.test_dir,
             seed=training_config.seed if training_config else 0,
@@ -58,14 +58,14 @@ def main(argv: list[str]) -> None:
         for encoder, names in _rows(pretrained, training_config):
             logging.info("%s: %s", encoder.name, ", ".join(names))
             rows[encoder.name] = {
-                name: protocols[name].evaluate(encoder, task, config[name]) for name in names
+                name: protocols[name].evaluate(encoder, splits, config[name]) for name in names
             }
     record = results.as_record(
         rows,
         command=recipe.command_line("byol-evaluate"),
         model=model,
         config_fingerprint=fingerprint(training_config.to_dict()) if training_config else None,
-        **task.described(),
+        **splits.described(),
         protocols={name: config[name].to_dict() for name in protocols},
         wall_seconds=round(time.monotonic() - start, 1),
     )

@@ -1,4 +1,4 @@
-"""A run's folder, and images for its encoder to look at → `Run`."""
+"""A run's folder, and images for its encoder to look at -> `Run`."""
 
 import dataclasses
 import json
@@ -60,15 +60,15 @@ def collect(run_dir: str, train_dir: str | None = None, test_dir: str | None = N
     return dataclasses.replace(run, checkpoint=checkpoint, images=images)
 
 
-def embed(pretrained: EvaluatedEncoder, train: Source, test: Source) -> Images:
+def embed(encoder: EvaluatedEncoder, train: Source, test: Source) -> Images:
     """Passes images through the encoder, for neighbours, the map and accuracy by class.
 
     Raises:
         UserError: as `features.extract`.
     """
     unlabelled = _why_unlabelled(train, test)
-    train_features = _extract(pretrained, train, _TRAIN_IMAGES)
-    test_features = _extract(pretrained, test, _TEST_IMAGES)
+    train_features = _extract(encoder, train, _TRAIN_IMAGES)
+    test_features = _extract(encoder, test, _TEST_IMAGES)
     class_names = None if unlabelled else test.class_names
     train_gallery = _gallery(train_features, class_names)
     test_gallery = _gallery(test_features, class_names)
@@ -159,9 +159,9 @@ def _why_unlabelled(train: Source, test: Source) -> str:
     return ""
 
 
-def _extract(pretrained: EvaluatedEncoder, source: Source, limit: int) -> features.Features:
-    images = data.evaluation_dataset(source, pretrained.preprocessing, _BATCH_SIZE, limit=limit)
-    return features.extract(pretrained.encoder, images)
+def _extract(encoder: EvaluatedEncoder, source: Source, limit: int) -> features.Features:
+    images = data.evaluation_dataset(source, encoder.preprocessing, _BATCH_SIZE, limit=limit)
+    return features.extract(encoder.encode, images)
 
 
 def _count(source: Source, limit: int, taken: features.Features) -> int:

@@ -94,9 +94,9 @@ def test_mean_per_class_weighs_classes_and_not_images(tmp_path, images_dir, tune
             for number in range(count):
                 copy = tmp_path / split / f"class{label}" / f"{number}.jpg"
                 copy.symlink_to(files[number])
-    task = Splits(str(tmp_path / "train"), str(tmp_path / "test"))
+    splits = Splits(str(tmp_path / "train"), str(tmp_path / "test"))
     options = config(learning_rates=(0.1,), metric="mean_per_class")
-    result = fine_tuning.evaluate(encoder(), task, options)
+    result = fine_tuning.evaluate(encoder(), splits, options)
     assert result.value == pytest.approx((1 + 74 / 99) / 2)
     assert result.interval is None
     assert result.cells() == {"fine-tuned mean per class, %": "87.4"}
@@ -133,9 +133,9 @@ def test_what_is_wrong_is_said_before_anything_is_trained(images_dir, tuner, wro
 
 
 def test_voc_with_its_several_labels_an_image_is_refused(tuner):
-    task = Splits("voc:VOC2007:trainval", "voc:VOC2007:test")
+    splits = Splits("voc:VOC2007:trainval", "voc:VOC2007:test")
     with pytest.raises(UserError, match="voc:VOC2007:trainval' has several labels.*transfer"):
-        fine_tuning.evaluate(encoder(), task, config())
+        fine_tuning.evaluate(encoder(), splits, config())
 
 
 def test_a_real_encoder_goes_through_the_whole_protocol(images_dir):

@@ -81,7 +81,9 @@ def test_points_far_down_the_path_are_solved_as_if_alone():
     """A start at the neighbour's solution must not be taken for a solution."""
     examples = clusters(300, 4, seed=0)
     lambdas = np.geomspace(1e5, 1e-3, 30)
-    for strength, regression in zip(lambdas, regularization_path(examples, lambdas, 5000)):
+    for strength, regression in zip(
+        lambdas, regularization_path(examples, lambdas, 5000), strict=True
+    ):
         scores = regression.scores(examples.representations)
         alone = fit(examples, strength).scores(examples.representations)
         difference = log_softmax(scores, axis=1) - log_softmax(alone, axis=1)

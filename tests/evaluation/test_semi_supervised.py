@@ -131,12 +131,12 @@ def test_given_lists_take_the_place_of_draws(images_dir, tuner, tmp_path):
 
 
 def test_what_is_done_is_not_done_again(images_dir, tuner, tmp_path):
-    task = images(images_dir, tmp_path)
-    first = semi_supervised.evaluate(encoder(), task, config())
+    splits = images(images_dir, tmp_path)
+    first = semi_supervised.evaluate(encoder(), splits, config())
     assert len(tuner.trained) == 10
-    assert semi_supervised.evaluate(encoder(), task, config()) == first
+    assert semi_supervised.evaluate(encoder(), splits, config()) == first
     assert len(tuner.trained) == 12  # The two that are tested.
-    semi_supervised.evaluate(encoder(1), task, config())
+    semi_supervised.evaluate(encoder(1), splits, config())
     assert len(tuner.trained) == 22
 
 

@@ -94,7 +94,7 @@ def test_classes_add_up_to_what_scikit_learn_counts(labelled):
 def test_pictures_are_the_files_of_their_keys(labelled, data):
     images = labelled.images
     assert len(images.train.keys) == images.num_train == 60, "the corrupt one does not count"
-    for gallery, folder in zip((images.train, images.test), data):
+    for gallery, folder in zip((images.train, images.test), data, strict=True):
         assert gallery.images
         for position, file in gallery.images.items():
             assert file == (folder / gallery.keys[position]).read_bytes()

@@ -104,7 +104,9 @@ def test_average_precision_is_the_area_under_interpolated_precision(seed):
     assert result.ap_50 == pytest.approx(expected[0.5].mean())
     assert result.ap_75 == pytest.approx(expected[0.75].mean())
     assert result.ap == pytest.approx(np.mean(list(expected.values())))
-    assert result.class_ap_50 == pytest.approx(dict(zip(("cat", "dog"), expected[0.5])))
+    assert result.class_ap_50 == pytest.approx(
+        dict(zip(("cat", "dog"), expected[0.5], strict=True))
+    )
     assert result.num_boxes == sum(len(entry.boxes) for entry in data.images)
     assert 0.1 < result.ap < result.ap_50 < 0.95, "the case must tell right from wrong"
 

@@ -128,7 +128,7 @@ def test_training_boxes_cover_their_objects_also_mirrored(rectangles):
         ):
             assert set(classes) <= {-1, 0, 1}, "crowds are left out"
             assert (boxes[classes == -1] == -1).all() and (classes == -1).any()
-            for (xmin, ymin, xmax, ymax), label in zip(boxes, classes):
+            for (xmin, ymin, xmax, ymax), label in zip(boxes, classes, strict=True):
                 if label == -1:
                     continue
                 columns, rows = np.arange(64) + 0.5, np.arange(64)[:, np.newaxis] + 0.5
@@ -313,10 +313,10 @@ def test_a_few_annotated_images_are_learnt(tmp_path, images_dir, tmp_path_factor
     before = encoder().get_weights()
 
     # The same images and boxes, once as VOC and once as COCO has them.
-    task = Splits(
+    splits = Splits(
         f"voc:{tmp_path}:train", f"coco:{tmp_path}/JPEGImages:{coco_file}", output_dir=str(output)
     )
-    result = detection.evaluate(pretrained(), task, config())
+    result = detection.evaluate(pretrained(), splits, config())
     assert result.ap_50 > 0.6
     assert 0.1 < result.ap < result.ap_50
     assert result.ap_50 == pytest.approx(np.mean(list(result.class_ap_50.values())))
@@ -336,9 +336,9 @@ def test_a_few_annotated_images_are_learnt(tmp_path, images_dir, tmp_path_factor
 
 
 def refused(message, tree, train="train", test="train", build=encoder, **changes):
-    task = Splits(f"voc:{tree}:{train}", f"voc:{tree}:{test}")
+    splits = Splits(f"voc:{tree}:{train}", f"voc:{tree}:{test}")
     with pytest.raises(UserError, match=message):
-        detection.evaluate(pretrained(build), task, config(**changes))
+        detection.evaluate(pretrained(build), splits, config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -361,9 +361,9 @@ def test_a_bad_value_is_refused_before_training(tree, changes, message):
 def test_splits_of_other_classes_are_refused(tree, tmp_path_factory, images_dir):
     other = tmp_path_factory.mktemp("other")
     scenes.write_voc(other, images_dir / "train", "test", 1, size=64, classes=("cat", "deer"))
-    task = Splits(f"voc:{tree}:train", f"voc:{other}:test")
+    splits = Splits(f"voc:{tree}:train", f"voc:{other}:test")
     with pytest.raises(UserError, match="same classes .*airplane.*deer"):
-        detection.evaluate(pretrained(), task, config())
+        detection.evaluate(pretrained(), splits, config())
 
 
 def test_splits_without_a_box_are_refused(tree):

@@ -69,8 +69,8 @@ def test_boxes_count_from_0_and_end_before_their_last_pixel(root):
 
 def test_a_class_is_unclear_where_all_its_objects_are_difficult():
     box = (0.0, 0.0, 5.0, 5.0)
-    objects = [Object(0, box, True), Object(1, box, True), Object(1, box, False)]
-    for objects in (objects, objects[::-1]):
+    entries = [Object(0, box, True), Object(1, box, True), Object(1, box, False)]
+    for objects in (entries, entries[::-1]):
         annotation = Annotation(10, 10, tuple(objects))
         # 0, 1 and -1 in the devkit's ImageSets/Main/CLASS_SPLIT.txt.
         np.testing.assert_array_equal(relevance(annotation, 3), [-1, 1, 0])
