@@ -81,7 +81,7 @@ def _read(path: str) -> Features:
 
 
 def _write(path: str, features: Features) -> None:
-    """Writes the arrays one after the other in .npy format; .npz needs seeking, which GFile lacks."""
+    """Writes the arrays in .npy format, one after the other; .npz would need to seek in GFile."""
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     tf.io.gfile.makedirs(os.path.dirname(path))
     with tf.io.gfile.GFile(temporary, "wb") as file:

@@ -30,7 +30,10 @@ class Classifiers:
     bias: np.ndarray
 
     def hits(self, representations: np.ndarray, labels: np.ndarray, top: int) -> np.ndarray:
-        """Returns whether each label is among the `top` best classes: `[N, D]`, `[N]` -> bool `[N, L]`."""
+        """Returns whether each label is among the `top` best classes.
+
+        Shapes: `[N, D]`, `[N]` -> bool `[N, L]`.
+        """
         parts = []
         for start in range(0, len(labels), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)

@@ -163,7 +163,7 @@ def _check(config: ml_collections.ConfigDict, splits: Splits) -> None:
     if min(config.learning_rates, default=0) <= 0 or min(config.weight_decays, default=-1) < 0:
         raise UserError(
             f"fine_tuning.learning_rates is {config.learning_rates}, weight_decays "
-            f"{config.weight_decays}; give at least one of each, rates above 0, decays of at least 0."
+            f"{config.weight_decays}; give at least one of each, rates above 0, decays from 0."
         )
     if min(config.steps, config.batch_size) < 1 or not 0 < config.validation_fraction <= 0.5:
         raise UserError(

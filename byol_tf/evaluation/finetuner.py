@@ -43,7 +43,7 @@ class Classified:
         return self.logits.argmax(axis=1)
 
     def hits(self, top: int) -> np.ndarray:
-        """Returns whether each label is among the `top` best classes, bool `[N]`; top is at most C."""
+        """Returns whether each label is among the `top` best classes (or all C), bool `[N]`."""
         ranked = tf.math.top_k(self.logits, min(top, self.logits.shape[1])).indices
         return (ranked.numpy() == self.labels[:, np.newaxis]).any(axis=1)
 
@@ -161,7 +161,7 @@ class FineTuner:
 
 
 class NesterovSGD(keras.optimizers.Optimizer):
-    """SGD with Nesterov momentum 0.9, coupled L2 and a cosine learning rate, which can be restarted.
+    """Restartable SGD with Nesterov momentum 0.9, coupled L2 and a cosine learning rate.
 
     At step t = 0 ... T - 1, for a weight w with gradient g, learning rate γ and weight decay λ:
 

@@ -51,7 +51,8 @@ def evaluate(
     """
     if config.k < 1 or not config.temperature > 0:
         raise UserError(
-            f"knn.k is {config.k}, knn.temperature {config.temperature}; give k of at least 1 and a temperature above 0."
+            f"knn.k is {config.k}, knn.temperature {config.temperature}; give at least 1 neighbour "
+            "and a temperature above 0."
         )
     train, test, _ = splits.features(encoder, 0)
     return knn_accuracy(train, test, **config)

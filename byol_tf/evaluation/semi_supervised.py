@@ -56,8 +56,8 @@ class SubsetResult:
         percent, file: Values as in `Subset`.
         num_labels: Number of images in the subset.
         top_1, top_5: Accuracy on the test set (top-5 with fewer than five classes is 1).
-        interval: 95 % confidence interval of top_1 over draws of the test set (Wilson 1927). It does
-            not cover other draws of the subset.
+        interval: 95 % confidence interval of top_1 over draws of the test set (Wilson 1927). It
+            does not cover other draws of the subset.
         base_lr: Learning rate chosen, for a batch of 256.
         epochs: Number of epochs chosen.
         batch_size: Batch size used.

@@ -1,7 +1,7 @@
 """Labelled subsets of a training set: class-balanced draws, and files that list them.
 
-A list holds the key of one example per line: its path within a folder, or `image/key` of a TFRecord.
-The 1 % and 10 % of ImageNet that SimCLR's authors published are such lists of file names.
+A list holds the key of one example per line: its path within a folder, or `image/key` of a
+TFRecord. The 1 % and 10 % of ImageNet that SimCLR's authors published are such lists of file names.
 """
 
 import collections

@@ -25,14 +25,14 @@ def sweep(
 ) -> list[Point]:
     """Scores each point, or reads its score if an earlier call has stored it.
 
-    Scores are stored in `{protocol}_{digest of about}.json` in `splits.output_dir`, if there is one.
+    Scores are stored in `splits.output_dir`, if any, as `{protocol}_{digest of about}.json`.
 
     Args:
         splits: Splits whose `output_dir` holds the file.
         protocol: Name of the protocol, with which the file name starts.
         points: Hyperparameters by name.
-        score: Function that takes a point as keyword arguments and returns an accuracy in [0, 1], or
-            raises `Diverged`.
+        score: Function that takes a point as keyword arguments and returns an accuracy in [0, 1],
+            or raises `Diverged`.
         about: Everything else that decides the scores, as JSON: encoder, images, seed, fixed
             settings.
 

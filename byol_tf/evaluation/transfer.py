@@ -162,8 +162,8 @@ def _of_voc(encoder: EvaluatedEncoder, splits: Splits) -> tuple[Examples, Exampl
     class_names = train.class_names
     if class_names != test.class_names:
         raise UserError(
-            f"'{splits.train}' and '{splits.test}' do not have the same classes; give two splits of "
-            "one data set."
+            f"'{splits.train}' and '{splits.test}' do not have the same classes; give two splits "
+            "of one data set."
         )
     absent = set(range(len(class_names)))
     for annotation in test.annotations.values():

@@ -86,7 +86,7 @@ def test_batch_norm_forgets_at_the_rate_of_the_papers_formula(images_dir, tuner)
 
 
 def test_mean_per_class_weighs_classes_and_not_images(tmp_path, images_dir, tuner):
-    # Of class 0 the one test image is right, of class 1 the last 25 of 99 are wrong.
+    # The only test image of class 0 is right; the last 25 of 99 of class 1 are wrong.
     for split, counts in (("train", (20, 20)), ("test", (1, 99))):
         files = sorted((images_dir / "train").glob("*/*.jpg"))
         for label, count in enumerate(counts):
@@ -118,7 +118,7 @@ def test_an_interrupted_sweep_continues(images_dir, tuner, tmp_path):
         ({"metric": "voc07_map"}, "metric is 'voc07_map'; give top_1, mean_per_class"),
         ({"learning_rates": (0.1, 0.0)}, "rates above 0"),
         ({"learning_rates": ()}, "at least one of each"),
-        ({"weight_decays": (-1e-3,)}, "decays of 0 up"),
+        ({"weight_decays": (-1e-3,)}, "decays from 0"),
         ({"weight_decays": ()}, "at least one of each"),
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size 0"),

@@ -16,7 +16,7 @@ SIZE, CLASSES = 8, 10
 
 
 def pretrained(*layers, size=SIZE, build=None) -> EvaluatedEncoder:
-    """An encoder of Keras layers, each built anew from its config and alike."""
+    """Returns an encoder that rebuilds the Keras layers from their configs with equal weights."""
 
     def from_layers():
         keras.utils.set_random_seed(3)

@@ -12,7 +12,7 @@ POINTS = [{"rate": rate, "epochs": epochs} for rate in (0.1, 0.05) for epochs in
 
 
 class Scorer:
-    """Scores rate · epochs / 10, notes what it was asked, and fails at call number `fails_at`."""
+    """Scores rate · epochs / 10, records its calls, and fails at call number `fails_at`."""
 
     def __init__(self, fails_at=None):
         self.asked = []
@@ -74,7 +74,7 @@ def test_a_point_that_diverges_is_told_and_never_chosen(tmp_path):
         return 0.0
 
     points = [{"rate": 10.0}, {"rate": 0.1}]
-    for _ in range(2):  # Also when it comes from the file.
+    for _ in range(2):  # Also when read from the file.
         results = sweep(splits(tmp_path), "tuning", points, score, {})
         assert results[0] == {"rate": 10.0, "accuracy": 0.0, "diverged": True}
         assert best(results)["rate"] == 0.1

@@ -53,7 +53,7 @@ def features(representations, labels):
 
 
 def clusters(count, seed, shares=(0.2,) * 5, dimensions=40):
-    """More noise than data can tell apart: too weak a regularisation overfits."""
+    """Noisy clusters, on which too weak a regularisation overfits."""
     rng = np.random.default_rng(seed)
     centres = 0.5 * np.random.default_rng(99).normal(size=(len(shares), dimensions))
     labels = rng.choice(len(shares), p=shares, size=count)
@@ -70,7 +70,7 @@ def evaluate(splits, **changes):
 
 
 def scikit_learn(strength, x, y):
-    """The same objective, solved from zero on representations as they are."""
+    """Fits the same objective from zero on unscaled representations."""
     return LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10_000).fit(x.astype(float), y)
 
 
@@ -179,7 +179,7 @@ def test_photos_are_told_apart_by_their_pixels(images_dir):
 
 
 def voc_tree(root, split, presence):
-    """Grey squares whose red, green and blue brighten where cat, dog and person are there.
+    """Grey squares with more red, green and blue if cat, dog and person are present.
 
     `presence`: rows of 1 there, 0 not, -1 only as difficult, which is seen as well.
     """
@@ -223,11 +223,11 @@ def random_presence(count, seed):
 def test_voc_images_of_several_classes_are_ranked_by_each(tmp_path):
     voc_tree(tmp_path, "trainval", random_presence(60, 0))
     voc_tree(tmp_path, "test", random_presence(40, 1))
-    for first in ("trainval59", "test39"):  # Is left out, and moves the others up.
+    for first in ("trainval59", "test39"):  # Is left out, so the others move up.
         (tmp_path / "JPEGImages" / f"{first}.jpg").write_bytes(b"no photo")
     result = voc_result(tmp_path)
     assert (result.metric, result.num_train, result.num_test) == ("voc07_map", 59, 39)
-    # Difficult cats look like cats, and would rank among them were they not left out.
+    # Difficult cats look like cats and would rank among them if they were scored.
     assert result.value == 1
     assert result.interval is None
     assert result.cells() == {"transfer VOC07 mAP, %": "100.0"}
@@ -245,7 +245,7 @@ def test_voc_annotations_of_other_images_are_worth_chance(tmp_path):
 
 def test_voc_classes_are_held_out_in_proportion(tmp_path):
     presence = np.zeros((80, 3), int)
-    presence[:, 2] = 1  # Persons are everywhere but in two images.
+    presence[:, 2] = 1  # Persons are in all but two images.
     presence[:4, 0] = 1
     presence[4:12, 1] = 1
     presence[-2:, 2] = 0
@@ -277,7 +277,7 @@ def test_too_few_examples_to_hold_any_out_are_refused(splits):
 
 def test_a_test_class_without_training_examples_is_named(splits):
     train = splits.train_features.select(splits.train_features.labels != 2)
-    with pytest.raises(UserError, match=r"no example of: \['cat'\]"):
+    with pytest.raises(UserError, match=r"without a training example: \['cat'\]"):
         evaluate(dataclasses.replace(splits, train_features=train))
 
 
@@ -313,9 +313,11 @@ def test_voc_and_labels_do_not_mix(splits):
 def test_a_voc_class_that_the_test_set_lacks_is_named(tmp_path):
     presence = random_presence(40, 1)
     voc_tree(tmp_path, "trainval", presence)
-    presence[:, 1] = np.minimum(presence[:, 1], 0)  # Difficult ones do not make a test.
+    presence[:, 1] = np.minimum(
+        presence[:, 1], 0
+    )  # Difficult ones alone are not enough for a test.
     voc_tree(tmp_path, "test", presence)
-    with pytest.raises(UserError, match=r":test' has an object, not difficult, of \['dog'\]"):
+    with pytest.raises(UserError, match=r":test' has an object that is not difficult of \['dog'\]"):
         voc_result(tmp_path)
 
 

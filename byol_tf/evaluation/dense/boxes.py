@@ -74,8 +74,9 @@ def open_boxes(name: str) -> BoxData:
     """Reads all annotations of a split and checks that its images exist.
 
     Args:
-        name: Name of the split: `voc:ROOT:SPLIT`, such as `voc:VOCdevkit/VOC2007:trainval`, or `coco:IMAGES:FILE`,
-            such as `coco:coco/train2017:coco/annotations/instances_train2017.json`.
+        name: Name of the split: `voc:ROOT:SPLIT`, such as `voc:VOCdevkit/VOC2007:trainval`, or
+            `coco:IMAGES:FILE`, such as
+            `coco:coco/train2017:coco/annotations/instances_train2017.json`.
 
     Raises:
         UserError: The name has another form; something is missing or malformed; an annotation

@@ -226,7 +226,7 @@ def _training_batches(
     config: ml_collections.ConfigDict,
     seed: int,
 ) -> tf.data.Dataset:
-    """Returns normalised images float32 `[B, h, w, 3]` and depths float32 `[B, h, w]`, in metres."""
+    """Returns normalised images float32 `[B, h, w, 3]` and depths float32 `[B, h, w]` in metres."""
 
     def example(image_path, depth_path, example_seed):
         image = _read_network_input(image_path, config)

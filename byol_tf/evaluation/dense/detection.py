@@ -1,8 +1,8 @@
 """Object detection (paper section 4.3, appendix D.5): a RetinaNet fine-tuned on boxes.
 
 The paper trains a Faster R-CNN on a frozen C4 backbone, for 1.5 million asynchronous steps on VOC
-trainval2007, and reports AP50 on test2007. Here the detector is KerasCV's RetinaNet, fine-tuned as a
-whole for Detectron2's 24,000 steps, with the learning rate and weight decay of RetinaNet's paper
+trainval2007, and reports AP50 on test2007. Here the detector is KerasCV's RetinaNet, fine-tuned as
+a whole for Detectron2's 24,000 steps, with the learning rate and weight decay of RetinaNet's paper
 (Lin et al., arXiv 1708.02002, section 4.1). So results compare encoders with each other, not with
 the paper's table.
 
@@ -71,7 +71,8 @@ def evaluate(
     Training uses the objects that VOC marks as difficult, as in Detectron2, but not COCO's crowds.
 
     Args:
-        encoder: Encoder, fine-tuned as a whole; of its preprocessing only the normalisation is used.
+        encoder: Encoder, fine-tuned as a whole; of its preprocessing only the normalisation is
+            used.
         splits: Splits whose train and test are names that `boxes.open_boxes` takes.
         config: Section `detection`.
 
@@ -187,7 +188,7 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
         )
     if not 0 <= config.warmup < 1:
         raise UserError(
-            f"detection.warmup is {config.warmup}; give a number in [0, 1), the fraction of the steps."
+            f"detection.warmup is {config.warmup}; give a fraction of the steps, in [0, 1)."
         )
 
 
@@ -206,8 +207,8 @@ def _open(splits: Splits) -> tuple[BoxData, BoxData]:
         )
     if all((image.crowd | image.difficult).all() for image in test.images):
         raise UserError(
-            f"none of the {len(test.images)} images of '{test.name}' has a box that is scored, neither "
-            "difficult nor a crowd; give a split with objects."
+            f"none of the {len(test.images)} images of '{test.name}' has a box that is scored, "
+            "neither difficult nor a crowd; give a split with objects."
         )
     return train, test
 

@@ -41,8 +41,8 @@ def checked_pairs(data: VOC) -> list[tuple[str, str]]:
         unknown = ids[(ids > largest) & (ids != VOID)].tolist()
         if unknown:
             raise UserError(
-                f"the mask '{path}' has the class ids {unknown}, which are neither in [0, {largest}] "
-                f"nor {VOID} for void; correct it, or the names in classes.txt."
+                f"the mask '{path}' has the class ids {unknown}, which are neither in "
+                f"[0, {largest}] nor {VOID} for void; correct it, or the names in classes.txt."
             )
 
     pairs.check_pairs(paths, check)
@@ -116,7 +116,7 @@ def training_batches(
 def evaluation_pairs(
     paths: Sequence[tuple[str, str]], preprocessing: Preprocessing, smallest: int
 ) -> tf.data.Dataset:
-    """Returns each image at its own size, except for padding: float32 `[1, H, W, 3]`, uint8 `[1, H, W]`.
+    """Returns padded images and masks of any size: float32 `[1, H, W, 3]`, uint8 `[1, H, W]`.
 
     The paper evaluates central crops of 513 x 513 pixels, to which VOC's images, at most 500 wide
     and high, are padded. Larger images are not cropped here: all their pixels count.

@@ -88,8 +88,8 @@ def batches(
 
     Args:
         pairs: N pairs of paths, of an image and its map.
-        example: Function of both paths, scalar strings, and an example's own seed, int64 `[2]`, that
-            returns its tensors.
+        example: Function of both paths, scalar strings, and an example's own seed, int64 `[2]`,
+            that returns its tensors.
         batch_size: Batch size B.
         steps: Number of batches.
         seed: Seed of the orders and of the examples' seeds.

@@ -36,9 +36,9 @@ def build_retinanet(
 ) -> keras_cv.models.RetinaNet:
     """Builds the detector.
 
-    With the `imagenet` stem P3 to P7 have strides 8 to 128 and smallest anchors of 32 to 512 pixels;
-    with the `small` stem, whose stages have a quarter of the stride, strides are 2 to 32 and
-    anchors 8 to 128.
+    With the `imagenet` stem P3 to P7 have strides 8 to 128 and smallest anchors of 32 to 512
+    pixels; with the `small` stem, whose stages have a quarter of the stride, strides are 2 to 32
+    and anchors 8 to 128.
 
     Args:
         encoder: ResNet of `networks.resnet`. Its weights are copied; all are trainable, and
@@ -50,8 +50,8 @@ def build_retinanet(
         A model of images float32 `[B, image_size, image_size, 3]`, to be compiled with KerasCV's
         losses "focal" and "smoothl1". Its targets are
         `{"boxes": [B, n, 4], "classes": [B, n]}`: pixels (xmin, ymin, xmax, ymax) and numbers in
-        [0, C), padded with -1, n at least 1. `predict` gives `boxes` and `classes` of the same form,
-        `confidence` float32 `[B, 100]` and `num_detections` int32 `[B]`, best first.
+        [0, C), padded with -1, n at least 1. `predict` gives `boxes` and `classes` of the same
+        form, `confidence` float32 `[B, 100]` and `num_detections` int32 `[B]`, best first.
 
     Raises:
         UserError: The encoder is not a ResNet of this package, or the image size is not a multiple

@@ -144,7 +144,7 @@ def build_fcn(encoder: keras.Model, num_classes: int, channels: int, dilation: i
 
 
 def segmentation_loss(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Computes the mean cross-entropy of non-void pixels: uint8 `[B, H, W]`, `[B, H, W, C]` -> `[]`."""
+    """Computes the mean cross-entropy of non-void pixels: `[B, H, W]`, `[B, H, W, C]` -> `[]`."""
     labelled = mask != VOID
     labels = tf.cast(tf.where(labelled, mask, 0), tf.int32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -153,7 +153,7 @@ def segmentation_loss(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts non-void pixels: class IDs `[...]` and `[...]` -> int64 `[C, C]`, truth by prediction."""
+    """Counts non-void pixels: class IDs `[...]`, `[...]` -> int64 `[C, C]`, truth by prediction."""
     labelled = truth != VOID
     cells = num_classes * truth[labelled].astype(np.int64) + predicted[labelled]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)

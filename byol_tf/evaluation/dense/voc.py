@@ -31,8 +31,8 @@ class Object:
 
     Attributes:
         class_index: Position of the class in `VOC.class_names`.
-        box: Box (xmin, ymin, xmax, ymax) in float pixels, from 0 and half-open: the file's xmin - 1,
-            ymin - 1, xmax, ymax. It lies within the image and is not empty.
+        box: Box (xmin, ymin, xmax, ymax) in float pixels, from 0 and half-open: the file's
+            xmin - 1, ymin - 1, xmax, ymax. It lies within the image and is not empty.
         difficult: Whether it is marked as difficult and ignored when detection and classification
             are scored.
     """
@@ -74,7 +74,7 @@ class VOC:
         return os.path.join(self.root, "JPEGImages", f"{image_id}.jpg")
 
     def mask_path(self, image_id: str) -> str:
-        """Returns the path of the PNG file whose palette indices are classes, 0 background, 255 void."""
+        """Returns the path of the PNG file of palette indices: classes, 0 background, 255 void."""
         return os.path.join(self.root, "SegmentationClass", f"{image_id}.png")
 
     def annotation(self, image_id: str) -> Annotation:

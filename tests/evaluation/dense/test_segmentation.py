@@ -67,7 +67,7 @@ def test_iou_equals_scikit_learns():
     truth = rng.integers(0, 5, (7, 40, 30)).astype(np.uint8)
     predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 5, truth.shape))
     truth[rng.random(truth.shape) < 0.1] = 255
-    # Of six classes, 5 occurs nowhere and 4 in the prediction only.
+    # Of six classes, 5 never occurs and 4 only in the prediction.
     truth[truth == 4] = 255
     matrix = sum(
         segmentation.confusion_matrix(image_truth, image_predicted, 6)
@@ -138,7 +138,7 @@ def test_masks_are_read_by_index_and_padding_is_void(tree):
 
 
 def test_scaling_cropping_and_flipping_move_image_and_mask_alike(tmp_path):
-    """The image shows the mask: class k is the grey of 40 k."""
+    """The image encodes the mask: class k has grey level 40 k."""
     blocks = np.random.default_rng(0).integers(0, 6, (5, 4))
     mask = np.kron(blocks, np.ones((16, 16), int)).astype(np.uint8)
     Image.fromarray(40 * mask).save(tmp_path / "image.png")
@@ -156,7 +156,7 @@ def test_scaling_cropping_and_flipping_move_image_and_mask_alike(tmp_path):
     inside = crops != 255
     assert np.all(images[~inside] == 0)
     shown = images[..., 0] * 255 / 40
-    # Where blocks meet, grey levels mix.
+    # Grey levels mix at the borders of blocks.
     assert np.mean(np.abs(shown - crops)[inside] < 0.2) > 0.85
     filled = inside.mean(axis=(1, 2))
     # Scaled by less than 0.8 (64 of 80 rows), a crop has padding: a fifth of the draws.
@@ -182,14 +182,14 @@ def test_half_of_the_crops_are_flipped(tmp_path):
 
 
 def test_the_rate_is_chosen_on_images_held_out(tmp_path, images_dir, monkeypatch):
-    """Training is replaced: each rate makes a network that predicts one class everywhere."""
+    """With training replaced: each rate gives a network that predicts one class everywhere."""
     scenes.write_voc(tmp_path, images_dir / "train", "train", 8, size=32)
     scenes.write_voc(tmp_path, images_dir / "test", "test", 2, size=32, seed=1)
     trained_on = []
     training_batches = segmentation.training_batches
 
-    def record(pairs, *arguments):
-        trained_on.append({image for image, _ in pairs})
+    def record(paths, *arguments):
+        trained_on.append({image for image, _ in paths})
         return training_batches(paths, *arguments)
 
     def fit(model, loss, dataset, learning_rate, config):
@@ -252,7 +252,9 @@ def test_a_mask_with_an_unknown_class_is_named_before_training(tree):
     mask = written[1].mask.copy()
     mask[:2, 0] = 7, 90
     scenes.save_mask(root / "SegmentationClass" / "train_0001.png", mask)
-    with pytest.raises(UserError, match=r"train_0001.png' has the class ids \[7, 90\], outside"):
+    with pytest.raises(
+        UserError, match=r"train_0001.png' has the class ids \[7, 90\], which are neither"
+    ):
         run(root)
 
 
@@ -275,7 +277,9 @@ def test_a_mask_of_colours_is_named(tree):
 def test_a_mask_of_another_size_is_named(tree):
     root, written = tree
     scenes.save_mask(root / "SegmentationClass" / "train_0003.png", written[3].mask[:-1])
-    with pytest.raises(UserError, match=r"48 x 48 pixels and its map '.*train_0003.png' 48 x 47"):
+    with pytest.raises(
+        UserError, match=r"48 x 48 pixels, but its map '.*train_0003.png' has 48 x 47"
+    ):
         run(root)
 
 
