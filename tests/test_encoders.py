@@ -1,4 +1,4 @@
-"""The encoders under evaluation are the ones that were trained."""
+"""Evaluated encoders have the weights that were trained."""
 
 import keras
 import numpy as np

@@ -25,7 +25,7 @@ def part(images, positions):
 
 
 def by_cosine(candidates, query):
-    """Rows of `candidates` and their cosines with `query`, nearest first."""
+    """Returns rows of `candidates` and their cosines with `query`, nearest first."""
     x, q = candidates.astype(np.float64), query.astype(np.float64)
     cosines = [row @ q / np.sqrt((row @ row) * (q @ q)) for row in x]
     order = np.argsort(cosines)[::-1]

@@ -58,7 +58,7 @@ class Executor(base_executor.BaseExecutor):
             encoder_path,
             fit.classifiers.kernel[:, 0],
             fit.classifiers.bias[0],
-            splits.sources[0].class_names,
+            splits.class_names,
             path_utils.serving_model_dir(model.uri),
         )
         record = results.as_record(
