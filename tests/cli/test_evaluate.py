@@ -94,7 +94,7 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
 def test_help_explains_the_flags():
     result = evaluate("--help")
     assert "byol-evaluate: evaluates a pretrained encoder" in result.stdout
-    assert "--train_dir: Labelled images to learn from" in result.stdout
+    assert "--train_dir: Labelled training images" in result.stdout
 
 
 @pytest.mark.parametrize(

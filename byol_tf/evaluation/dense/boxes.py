@@ -85,9 +85,8 @@ def open_boxes(name: str) -> BoxData:
     """
     if name.startswith(voc.PREFIX):
         return _open_voc(name)
-    if match := re.fullmatch(
-        "coco:(.+?):((?!//).+)", name
-    ):  # The colon of gs:// does not end a path.
+    # The colon of gs:// does not end a path.
+    if match := re.fullmatch("coco:(.+?):((?!//).+)", name):
         return _open_coco(name, *match.groups())
     raise UserError(
         f"'{name}' names no boxes; give voc:ROOT:SPLIT or coco:IMAGES:ANNOTATIONS.json, such as "
