@@ -1,13 +1,13 @@
-"""Does a pretrained encoder beat a random one at a dense task, on scenes of real photos?
+"""Compares a pretrained encoder with a random one at a dense task, on scenes of real photos.
 
     python benchmarks/dense_transfer.py --protocol=segmentation --run_dir=runs/demo --images=cifar10
     python benchmarks/dense_transfer.py --protocol=depth --set steps=600 ...
 
-Scenes are those of tests/support/scenes.py: photos pasted onto another, test scenes of test photos.
-Both encoders are trained with the same settings; segmentation chooses the rate for each on held-out
-scenes. Appends to benchmarks/results/dense_transfer.jsonl.
+Scenes are made by tests/support/scenes.py from photos pasted onto another photo; test scenes use
+test photos. Both encoders are trained with the same settings; segmentation chooses the learning
+rate of each on held-out scenes. Appends to benchmarks/results/dense_transfer.jsonl.
 
-Target: the pretrained encoder is better by more than the runs with other --seed differ.
+Target: the pretrained encoder is better by more than the spread over --seed.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import pathlib
 import sys
 import tempfile
 import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -28,8 +29,8 @@ import scenes  # noqa: E402
 from absl import logging  # noqa: E402
 
 
-def settings(protocol: str, size: int) -> dict:
-    """What differs from the paper's section, for scenes of `size` pixels and a small machine."""
+def settings(protocol: str, size: int) -> dict[str, Any]:
+    """Returns the settings for scenes of `size` pixels and a small machine."""
     if protocol == "segmentation":
         return {
             "crop_size": size,
@@ -53,9 +54,14 @@ def settings(protocol: str, size: int) -> dict:
 
 
 def write_scenes(
-    root: pathlib.Path, images: pathlib.Path, protocol: str, counts, size: int, seed: int
-):
-    """Composes both splits; returns their names as --train_dir and --test_dir take them."""
+    root: pathlib.Path,
+    images: pathlib.Path,
+    protocol: str,
+    counts: tuple[int, int],
+    size: int,
+    seed: int,
+) -> list[str]:
+    """Writes both splits and returns their names, as --train_dir and --test_dir take them."""
     names = []
     for split, count in zip(("train", "test"), counts, strict=True):
         options = {"size": size, "seed": 2 * seed + len(names)}
@@ -72,21 +78,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run_dir", required=True, help="a run of byol-pretrain")
+    parser.add_argument("--run_dir", required=True, help="run of byol-pretrain")
     parser.add_argument(
-        "--images", type=pathlib.Path, required=True, help="train/<class>, test/<class>"
+        "--images",
+        type=pathlib.Path,
+        required=True,
+        help="folder with train/<class> and test/<class>",
     )
     parser.add_argument("--protocol", choices=("segmentation", "depth", "detection"), required=True)
     parser.add_argument("--size", type=int, default=64, help="side of the scenes, pixels")
     parser.add_argument("--train_scenes", type=int, default=100)
     parser.add_argument("--test_scenes", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, new weights and batches")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of scenes, new weights and batches"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="of the protocol's section",
+        help="override of the protocol's section",
     )
     args = parser.parse_args()
 
@@ -113,8 +124,8 @@ def main() -> None:
         )
         for encoder in (pretrained, encoders.random_encoder(training, pretrained.preprocessing)):
             start = time.monotonic()
-            task = Splits(*names, seed=args.seed)
-            result = protocol.evaluate(encoder, task, config)
+            splits = Splits(*names, seed=args.seed)
+            result = protocol.evaluate(encoder, splits, config)
             rows[encoder.name] = result.cells() | {"seconds": f"{time.monotonic() - start:.0f}"}
             record["rows"][encoder.name] = dataclasses.asdict(result)
     record |= {"protocol": args.protocol, "settings": config.to_dict(), "size": args.size}

@@ -1,23 +1,25 @@
-"""How much faster are the five learning rates of linear evaluation in one program than one by one?
+"""Times the five learning rates of linear evaluation in one program and one by one.
 
     python benchmarks/linear_sweep.py
 
-`train_classifiers` with the paper's five learning rates (one), and called five times with one of
-them each (five): 10,000 examples, 10 classes, 80 epochs, batches of 1,024, of 512 dimensions
-(ResNet-18) and of 2,048 (ResNet-50). Both give the same classifiers (`difference`, of weights). The
-representations are rectified clusters: how long it takes does not depend on them.
+`one` calls `train_classifiers` with the paper's five learning rates, `five` calls it five times
+with one of them: 10,000 examples, 10 classes, 80 epochs, batches of 1,024, with 512 dimensions
+(ResNet-18) and 2,048 (ResNet-50). Both give the same classifiers up to `difference`, the largest
+difference of weights. The representations are rectified clusters; their values do not affect the
+time.
 
-In turns, each first in every other round. Tracing is not timed: five traces once more than one.
+The two take turns, and each is first in every other round. Tracing is not timed.
 
-Predicted before the first run: five / one = 3. What is shared is gathering the batch and reading it
-for two thin products, whose 10 columns leave a core waiting for memory where 50 do not; softmax and
-updates are not shared. At 2,048 dimensions the products weigh more, so 3.5 there.
+Predicted before the first run: five / one = 3. Shared are gathering the batch and reading it for
+two thin products, whose 10 columns leave a core waiting for memory where 50 do not; softmax and
+updates are not shared. At 2,048 dimensions the products matter more, so 3.5 there.
 """
 
 import argparse
 import os
 import statistics
 import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -30,7 +32,7 @@ DIMENSIONS = (512, 2048)
 
 
 def representations(dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 `[N, D]`, int32 `[N]`."""
+    """Returns representations float32 `[N, D]` and labels int32 `[N]`."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(CLASSES, dimensions))
     labels = rng.integers(CLASSES, size=EXAMPLES)
@@ -39,8 +41,8 @@ def representations(dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), labels.astype(np.int32)
 
 
-def measure(dimensions: int, epochs: int, rounds: int) -> dict:
-    """Seconds of each round by rival, and the ratio of each round."""
+def measure(dimensions: int, epochs: int, rounds: int) -> dict[str, Any]:
+    """Returns seconds of each round by rival, and the ratio of each round."""
     from byol_tf.evaluation.classifiers import train_classifiers
     from byol_tf.evaluation.linear import BASE_LEARNING_RATES
 
@@ -81,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--note", default="", help="kept in the record, such as what else ran")
+    parser.add_argument("--note", default="", help="note for the record, such as what else ran")
     args = parser.parse_args()
 
     context = recording.context("tensorflow", "numpy")

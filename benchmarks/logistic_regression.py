@@ -1,19 +1,19 @@
-"""How long does transfer's sweep of 45 regularisation strengths take, and what do its steps gain?
+"""Times transfer's sweep of 45 regularisation strengths, with and without its optimizations.
 
-    python benchmarks/logistic_regression.py --images=DIR    one subfolder a class, as CIFAR-10
+    python benchmarks/logistic_regression.py --images=DIR    one subfolder per class, as CIFAR-10
 
-10,000 images through a random ResNet-18 (512 dimensions), 1,000 more to choose lambda by.
-  path    `regularization_path`: centred, one scale, each lambda from the one before
-  cold    the same, each lambda from zero
-  plain   scikit-learn's LogisticRegression with warm starts and its own tolerance, on the
-          representations as they are
+10,000 images encoded by a random ResNet-18 (512 dimensions), and 1,000 more to choose lambda on.
+  path    `regularization_path`: centred, one scale, each lambda starting from the previous one
+  cold    the same, each lambda starting from zero
+  plain   scikit-learn's LogisticRegression with warm starts and its own tolerance, on unscaled
+          representations
 
-In turns, `path` first in every other round. `distinct` is how many of the 45 regressions differ in
-some validation prediction: a sweep that stands still has fewer.
+They take turns, `path` first in every other round. `distinct` counts the regressions of the 45 that
+differ in some validation prediction: a sweep that makes no progress has fewer.
 
-Target: path within 5 minutes on two cores. Predicted before the first run: cold / path = 1.7, for
-the weak lambdas run into the limit of iterations either way; plain is faster, because it stands
-still.
+Target: path within 5 minutes on two cores. Predicted before the first run: cold / path = 1.7,
+because the weak lambdas reach the iteration limit either way; plain is faster, because it makes no
+progress.
 """
 
 import argparse
@@ -21,6 +21,8 @@ import os
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -31,8 +33,8 @@ VALIDATION = 1_000
 MAX_ITERATIONS = 1_000
 
 
-def representations(folder: str, examples: int):
-    """Of a random ResNet-18: (x, labels) to train on and (x, labels) to choose by."""
+def representations(folder: str, examples: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns (x, labels) of a random ResNet-18, for training and for validation."""
     import keras
 
     from byol_tf.data import evaluation_dataset
@@ -51,19 +53,25 @@ def representations(folder: str, examples: int):
     ]
 
 
-def path(x, y, points, lambdas):
+def path(
+    x: np.ndarray, y: np.ndarray, points: np.ndarray, lambdas: Sequence[float]
+) -> Iterator[tuple[np.ndarray, bool]]:
     from byol_tf.evaluation.logistic_regression import Examples, regularization_path
 
     for regression in regularization_path(Examples(x, y), lambdas, MAX_ITERATIONS):
         yield regression.predict(points), regression.converged
 
 
-def cold(x, y, points, lambdas):
+def cold(
+    x: np.ndarray, y: np.ndarray, points: np.ndarray, lambdas: Sequence[float]
+) -> Iterator[tuple[np.ndarray, bool]]:
     for strength in lambdas:
         yield from path(x, y, points, [strength])
 
 
-def plain(x, y, points, lambdas):
+def plain(
+    x: np.ndarray, y: np.ndarray, points: np.ndarray, lambdas: Sequence[float]
+) -> Iterator[tuple[np.ndarray, bool]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -76,8 +84,13 @@ def plain(x, y, points, lambdas):
         yield model.predict(points), not caught
 
 
-def measure(rival, train, validation, lambdas) -> dict:
-    """Runs one rival once."""
+def measure(
+    rival: Callable[..., Iterator[tuple[np.ndarray, bool]]],
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    lambdas: Sequence[float],
+) -> dict[str, Any]:
+    """Returns time, convergence and accuracy of one run of a rival."""
     start, cpu = time.perf_counter(), time.process_time()
     predictions, converged = zip(*rival(*train, validation[0], lambdas), strict=True)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -98,7 +111,7 @@ def main() -> None:
     parser.add_argument("--images", required=True)
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--note", default="", help="kept in the record, such as what else ran")
+    parser.add_argument("--note", default="", help="note for the record, such as what else ran")
     args = parser.parse_args()
 
     context = recording.context("scikit-learn", "scipy", "numpy")

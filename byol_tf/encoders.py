@@ -1,44 +1,46 @@
-"""The encoders that are evaluated: of a run, of a SavedModel, and what they have to beat."""
+"""Encoders to evaluate: of a run, of a SavedModel, and the baselines to compare them with."""
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import ml_collections
 import tensorflow as tf
 
 from byol_tf import export, runs
-from byol_tf.build import build_encoder, preprocessing_from_config
+from byol_tf.build import build_encoder, find_method, preprocessing_from_config
+from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder, fingerprint
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.models.precision import policy_scope
-
-_NAMES = {"byol": "BYOL", "simclr": "SimCLR"}
+from byol_tf.models.two_view_model import TwoViewModel
 
 
 def from_run(run_dir: str, checkpoint: str | None = None) -> EvaluatedEncoder:
-    """The online encoder of a run of `pretrain`.
+    """Returns the online encoder of a run of `pretrain`.
 
     Args:
-        run_dir: the run.
-        checkpoint: its path without .index; None takes the latest.
+        run_dir: Folder of the run.
+        checkpoint: Path of the checkpoint without .index; None takes the latest.
 
     Raises:
-        UserError: no run, no checkpoint, or one of another architecture.
+        UserError: There is no run or no checkpoint, or the checkpoint has another architecture.
     """
     config = runs.load_config(run_dir)
 
     def build() -> keras.Model:
         return runs.restore_encoder(run_dir, checkpoint)
 
-    return of_keras(_name(config), build, preprocessing_from_config(config))
+    return of_keras(method_name(config), build, preprocessing_from_config(config))
 
 
 def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.ConfigDict | None]:
-    """An exported encoder, and the config it was trained with where its card says it.
+    """Returns an exported encoder, and the config it was trained with if its card contains it.
 
     Raises:
-        UserError: no SavedModel of `export.save_encoder`.
+        UserError: The path is not a SavedModel of `export.save_encoder`.
     """
     model, preprocessing, card = export.load_saved_model(path)
     config = ml_collections.ConfigDict(card["config"]) if card.get("config") else None
@@ -49,18 +51,20 @@ def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.Config
         encoder.set_weights([weight.numpy() for weight in model.weights])
         return encoder
 
-    pretrained = EvaluatedEncoder(
-        _name(config) if config else "encoder",
+    encoder = EvaluatedEncoder(
+        method_name(config) if config else "encoder",
         lambda images, training=False: model.encode(images),
         preprocessing,
         _fingerprint_of_files(path),
         build if config else None,
     )
-    return pretrained, config
+    return encoder, config
 
 
-def of_keras(name: str, build, preprocessing: Preprocessing) -> EvaluatedEncoder:
-    """What `build` makes, a Keras model, called once for the frozen encoder."""
+def of_keras(
+    name: str, build: Callable[[], keras.Model], preprocessing: Preprocessing
+) -> EvaluatedEncoder:
+    """Returns an evaluated encoder of the Keras model that `build` makes; calls it once here."""
     encoder = build()
     return EvaluatedEncoder(name, encoder, preprocessing, fingerprint(encoder), build)
 
@@ -68,7 +72,7 @@ def of_keras(name: str, build, preprocessing: Preprocessing) -> EvaluatedEncoder
 def random_encoder(
     config: ml_collections.ConfigDict, preprocessing: Preprocessing
 ) -> EvaluatedEncoder:
-    """The encoder of `config` as it was before training; its seed decides the weights."""
+    """Returns the encoder of `config` before training; `config.seed` decides the weights."""
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(config.seed)
@@ -79,16 +83,28 @@ def random_encoder(
 
 
 def raw_pixels(preprocessing: Preprocessing) -> EvaluatedEncoder:
-    """The preprocessed pixels themselves, as an encoder."""
+    """Returns an encoder whose representation is the preprocessed pixels."""
     size = preprocessing.image_size
     pixels = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Flatten()])
     return EvaluatedEncoder("raw pixels", pixels, preprocessing, f"pixels-{size}")
 
 
-def _name(config: ml_collections.ConfigDict) -> str:
-    """BYOL, also of runs from before there was another method."""
-    method = config.get("method", "byol")
-    return _NAMES.get(method, method)
+def run_method(config: Mapping[str, Any]) -> type[TwoViewModel] | None:
+    """Returns the class of the method a run was trained with, or None if it cannot be imported."""
+    try:
+        return find_method(_configured_method(config))
+    except UserError:
+        return None
+
+
+def method_name(config: Mapping[str, Any]) -> str:
+    """Returns the display name of a run's method, or its name in the config if it has none."""
+    method = run_method(config)
+    return (method and method.display_name) or _configured_method(config)
+
+
+def _configured_method(config: Mapping[str, Any]) -> str:
+    return config.get("method", "byol")  # Runs from before there were others do not say it.
 
 
 def _fingerprint_of_files(folder: str) -> str:

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/results from a run folder: curves, the two views of eight images, nearest neighbours.
+"""Draws the figures of docs/results from a run: curves, views of eight images, neighbours.
 
 python docs/plots.py --run_dir=RUN --train_dir=DIR --test_dir=DIR --output=docs/results/NAME
 """
@@ -20,9 +20,9 @@ INK, BLUE, ORANGE = "#333333", "#3366aa", "#cc6622"
 
 
 def curves(history: list[dict[str, float]], path: pathlib.Path) -> None:
-    """The charts of the run's page, as one picture."""
+    """Draws the learning curves of the run's page as one picture."""
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.4), constrained_layout=True)
-    for axis, curve in zip(axes.flat, charts.curves(history)):
+    for axis, curve in zip(axes.flat, charts.curves(history), strict=False):
         curve.draw(axis, history, (BLUE, ORANGE))
         axis.grid(axis="y", alpha=0.25)
         axis.set_title(curve.title, fontsize=10, color=INK, loc="left")
@@ -37,7 +37,7 @@ def curves(history: list[dict[str, float]], path: pathlib.Path) -> None:
 
 
 def image_rows(rows: list[list[np.ndarray]], titles: list[str], path: pathlib.Path) -> None:
-    """A grid of images, float `[H, W, 3]` in [0, 1]; `titles` stand above the columns."""
+    """Draws a grid of images, float `[H, W, 3]` in [0, 1], with `titles` above the columns."""
     columns = len(rows[0])
     figure, axes = plt.subplots(
         len(rows),
@@ -45,12 +45,12 @@ def image_rows(rows: list[list[np.ndarray]], titles: list[str], path: pathlib.Pa
         figsize=(0.95 * columns, 0.95 * len(rows) + 0.25),
         constrained_layout=True,
     )
-    for row, images in zip(axes, rows):
-        for axis, image in zip(row, images):
+    for row, images in zip(axes, rows, strict=True):
+        for axis, image in zip(row, images, strict=True):
             axis.imshow(image.clip(0, 1))
             axis.set_xticks([]), axis.set_yticks([])
             axis.spines[:].set_visible(False)
-    for axis, title in zip(axes[0], titles):
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9, color=INK)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -77,12 +77,13 @@ def main() -> None:
     rows = [[view.numpy() * std + mean for view in column] for column in views]
     image_rows(rows, [""] * 8, output / "views.png")
 
-    pretrained = encoders.from_run(args.run_dir)
+    encoder = encoders.from_run(args.run_dir)
 
     def embedded(folder):
-        dataset = data.evaluation_dataset(folder, pretrained.preprocessing, 256)
-        of = features.extract(pretrained.encoder, dataset)
-        return gallery.Gallery(of.representations, (), [key.decode() for key in of.keys], of.labels)
+        dataset = data.evaluation_dataset(folder, encoder.preprocessing, 256)
+        found = features.extract(encoder.encode, dataset)
+        keys = [key.decode() for key in found.keys]
+        return gallery.Gallery(found.representations, (), keys, found.labels)
 
     def image(folder, images, position):
         return plt.imread(os.path.join(folder, images.keys[position])) / 255

@@ -37,10 +37,10 @@ def test_a_method_is_pretrained_resumed_and_evaluated_like_byol(config, images_d
     for actual, wanted in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, wanted)
     pretrained = encoders.from_run(run_dir)
-    assert pretrained.name == {"simclr": "SimCLR"}.get(config.method, config.method)
+    assert pretrained.name == {"simclr": "SimCLR"}.get(config.method, "SimSiam")
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     wanted = model.encoder(images, training=False)  # In bfloat16 where the machine prefers it.
-    np.testing.assert_allclose(pretrained.encoder(images), wanted, rtol=0.1, atol=0.1)
+    np.testing.assert_allclose(pretrained.encode(images), wanted, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The encoders under evaluation are the ones that were trained."""
+"""Evaluated encoders have the weights that were trained."""
 
 import keras
 import numpy as np
@@ -41,16 +41,16 @@ def test_frozen_and_trainable_encoder_of_a_run_are_the_trained_one(run_dir, trai
     pretrained = encoders.from_run(str(run_dir))
     assert (pretrained.name, pretrained.preprocessing) == ("BYOL", PREPROCESSING)
     wanted = trained(IMAGES, training=False)
-    np.testing.assert_allclose(pretrained.encoder(IMAGES, training=False), wanted, rtol=1e-5)
+    np.testing.assert_allclose(pretrained.encode(IMAGES, training=False), wanted, rtol=1e-5)
     np.testing.assert_allclose(pretrained.trainable()(IMAGES, training=False), wanted, rtol=1e-5)
 
 
 def test_training_a_trainable_encoder_leaves_the_frozen_one_alone(run_dir):
     pretrained = encoders.from_run(str(run_dir))
-    before = pretrained.encoder(IMAGES, training=False).numpy()
+    before = pretrained.encode(IMAGES, training=False).numpy()
     first, second = pretrained.trainable(), pretrained.trainable()
     first.trainable_weights[0].assign_add(tf.ones_like(first.trainable_weights[0]))
-    np.testing.assert_array_equal(pretrained.encoder(IMAGES, training=False), before)
+    np.testing.assert_array_equal(pretrained.encode(IMAGES, training=False), before)
     np.testing.assert_array_equal(second(IMAGES, training=False), before)
 
 
@@ -58,13 +58,13 @@ def test_a_saved_model_can_be_trained_further_where_its_card_has_the_config(run_
     pretrained, config = encoders.from_saved_model(str(run_dir / "exported" / "1"))
     assert config.encoder.to_dict() == CONFIG.encoder.to_dict()
     wanted = trained(IMAGES, training=False)
-    np.testing.assert_allclose(pretrained.encoder(IMAGES), wanted, rtol=1e-5)
+    np.testing.assert_allclose(pretrained.encode(IMAGES), wanted, rtol=1e-5)
     np.testing.assert_allclose(pretrained.trainable()(IMAGES, training=False), wanted, rtol=1e-5)
 
 
 def test_a_saved_model_without_config_is_evaluated_but_not_trained(run_dir):
     pretrained, config = encoders.from_saved_model(str(run_dir / "exported" / "2"))
-    assert config is None and pretrained.encoder(IMAGES).shape == (3, 128)
+    assert config is None and pretrained.encode(IMAGES).shape == (3, 128)
     with pytest.raises(UserError, match="'encoder' cannot be trained further"):
         pretrained.trainable()
 
@@ -89,7 +89,7 @@ def test_the_random_encoder_is_the_configs_seed_and_no_other():
     random = encoders.random_encoder(CONFIG, PREPROCESSING)
     again = encoders.random_encoder(CONFIG, PREPROCESSING)
     assert random.fingerprint == again.fingerprint
-    np.testing.assert_array_equal(random.trainable()(IMAGES), random.encoder(IMAGES))
+    np.testing.assert_array_equal(random.trainable()(IMAGES), random.encode(IMAGES))
     other = cifar10_demo.get_config("smoke")
     other.seed = 1
     assert encoders.random_encoder(other, PREPROCESSING).fingerprint != random.fingerprint
@@ -97,5 +97,5 @@ def test_the_random_encoder_is_the_configs_seed_and_no_other():
 
 def test_raw_pixels_are_the_pixels():
     pixels = encoders.raw_pixels(PREPROCESSING)
-    np.testing.assert_array_equal(pixels.encoder(IMAGES), IMAGES.reshape(3, -1))
+    np.testing.assert_array_equal(pixels.encode(IMAGES), IMAGES.reshape(3, -1))
     assert pixels.build is None

@@ -1,4 +1,4 @@
-"""A study's table and plot."""
+"""Table and plot of a study."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,17 +8,20 @@ from byol_tf.evaluation.results import markdown
 _COLORS = ("#3366aa", "#cc6622", "#558833", "#884499")
 _INK, _GREY = "#333333", "#888888"
 _TITLES = {
-    "batch_size": "images that meet in a batch",
+    "batch_size": "images per micro-batch",
     "augmentations": "augmentations",
-    "target_ema": "τ₀, where the target's decay starts",
+    "target_ema": "τ₀, the decay rate of the target at the start",
     "method": "method",
 }
 
-Figures = Sequence[Mapping[str, float]]  # One a seed.
+Figures = Sequence[Mapping[str, float]]  # One per seed.
 
 
 def table(measured: Mapping[Cell, Figures], untrained: Figures) -> str:
-    """Markdown: a row a cell, and the untrained encoder; mean, and range over seeds where there are several."""
+    """Returns a Markdown table: one row per cell and one for the untrained encoder.
+
+    Numbers are means over seeds, with the range if there are several.
+    """
     rows = {
         f"{cell.line}, {cell.point}": {
             "kNN top-1, %": _spread([100 * figures[KNN] for figures in by_seed], ".1f"),
@@ -36,10 +39,10 @@ def table(measured: Mapping[Cell, Figures], untrained: Figures) -> str:
 
 
 def plot(study: str, measured: Mapping[Cell, Figures], untrained: Figures, path: str) -> None:
-    """A PNG: linear and kNN accuracy along the study, a line for each of its lines.
+    """Writes a PNG with linear and kNN accuracy along the study, one curve per line.
 
     Raises:
-        ImportError: without Matplotlib.
+        ImportError: Matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
@@ -49,7 +52,7 @@ def plot(study: str, measured: Mapping[Cell, Figures], untrained: Figures, path:
     for axes, header, title in zip(
         figure.subplots(1, 2), (LINEAR, KNN), ("linear top-1, %", "kNN top-1, %"), strict=True
     ):
-        for line, color in zip(lines, _COLORS):
+        for line, color in zip(lines, _COLORS, strict=False):
             cells = {cell.point: by_seed for cell, by_seed in measured.items() if cell.line == line}
             values = [[100 * figures[header] for figures in cells[point]] for point in cells]
             mean = [sum(column) / len(column) for column in values]

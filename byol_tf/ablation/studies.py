@@ -1,7 +1,7 @@
-"""The paper's ablations (section 5): what happens to a method when one thing about it changes.
+"""The paper's ablations (section 5): the effect of changing one setting of a method.
 
-A study is a table of runs, each a config that differs from the base in what the study is about. Runs are named by their
-config, so studies share those they have in common, and a study that was interrupted goes on where it stopped.
+A study is a set of runs whose configs differ from the base in the setting under study. Runs are
+named by their config, so studies share runs they have in common, and an interrupted study resumes.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
@@ -24,42 +25,47 @@ from byol_tf.training import pretrain
 KNN, LINEAR, SPREAD, RANK = "kNN top-1", "linear top-1", "projection std", "effective rank"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # Hashed by identity: overrides are a dict.
+@dataclasses.dataclass(frozen=True, eq=False)  # Hashed by identity, as overrides are a dict.
 class Cell:
     """One run of a study.
 
     Attributes:
-        line: the curve it belongs to, such as a method.
-        point: its place along the curve, such as a batch size.
-        overrides: dotted config field → value, from the base config to this run's.
+        line: Curve that it belongs to, such as a method.
+        point: Position along the curve, such as a batch size.
+        overrides: Values by dotted config field that turn the base config into this run's.
     """
 
     line: str
     point: str
-    overrides: dict[str, object]
+    overrides: dict[str, Any]
 
     def config(self, base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-        """The base config with the overrides."""
+        """Returns the base config with the overrides."""
         config = ml_collections.ConfigDict(base.to_dict())
         config.update_from_flattened_dict(self.overrides)
         return config
 
 
-# With SimCLR's own projector; views, optimizer and all else are the base's, so that methods differ in nothing else.
-_METHODS = {
-    "BYOL": {"method": "byol"},
-    "SimCLR": {"method": "simclr", "projection_size": 128, "hidden_size": 2048},
+# Overrides by display name. SimCLR has its own projector; views, optimizer and all else are the
+# base's, so that methods differ in nothing else.
+_METHODS: dict[str, dict[str, Any]] = {
+    build.METHODS["byol"].display_name: {"method": "byol"},
+    build.METHODS["simclr"].display_name: {
+        "method": "simclr",
+        "projection_size": 128,
+        "hidden_size": 2048,
+    },
 }
 
 _PARTS = (1, 2, 4, 8, 16, 32, 64)
-_SMALLEST = 16  # Images; statistics of fewer say little.
+_SMALLEST = 16  # Images; statistics of fewer are unreliable.
 
 
 def batch_size(base: ml_collections.ConfigDict) -> list[Cell]:
-    """Figure 3a, appendix F.2: batches of B, B/2, ... B/64, at least 16, at the optimization of B.
+    """Returns figure 3a, appendix F.2: batches of B, B/2, ... B/64, at least 16, optimized as B.
 
-    As in the paper, B/N means that gradients of N consecutive parts are averaged before an update: BatchNorm and, in
-    SimCLR, the negatives see B/N images, the optimizer sees B.
+    As in the paper, B/N means that gradients of N independent micro-batches are averaged before an
+    update: BatchNorm and, in SimCLR, the negatives see B/N images, the optimizer sees B.
     """
     sizes = [base.batch_size // parts for parts in _PARTS if base.batch_size >= _SMALLEST * parts]
     return [
@@ -70,15 +76,15 @@ def batch_size(base: ml_collections.ConfigDict) -> list[Cell]:
 
 
 def augmentations(base: ml_collections.ConfigDict) -> list[Cell]:
-    """Figure 3b, appendix F.3: augmentations taken away, up to crops alone."""
+    """Returns figure 3b, appendix F.3: augmentations removed one by one, down to crops only."""
     del base
-    no_color = {"jitter_prob": 0.0, "grayscale_prob": 0.0}
+    no_color: dict[str, float] = {"jitter_prob": 0.0, "grayscale_prob": 0.0}
     only_crop = no_color | {"flip_prob": 0.0, "solarize_prob": 0.0}
     sets = {
         "baseline": ({}, {}),
         "no grayscale": ({"grayscale_prob": 0.0},) * 2,
         "no color": (no_color,) * 2,
-        # The paper's blur, also where the base has none.
+        # The paper's blur, even if the base has none.
         "crop and blur only": (only_crop | {"blur_prob": 1.0}, only_crop | {"blur_prob": 0.1}),
         "crop only": (only_crop | {"blur_prob": 0.0},) * 2,
     }
@@ -96,9 +102,9 @@ def augmentations(base: ml_collections.ConfigDict) -> list[Cell]:
 
 
 def target_ema(base: ml_collections.ConfigDict) -> list[Cell]:
-    """Table 5: how slowly the target follows, from at once (τ = 0) to never (1), with and without predictor.
+    """Returns table 5: targets from a copy (τ = 0) to constant (1), with and without predictor.
 
-    As in the paper τ₀ is where the cosine to 1 starts, and τ = 0 stays 0.
+    As in the paper, τ₀ is where the cosine to 1 starts, and τ = 0 stays 0.
     """
     del base
     return [
@@ -111,7 +117,7 @@ def target_ema(base: ml_collections.ConfigDict) -> list[Cell]:
 
 
 def method(base: ml_collections.ConfigDict) -> list[Cell]:
-    """BYOL and SimCLR, all else equal."""
+    """Returns BYOL and SimCLR, all else equal."""
     del base
     return [Cell(name, "base", overrides) for name, overrides in _METHODS.items()]
 
@@ -125,20 +131,21 @@ STUDIES: dict[str, Callable[[ml_collections.ConfigDict], Sequence[Cell]]] = {
 
 
 class Ablation:
-    """Runs cells, each once, whatever study asks for it.
+    """Runs of cells, each made only once for all studies.
 
     Args:
-        data_dir: images to pretrain on.
-        task: labelled images to evaluate on.
-        protocols: of configs/evaluation.py; knn and linear are run.
-        output_dir: gets `runs/`, a folder a run, named by all that decides its figures.
+        data_dir: Images to pretrain on.
+        splits: Labelled images to evaluate on.
+        protocols: Config of configs/evaluation.py; knn and linear are run.
+        output_dir: Folder for `runs/`, with one folder per run, named by everything that decides
+            its figures.
     """
 
     def __init__(
-        self, data_dir: str, task: Splits, protocols: ml_collections.ConfigDict, output_dir: str
+        self, data_dir: str, splits: Splits, protocols: ml_collections.ConfigDict, output_dir: str
     ):
         self.data_dir = data_dir
-        self.task = task
+        self.splits = splits
         self.protocols = protocols
         self.output_dir = output_dir
 
@@ -149,10 +156,10 @@ class Ablation:
             Accuracies in [0, 1] and the collapse measures of the last epoch, by header.
 
         Raises:
-            UserError: as `pretrain.pretrain` and the protocols.
+            UserError: What `pretrain.pretrain` and the protocols raise.
         """
 
-        def measure(run_dir):
+        def measure(run_dir: str) -> dict[str, float]:
             pretrain.pretrain(config, self.data_dir, run_dir)
             last = read_history(run_dir)[-1]
             return self._accuracies(encoders.from_run(run_dir)) | {
@@ -163,9 +170,9 @@ class Ablation:
         return self._once({"pretrain": config.to_dict(), "data": self.data_dir}, measure)
 
     def untrained_figures(self, config: ml_collections.ConfigDict) -> dict[str, float]:
-        """Accuracies of the encoder before training: what a collapsed run is read against."""
+        """Returns accuracies of the encoder before training, to compare a collapsed run with."""
 
-        def measure(run_dir):
+        def measure(run_dir: str) -> dict[str, float]:
             tf.io.gfile.makedirs(run_dir)
             preprocessing = build.preprocessing_from_config(config)
             return self._accuracies(encoders.random_encoder(config, preprocessing))
@@ -175,15 +182,17 @@ class Ablation:
 
     def _accuracies(self, encoder: EvaluatedEncoder) -> dict[str, float]:
         return {
-            KNN: knn.evaluate(encoder, self.task, self.protocols.knn).top_1,
-            LINEAR: linear.evaluate(encoder, self.task, self.protocols.linear).top_1,
+            KNN: knn.evaluate(encoder, self.splits, self.protocols.knn).top_1,
+            LINEAR: linear.evaluate(encoder, self.splits, self.protocols.linear).top_1,
         }
 
-    def _once(self, described: dict, measure: Callable[[str], dict]) -> dict[str, float]:
+    def _once(
+        self, described: dict[str, Any], measure: Callable[[str], dict[str, float]]
+    ) -> dict[str, float]:
         described |= {
             "protocols": {name: self.protocols[name].to_dict() for name in ("knn", "linear")},
-            "train": self.task.train,
-            "test": self.task.test,
+            "train": self.splits.train,
+            "test": self.splits.test,
         }
         run_dir = os.path.join(self.output_dir, "runs", fingerprint(described))
         path = os.path.join(run_dir, "figures.json")

@@ -1,6 +1,9 @@
-"""byol-ablate: one of the paper's ablations: its grid of runs, a table and a plot. The same command again resumes.
+"""byol-ablate: runs one of the paper's ablations and makes its table and plot.
 
-byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train --test_dir=photos/test --output_dir=ablations
+The same command resumes an interrupted study.
+
+byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train --test_dir=photos/test \\
+    --output_dir=ablations
 """
 
 import json
@@ -27,18 +30,18 @@ def main(argv: list[str]) -> None:
     from byol_tf.files import write_atomically
 
     output_dir = _FLAGS.output_dir
-    task = Splits(
+    splits = Splits(
         _FLAGS.train_dir or _FLAGS.data_dir,
         _FLAGS.test_dir,
         cache=FeatureCache(os.path.join(output_dir, "features")),
     )
-    task.sources  # Opened first, so that a typing mistake does not cost hours.
+    _ = splits.sources  # Opened first, so that a typo does not cost hours.
     protocols = evaluation.get_config()
     protocols.linear.views = 0
-    grid = studies.Ablation(_FLAGS.data_dir, task, protocols, output_dir)
+    grid = studies.Ablation(_FLAGS.data_dir, splits, protocols, output_dir)
     cells = studies.STUDIES[_FLAGS.study](base)
     seeds = [int(seed) for seed in _FLAGS.seeds]
-    measured = {cell: [] for cell in cells}
+    measured: dict[studies.Cell, list[dict[str, float]]] = {cell: [] for cell in cells}
     untrained = []
     for seed in seeds:
         base.seed = seed
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    """Console entry point."""
+    """Defines the flags and runs the command; the console entry point."""
     sys.argv = recipe.with_config_paths(sys.argv)
     _define_flags()
     run_main(main)
@@ -87,26 +90,29 @@ def _define_flags() -> None:
         "study",
         None,
         STUDIES,
-        "What to vary. batch_size: B to B/64, BYOL and SimCLR. augmentations: taken away one by one, BYOL and SimCLR. "
-        "target_ema: τ₀ from 0 to 1, with and without predictor. method: BYOL and SimCLR.",
+        "Setting to vary. batch_size: B to B/64, BYOL and SimCLR. augmentations: removed one by "
+        "one, BYOL and SimCLR. target_ema: τ₀ from 0 to 1, with and without predictor. method: "
+        "BYOL and SimCLR.",
         required=True,
     )
     flags.DEFINE_string(
-        "data_dir", None, "The images to pretrain on, as byol-pretrain takes them.", required=True
+        "data_dir", None, "Images to pretrain on, as byol-pretrain takes them.", required=True
     )
     flags.DEFINE_string(
-        "train_dir", None, "Labelled images to evaluate with; by default those of --data_dir."
+        "train_dir",
+        None,
+        "Labelled images to train classifiers on; by default those of --data_dir.",
     )
     flags.DEFINE_string(
-        "test_dir", None, "Labelled images of the same classes, to be judged on.", required=True
+        "test_dir", None, "Labelled test images of the same classes.", required=True
     )
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Where runs, tables and plots go. Studies that share it share the runs they have in common.",
+        "Folder for runs, tables and plots. Studies in the same folder share their common runs.",
         required=True,
     )
-    flags.DEFINE_list("seeds", ["0"], "Each run is made once for each; tables give mean and range.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds of the runs; tables give mean and range over them.")
     flags.register_validator(
         "seeds",
         lambda seeds: seeds and all(seed.isdecimal() for seed in seeds),

@@ -1,4 +1,4 @@
-"""byol-evaluate: what a pretrained encoder is worth, by the paper's protocols, beside what it has to beat.
+"""byol-evaluate: evaluates a pretrained encoder with the paper's protocols, next to baselines.
 
 byol-evaluate --run_dir=runs/photos --train_dir=photos/train --test_dir=photos/test --baselines
 byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... --protocol=semi_supervised
@@ -10,18 +10,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import ml_collections
 from absl import flags, logging
 
 from byol_tf.cli import recipe, run_main
 from byol_tf.configs import evaluation
 from byol_tf.errors import UserError
 
+if TYPE_CHECKING:
+    from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
+
 _PROTOCOLS = tuple(evaluation.get_config())
 _DEFAULT = ("knn", "linear")
-_ON_FEATURES = ("knn", "linear", "transfer")  # Of anything that encodes, raw pixels too.
-# In these the random encoder is trained like the pretrained one: the supervised baseline, without which the
-# figure says little.
+_ON_FEATURES = ("knn", "linear", "transfer")  # Also possible with raw pixels.
+# These also train a random encoder: the supervised baseline that gives the result its meaning.
 _BESIDE_SUPERVISED = ("semi_supervised", "fine_tuning", "segmentation", "detection", "depth")
 _FLAGS = flags.FLAGS
 
@@ -34,8 +38,8 @@ def main(argv: list[str]) -> None:
     missing = [name for name in _FLAGS.protocol if name not in config]
     if missing:
         raise UserError(
-            f"--config has no section '{missing[0]}'; give evaluation, or a file whose get_config has the protocols' "
-            "sections."
+            f"--config has no section '{missing[0]}'; give evaluation, or a file whose "
+            "get_config has the sections of the protocols."
         )
     output = _output()
     with _feature_folder() as features:
@@ -46,7 +50,7 @@ def main(argv: list[str]) -> None:
         from byol_tf.runs import fingerprint
 
         pretrained, model, training_config = _pretrained()
-        task = Splits(
+        splits = Splits(
             _FLAGS.train_dir,
             _FLAGS.test_dir,
             seed=training_config.seed if training_config else 0,
@@ -58,14 +62,14 @@ def main(argv: list[str]) -> None:
         for encoder, names in _rows(pretrained, training_config):
             logging.info("%s: %s", encoder.name, ", ".join(names))
             rows[encoder.name] = {
-                name: protocols[name].evaluate(encoder, task, config[name]) for name in names
+                name: protocols[name].evaluate(encoder, splits, config[name]) for name in names
             }
     record = results.as_record(
         rows,
         command=recipe.command_line("byol-evaluate"),
         model=model,
         config_fingerprint=fingerprint(training_config.to_dict()) if training_config else None,
-        **task.described(),
+        **splits.described(),
         protocols={name: config[name].to_dict() for name in protocols},
         wall_seconds=round(time.monotonic() - start, 1),
     )
@@ -75,7 +79,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    """Console entry point."""
+    """Defines the flags and runs the command; the console entry point."""
     sys.argv = recipe.with_config_paths(sys.argv, default="evaluation")
     _define_flags()
     run_main(main)
@@ -83,52 +87,56 @@ def run() -> None:
 
 def _define_flags() -> None:
     recipe.define_config(
-        "The protocols' numbers: evaluation, which is the paper's (byol_tf/configs/evaluation.py), or the path "
-        "of a Python file with get_config. Any can be overridden: --config.linear.views=80."
+        "Settings of the protocols: evaluation, which has the paper's values "
+        "(byol_tf/configs/evaluation.py), or the path of a Python file with get_config. Each can "
+        "be overridden: --config.linear.views=80."
     )
-    flags.DEFINE_string("run_dir", None, "A run of byol-pretrain; or give --saved_model.")
+    flags.DEFINE_string("run_dir", None, "Run of byol-pretrain to evaluate; or give --saved_model.")
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "The checkpoint to evaluate, its path without .index; by default the latest of the run.",
+        "Checkpoint to evaluate, its path without .index; by default the latest of the run.",
     )
     flags.DEFINE_string(
-        "saved_model", None, "An encoder exported by byol-export (its version folder), not a run."
+        "saved_model",
+        None,
+        "Encoder exported by byol-export (its version folder), instead of a run.",
     )
     flags.DEFINE_string(
         "train_dir",
         None,
-        "Labelled images to learn from: a folder with one subfolder a class, a folder or glob of "
+        "Labelled training images: a folder with one subfolder per class, a folder or glob of "
         "TFRecords of tf.Example with image/label, or tfds:NAME[:SPLIT]; voc:ROOT:SPLIT (transfer, "
         "segmentation, detection), coco:IMAGES:ANNOTATIONS.json (detection), a folder with images/ "
         "and depth/ (depth).",
         required=True,
     )
     flags.DEFINE_string(
-        "test_dir", None, "Images of the same kind and classes, to be judged on.", required=True
+        "test_dir", None, "Labelled test images of the same kind and classes.", required=True
     )
     flags.DEFINE_list(
         "protocol",
         ",".join(_DEFAULT),
-        f"What to run, separated by commas: {', '.join(_PROTOCOLS)}. docs/evaluation.md says what "
-        "each does; --config.PROTOCOL.FIELD overrides a number of one.",
+        f"Protocols to run, separated by commas: {', '.join(_PROTOCOLS)}. docs/evaluation.md "
+        "describes them; --config.PROTOCOL.FIELD overrides a setting of one.",
     )
     flags.DEFINE_bool(
         "baselines",
         False,
-        "Also evaluate the encoder as it was before training, by the config's seed, and pixels.",
+        "Also evaluate the encoder before training (from the config's seed) and raw pixels.",
     )
     flags.DEFINE_string(
         "features_dir",
         None,
-        "Where representations are kept, so that another protocol or sweep need not pass over the "
-        "images again; by default features/ in the run. Of a SavedModel none are kept.",
+        "Folder in which representations are stored, so that other protocols need not encode the "
+        "images again; by default features/ in the run, and none for a SavedModel.",
     )
     flags.DEFINE_string(
         "output",
         None,
-        "JSON file for the results, lists and predictions beside it; by default evaluation.json in "
-        "the run, evaluation-PROTOCOL.json of other protocols; none of a SavedModel.",
+        "JSON file for the results, with lists and predictions beside it; by default "
+        "evaluation.json in the run, evaluation-PROTOCOL.json for other protocols, and none "
+        "for a SavedModel.",
     )
     flags.mark_flags_as_mutual_exclusive(["run_dir", "saved_model"], required=True)
     flags.mark_flags_as_mutual_exclusive(["checkpoint", "saved_model"])
@@ -140,7 +148,7 @@ def _define_flags() -> None:
 
 
 def _output() -> str | None:
-    """Where the results go; looked at first, so that a typing mistake does not cost hours."""
+    """Returns the path of the results, checked first so that a typo does not cost hours."""
     output = _FLAGS.output
     if output is None and _FLAGS.run_dir:
         name = "-".join(
@@ -156,7 +164,7 @@ def _output() -> str | None:
 
 @contextlib.contextmanager
 def _feature_folder() -> Iterator[str]:
-    """The folder of the cache; one that goes with the command where none is to be kept."""
+    """Yields the folder of the cache, a temporary one if nothing is to be stored."""
     if _FLAGS.features_dir or _FLAGS.run_dir:
         yield _FLAGS.features_dir or os.path.join(_FLAGS.run_dir, "features")
     else:
@@ -164,8 +172,8 @@ def _feature_folder() -> Iterator[str]:
             yield folder
 
 
-def _pretrained():
-    """What is evaluated, its path, and the config it was trained with (None where unknown)."""
+def _pretrained() -> tuple["EvaluatedEncoder", str | None, ml_collections.ConfigDict | None]:
+    """Returns the encoder, its path, and the config it was trained with (None if unknown)."""
     from byol_tf import encoders, runs
 
     if _FLAGS.saved_model:
@@ -176,8 +184,10 @@ def _pretrained():
     return encoders.from_run(_FLAGS.run_dir, checkpoint), checkpoint, config
 
 
-def _rows(pretrained, config):
-    """Encoders of the table, each with the protocols to run."""
+def _rows(
+    pretrained: "EvaluatedEncoder", config: ml_collections.ConfigDict | None
+) -> list[tuple["EvaluatedEncoder", list[str]]]:
+    """Returns the encoders of the table, each with the protocols to run."""
     from byol_tf import encoders
 
     names = _FLAGS.protocol
@@ -186,8 +196,8 @@ def _rows(pretrained, config):
     if beside:
         if config is None:
             raise UserError(
-                f"'{_FLAGS.saved_model}' does not say which config it comes from, and the random "
-                "encoder needs it; export it with byol-export, or leave --baselines out."
+                f"'{_FLAGS.saved_model}' has no config, which the random encoder needs; export it "
+                "with byol-export, or leave out --baselines."
             )
         rows.append((encoders.random_encoder(config, pretrained.preprocessing), beside))
     of_pixels = [name for name in beside if name in _ON_FEATURES]

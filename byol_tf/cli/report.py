@@ -1,4 +1,4 @@
-"""byol-report: one HTML page of a run: results, curves, accuracy by class, neighbours, a map.
+"""byol-report: makes an HTML page of a run: results, curves, accuracy by class, neighbours, a map.
 
 byol-report runs/photos
 byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
@@ -12,7 +12,7 @@ from absl import flags
 from byol_tf.cli import run_main
 from byol_tf.errors import UserError
 
-# Those of the extra, as they are imported.
+# Import names of the packages in the extra.
 _PACKAGES = ("jinja2", "matplotlib", "PIL", "sklearn")
 _FLAGS = flags.FLAGS
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    """Console entry point."""
+    """Defines the flags and runs the command; the console entry point."""
     _define_flags()
     run_main(main, positional="RUN_DIR")
 
@@ -40,20 +40,20 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "train_dir",
         None,
-        "Images among which neighbours are looked for: a folder, TFRecords or tfds:NAME[:SPLIT]; "
-        "by default those that the run's evaluation.json names.",
+        "Images to find neighbours among: a folder, TFRecords or tfds:NAME[:SPLIT]; by default "
+        "those that the run's evaluation.json names.",
     )
     flags.DEFINE_string(
         "test_dir",
         None,
-        "Images to look at, those of a test; with the same class subfolders as --train_dir, or "
-        "without labels. By default those of evaluation.json.",
+        "Test images to show, with the same class subfolders as --train_dir or without labels; by "
+        "default those that the run's evaluation.json names.",
     )
-    flags.DEFINE_string("output", None, "The page; by default report.html in the run.")
+    flags.DEFINE_string("output", None, "Path of the page; by default report.html in the run.")
 
 
 def _output(run_dir: str) -> str:
-    """Where the page goes; looked at first, before images are embedded."""
+    """Returns the path of the page, checked before images are embedded."""
     output = _FLAGS.output or os.path.join(run_dir, "report.html")
     if not os.path.isdir(os.path.dirname(output) or "."):
         raise UserError(

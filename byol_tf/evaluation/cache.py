@@ -1,4 +1,4 @@
-"""Features on disk: one pass over a data set for each encoder, however many protocols read it."""
+"""Features cached on disk, so that each encoder sees a data set once for all protocols."""
 
 import dataclasses
 import hashlib
@@ -19,56 +19,56 @@ _BATCH_SIZE = 256
 
 
 class FeatureCache:
-    """Extracts features, or reads those that an earlier call left.
+    """Extracts features, or reads them from disk where an earlier call stored them.
 
-    What names a file is all that decides its content: the encoder's weights, the images (their
-    names, sizes and times of change), the preprocessing and the seed of the crops. Nothing is ever
-    removed: 4 (D + 1) bytes and a key for each image and pass.
+    A file is named by everything that decides its content: the encoder's weights, the images (their
+    names, sizes and modification times), the preprocessing and the seed of the crops. Nothing is
+    ever removed; each image takes 4 (D + 1) bytes and its key per pass.
 
     Args:
-        folder: of the files; made when the first is written. None keeps none.
+        folder: Folder of the files, created when the first is written. None stores nothing.
     """
 
     def __init__(self, folder: str | None):
         self.folder = folder
 
     def extract(
-        self, pretrained: EvaluatedEncoder, source: Source, *, augmentation_seed: int | None = None
+        self, encoder: EvaluatedEncoder, source: Source, *, augmentation_seed: int | None = None
     ) -> Features:
-        """Features of all images of `source`, as `features.extract` gives them.
+        """Returns the features of all images of `source`, as `features.extract` gives them.
 
         Args:
-            pretrained: the encoder and its preprocessing.
-            source: images.
-            augmentation_seed: of random crops and flips; None takes centre crops.
+            encoder: Encoder with its preprocessing.
+            source: Images to encode.
+            augmentation_seed: Seed of the random crops and flips; None takes centre crops.
 
         Raises:
-            UserError: as `features.extract`.
+            UserError: What `features.extract` raises.
         """
         path = None
         if self.folder is not None:
             path = os.path.join(
-                self.folder, f"{_name(pretrained, source, augmentation_seed)}.features"
+                self.folder, f"{_name(encoder, source, augmentation_seed)}.features"
             )
             if tf.io.gfile.exists(path):
-                logging.info("%s: features of '%s' are in %s", pretrained.name, source.name, path)
+                logging.info("%s: features of '%s' are in %s", encoder.name, source.name, path)
                 return _read(path)
         if augmentation_seed is None:
-            dataset = evaluation_dataset(source, pretrained.preprocessing, _BATCH_SIZE)
+            dataset = evaluation_dataset(source, encoder.preprocessing, _BATCH_SIZE)
         else:
             dataset = augmented_dataset(
-                source, pretrained.preprocessing, _BATCH_SIZE, augmentation_seed
+                source, encoder.preprocessing, _BATCH_SIZE, augmentation_seed
             )
-        features = extract(pretrained.encoder, dataset)
+        features = extract(encoder.encode, dataset)
         if path is not None:
             _write(path, features)
         return features
 
 
-def _name(pretrained: EvaluatedEncoder, source: Source, augmentation_seed: int | None) -> str:
+def _name(encoder: EvaluatedEncoder, source: Source, augmentation_seed: int | None) -> str:
     content = {
-        "encoder": pretrained.fingerprint,
-        "preprocessing": dataclasses.asdict(pretrained.preprocessing),
+        "encoder": encoder.fingerprint,
+        "preprocessing": dataclasses.asdict(encoder.preprocessing),
         "images": source.fingerprint(),
         "train_seed": augmentation_seed,
     }
@@ -81,12 +81,12 @@ def _read(path: str) -> Features:
 
 
 def _write(path: str, features: Features) -> None:
-    """One array after the other, in NumPy's format: an .npz would have to seek, which gfile cannot."""
+    """Writes the arrays in .npy format, one after the other; .npz would need to seek in GFile."""
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     tf.io.gfile.makedirs(os.path.dirname(path))
     with tf.io.gfile.GFile(temporary, "wb") as file:
         for column in (features.representations, features.labels, features.keys):
-            # Keys are objects, of any length; as one width they need no pickle.
+            # Keys are objects; as bytes of a fixed width they need no pickle.
             array = column.astype(np.bytes_) if column.dtype == object else column
             np.lib.format.write_array(file, array, allow_pickle=False)
     tf.io.gfile.rename(temporary, path, overwrite=True)

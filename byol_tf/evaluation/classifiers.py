@@ -1,8 +1,8 @@
 """Linear classifiers on frozen representations: softmax regression, several learning rates at once.
 
-SGD with Nesterov momentum, no regularisation of any kind, a cosine learning rate: the optimizer of
-linear evaluation (paper appendix C.1). Nothing is standardised: logits = representation · kernel +
-bias, of representations as the encoder gives them.
+The optimizer is that of linear evaluation (paper appendix C.1): SGD with Nesterov momentum, without
+regularisation, with a cosine learning rate. Representations are not standardised: logits =
+representation · kernel + bias.
 """
 
 import dataclasses
@@ -19,23 +19,26 @@ _ROWS_AT_ONCE = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Classifiers:
-    """L linear classifiers, one a learning rate.
+    """L linear classifiers, one per learning rate.
 
     Attributes:
-        kernel: float32 `[D, L, C]`.
-        bias: float32 `[L, C]`.
+        kernel: Weights, float32 `[D, L, C]`.
+        bias: Biases, float32 `[L, C]`.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
 
     def hits(self, representations: np.ndarray, labels: np.ndarray, top: int) -> np.ndarray:
-        """Whether the label is among the `top` best classes: `[N, D]`, `[N]` → bool `[N, L]`."""
+        """Returns whether each label is among the `top` best classes.
+
+        Shapes: `[N, D]`, `[N]` -> bool `[N, L]`.
+        """
         parts = []
         for start in range(0, len(labels), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             logits = np.tensordot(representations[rows], self.kernel, axes=1) + self.bias
-            ranked = tf.math.top_k(logits, top).indices  # Among equals, the lower label first.
+            ranked = tf.math.top_k(logits, top).indices  # Ties go to the lower label.
             parts.append((ranked == labels[rows, np.newaxis, np.newaxis]).numpy().any(axis=-1))
         return np.concatenate(parts)
 
@@ -50,16 +53,16 @@ def train_classifiers(
     batch_size: int,
     seed: int,
 ) -> Classifiers:
-    """Trains one linear classifier a learning rate, all on the same batches.
+    """Trains one linear classifier per learning rate, all on the same batches.
 
-    They start at zero: the problem is convex and needs no random start.
+    Weights start at zero: the problem is convex and needs no random start.
 
     Args:
-        views: V arrays float32 `[N, D]`.
-        labels: int32 `[N]` in [0, C).
-        rows: int `[M]`, the examples to train on.
+        views: V arrays of representations, float32 `[N, D]`; epoch e trains on view e mod V.
+        labels: Labels, int32 `[N]` in [0, C).
+        rows: Positions of the examples to train on, int `[M]`.
         base_lrs: L learning rates for a batch of 256.
-        epochs, batch_size, seed: as `linear.fit_linear`.
+        epochs, batch_size, seed: Settings as in `linear.fit_linear`.
     """
     batch_size = min(batch_size, len(rows))
     steps = len(rows) // batch_size
@@ -87,7 +90,7 @@ def train_classifiers(
 
 @tf.function(autograph=False)
 def _train_epoch(state, representations, labels, batches, lrs):
-    """One pass: batches int32 `[steps, B]`, learning rates `[steps, L]`."""
+    """Trains for one epoch: batches int32 `[steps, B]`, learning rates `[steps, L]`."""
     num_lrs, num_classes = state[1].shape
 
     def step(index, kernel, bias, kernel_momentum, bias_momentum):
@@ -102,7 +105,7 @@ def _train_epoch(state, representations, labels, batches, lrs):
         flat_error = tf.reshape(error, [-1, num_lrs * num_classes])
         kernel_gradient = tf.reshape(tf.matmul(x, flat_error, transpose_a=True), tf.shape(kernel))
         bias_gradient = tf.reduce_sum(error, axis=0)
-        # As optax.sgd: the learning rate stays outside the momentum buffer.
+        # As in optax.sgd, the learning rate stays outside the momentum buffer.
         lr = lrs[index][:, tf.newaxis]
         kernel_momentum = _MOMENTUM * kernel_momentum + kernel_gradient
         bias_momentum = _MOMENTUM * bias_momentum + bias_gradient

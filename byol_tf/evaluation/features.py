@@ -13,20 +13,20 @@ from byol_tf.models.networks import check_flat
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What protocols of a frozen encoder work on, in host memory.
+    """Representations, labels and keys of a data set, in host memory.
 
     Attributes:
-        representations: float32 `[N, D]`.
-        labels: int32 `[N]`, -1 where unknown.
-        keys: bytes `[N]`, the names of the examples.
+        representations: Outputs of the encoder, float32 `[N, D]`.
+        labels: Labels, int32 `[N]`, -1 where unknown.
+        keys: Names of the examples, bytes `[N]`.
     """
 
     representations: np.ndarray
     labels: np.ndarray
     keys: np.ndarray
 
-    def select(self, indices) -> "Features":
-        """The examples at `indices`: a slice, a mask, or positions."""
+    def select(self, indices: np.ndarray | slice | Sequence[int]) -> "Features":
+        """Returns the examples at `indices`: a slice, a mask, or positions."""
         return Features(self.representations[indices], self.labels[indices], self.keys[indices])
 
 
@@ -34,15 +34,15 @@ def extract(encoder: Callable[..., tf.Tensor], dataset: tf.data.Dataset) -> Feat
     """Runs the encoder over the data once, in inference mode.
 
     Args:
-        encoder: a Keras model or any function `(images, training)`, float `[B, H, W, 3]` →
+        encoder: Keras model or any function `(images, training)`, float `[B, H, W, 3]` ->
             `[B, D]`.
-        dataset: finite, of `(images, labels, keys)` as `data.evaluation_dataset` gives.
+        dataset: Finite data set of `(images, labels, keys)`, as `data.evaluation_dataset` gives.
 
     Returns:
-        Features of all images, float32 also where the encoder computes in half precision.
+        Features of all images, in float32 even if the encoder computes in half precision.
 
     Raises:
-        UserError: the encoder gives a feature map or values that are not finite; there are no
+        UserError: The encoder gives a feature map or values that are not finite, or there are no
             images.
     """
     image_spec = dataset.element_spec[0]
@@ -63,19 +63,19 @@ def extract(encoder: Callable[..., tf.Tensor], dataset: tf.data.Dataset) -> Feat
         done += len(batches[-1][0])
         logging.log_every_n_seconds(logging.INFO, "encoded %d images", 10, done)
     if not done:
-        raise UserError("there are no images to encode; give a data set that holds some.")
+        raise UserError("there are no images to encode; give a data set with at least one.")
     features = Features(*(np.concatenate(column) for column in zip(*batches, strict=True)))
     _check_finite(features)
     return features
 
 
 def align(passes: Sequence[Features]) -> list[Features]:
-    """Cuts several passes over one data set to the examples that all of them hold.
+    """Returns several passes over one data set, cut to the examples that all of them hold.
 
-    They can differ because a JPEG that is damaged near its end still gives a random crop above it.
+    Passes can differ: a JPEG damaged near its end still gives random crops above the damage.
 
     Raises:
-        UserError: keys repeat, so that examples cannot be told apart.
+        UserError: Keys repeat, so examples cannot be told apart.
     """
     if all(np.array_equal(features.keys, passes[0].keys) for features in passes):
         return list(passes)
@@ -93,13 +93,13 @@ def align(passes: Sequence[Features]) -> list[Features]:
 
 
 def check_labelled(features: Features, role: str) -> None:
-    """Raises `UserError` unless every example has a label; `role` is its name in the message."""
+    """Raises `UserError` unless every example has a label; `role` names the set in the message."""
     unknown = np.flatnonzero(features.labels < 0)
     if unknown.size:
         raise UserError(
             f"{unknown.size} of the {len(features.labels)} {role} examples have no label (first: "
             f"{_name(features, unknown[0])}), and accuracy needs labels; give a folder with one "
-            "subfolder a class, or TFRecords with image/label."
+            "subfolder per class, or TFRecords with image/label."
         )
 
 
@@ -108,8 +108,8 @@ def _check_finite(features: Features) -> None:
     if broken.size:
         raise UserError(
             f"the representations of {broken.size} of {len(features.keys)} images are not finite "
-            f"(first: {_name(features, broken[0])}); if it is all of them the checkpoint has "
-            "diverged: take an earlier one."
+            f"(first: {_name(features, broken[0])}); if this holds for all of them, the run has "
+            "diverged: take an earlier checkpoint."
         )
 
 

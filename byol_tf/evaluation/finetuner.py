@@ -1,13 +1,15 @@
 """Fine-tuning: an encoder and a linear head on it, trained together on labelled images.
 
-What semi-supervised evaluation (paper section 4.2, appendix C.1) and transfer by fine-tuning
-(appendix D.3) share: SGD with Nesterov momentum 0.9; random crops and flips in training, centre
-crops afterwards; BatchNorm in training mode. The paper names no schedule for either: the learning
+Shared by semi-supervised evaluation (paper section 4.2, appendix C.1) and transfer by fine-tuning
+(appendix D.3): SGD with Nesterov momentum 0.9; random crops and flips in training, centre crops
+afterwards; BatchNorm in training mode. The paper names no schedule for either; here the learning
 rate follows a cosine to 0, as in linear evaluation.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,62 +27,63 @@ _EVALUATION_BATCH = 256
 
 
 class Diverged(UserError):
-    """Loss, weights or logits are not finite: the learning rate is too high for the encoder."""
+    """Error raised when loss, weights or logits are not finite: the learning rate is too high."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Classified:
-    """What a classifier says of a data set: logits float32 `[N, C]`, true labels int32 `[N]`."""
+    """A classifier's logits on a data set, float32 `[N, C]`, and the true labels, int32 `[N]`."""
 
     logits: np.ndarray
     labels: np.ndarray
 
     @property
     def predicted(self) -> np.ndarray:
-        """The best class of each, int64 `[N]`; of equals the first."""
+        """Class with the highest logit of each example, int64 `[N]`; ties go to the lower class."""
         return self.logits.argmax(axis=1)
 
     def hits(self, top: int) -> np.ndarray:
-        """Whether the label is among the `top` best classes, bool `[N]`; top is clipped to C."""
+        """Returns whether each label is among the `top` best classes (or all C), bool `[N]`."""
         ranked = tf.math.top_k(self.logits, min(top, self.logits.shape[1])).indices
         return (ranked.numpy() == self.labels[:, np.newaxis]).any(axis=1)
 
 
 class FineTuner:
-    """A classifier that is trained again and again from the same start.
+    """A classifier that can be trained repeatedly from the same initial weights.
 
     One model and one compiled step serve a whole sweep: learning rate, decay and number of steps
-    are variables, and `train` puts weights, BatchNorm statistics and momentum back first. Training
-    is Keras's `fit`, so that under a strategy's scope the replicas share each batch.
+    are variables, and `train` first resets weights, BatchNorm statistics and momentum. Training
+    uses Keras's `fit`, so under a strategy's scope the replicas share each batch.
 
     Args:
-        pretrained: gives the start and the preprocessing; its own weights stay as they are.
-        num_classes: C, at least 2. The head starts at zero.
-        batch_norm_momentum: of the running statistics, in [0, 1); None leaves the encoder's.
+        encoder: Encoder to start from, with its preprocessing; its own weights do not change.
+        num_classes: Number of classes C, at least 2. The head starts at zero.
+        batch_norm_momentum: Momentum of the running statistics, in [0, 1); None keeps the
+            encoder's.
 
     Raises:
-        UserError: an encoder that cannot be trained, or gives feature maps; a single class.
+        UserError: The encoder cannot be trained or gives feature maps, or there is one class.
     """
 
     def __init__(
         self,
-        pretrained: EvaluatedEncoder,
+        encoder: EvaluatedEncoder,
         num_classes: int,
         batch_norm_momentum: float | None = None,
     ):
         if num_classes < 2:
             raise UserError("the training set has one class; fine-tuning needs at least two.")
-        encoder = pretrained.trainable()
-        check_flat(tf.TensorShape(encoder.output_shape))
+        backbone = encoder.trainable()
+        check_flat(tf.TensorShape(backbone.output_shape))
         if batch_norm_momentum is not None:
-            for layer in encoder.submodules:
+            for layer in backbone.submodules:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.momentum = batch_norm_momentum
         head = keras.layers.Dense(
             num_classes, kernel_initializer="zeros", dtype="float32", name="head"
         )
-        self.model = keras.Model(encoder.inputs, head(encoder.output))
-        self._preprocessing = pretrained.preprocessing
+        self.model = keras.Model(backbone.inputs, head(backbone.output))
+        self._preprocessing = encoder.preprocessing
         self._start = self.model.get_weights()
         self._optimizer = NesterovSGD()
         self._optimizer.build(self.model.trainable_variables)
@@ -103,19 +106,20 @@ class FineTuner:
         weight_decay: float = 0.0,
         seed: int,
     ) -> None:
-        """Trains from the start.
+        """Trains from the initial weights.
 
         Args:
-            source: labelled images.
-            steps: at least 1.
-            batch_size: may exceed the number of images, which then come several times in a batch.
-            learning_rate: at the first step.
-            weight_decay: as `NesterovSGD`.
-            seed: of order, crops and flips.
+            source: Labelled images.
+            steps: Number of steps, at least 1.
+            batch_size: Images per batch. If it exceeds the number of images, each of them comes
+                several times in a batch.
+            learning_rate: Learning rate of the first step.
+            weight_decay: Weight decay as in `NesterovSGD`.
+            seed: Seed of order, crops and flips.
 
         Raises:
-            Diverged: the loss or a weight is not finite.
-            UserError: a whole batch of images is corrupt.
+            Diverged: The loss or a weight is not finite.
+            UserError: A whole batch of images is corrupt.
         """
         self.model.set_weights(self._start)
         self._optimizer.restart(learning_rate, weight_decay, steps)
@@ -127,16 +131,16 @@ class FineTuner:
         numbers = (history["loss"], *self.model.get_weights())
         if not all(np.isfinite(number).all() for number in numbers):
             raise Diverged(
-                f"fine-tuning '{source.name}' diverged at the learning rate {learning_rate:g}; "
-                "give lower ones."
+                f"fine-tuning on '{source.name}' diverged at the learning rate {learning_rate:g}; "
+                "give a lower one."
             )
 
     def classify(self, source: Source) -> Classified:
-        """The classifier's logits for the centre crops of all images that are not corrupt.
+        """Returns the logits for the centre crops of all images that are not corrupt.
 
         Raises:
-            Diverged: logits are not finite.
-            UserError: there are no images.
+            Diverged: Logits are not finite.
+            UserError: There are no images.
         """
         batches = [
             (self._logits(images).numpy(), labels.numpy())
@@ -145,7 +149,9 @@ class FineTuner:
             )
         ]
         if not batches:
-            raise UserError(f"'{source.name}' has no images that decode; the log names them.")
+            raise UserError(
+                f"'{source.name}' has no image that decodes; replace the files that the log names."
+            )
         classified = Classified(*(np.concatenate(column) for column in zip(*batches, strict=True)))
         if not np.isfinite(classified.logits).all():
             raise Diverged(
@@ -155,7 +161,7 @@ class FineTuner:
 
 
 class NesterovSGD(keras.optimizers.Optimizer):
-    """SGD with Nesterov momentum 0.9, coupled L2 and a cosine learning rate, ready to start again.
+    """Restartable SGD with Nesterov momentum 0.9, coupled L2 and a cosine learning rate.
 
     At step t = 0 ... T - 1, for a weight w with gradient g, learning rate γ and weight decay λ:
 
@@ -163,18 +169,18 @@ class NesterovSGD(keras.optimizers.Optimizer):
         m ← 0.9 m + u
         w ← w - γ (1 + cos(π t / T)) / 2 · (u + 0.9 m)
 
-    The rate is outside the momentum buffer, as in `evaluation.classifiers` and optax; Keras's own
-    SGD has it inside.
+    The rate is outside the momentum buffer, as in `evaluation.classifiers` and optax; in Keras's
+    own SGD it is inside.
     """
 
     def __init__(self):
         super().__init__(name="nesterov_sgd")
         self._learning_rate = self._build_learning_rate(0.0)
-        # Not the base class's `weight_decay`, which Keras would subtract by itself.
+        # Not the base class's `weight_decay`, which Keras would apply by itself.
         self.coupled_weight_decay = tf.Variable(0.0, trainable=False)
         self.total_steps = tf.Variable(1.0, trainable=False)
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -192,7 +198,7 @@ class NesterovSGD(keras.optimizers.Optimizer):
         for variable in (self.iterations, *self.momentums):
             variable.assign(tf.zeros_like(variable))
 
-    def update_step(self, gradient, variable):
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         momentum = self.momentums[self._index_dict[self._var_key(variable)]]
         update = tf.convert_to_tensor(gradient)
         if variable.shape.rank > 1:
@@ -204,13 +210,13 @@ class NesterovSGD(keras.optimizers.Optimizer):
 
 
 class _Watch(keras.callbacks.Callback):
-    """Logs progress, and ends training once the loss is not finite."""
+    """Logs progress and stops training once the loss is not finite."""
 
     def __init__(self, steps: int):
         super().__init__()
         self._steps = steps
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
         loss = logs["loss"]
         logging.log_every_n_seconds(
             logging.INFO,

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour accuracy, as in Wu et al. 2018 (arXiv 1805.01978, section 3.4).
 
-Without training and hyper-parameters to choose, it is the quickest figure of a representation.
+It needs no training and no choice of hyperparameters: the quickest measure of a representation.
 """
 
 import dataclasses
@@ -25,11 +25,10 @@ class KNNResult:
     """Accuracies in [0, 1].
 
     Attributes:
-        top_1: part of the test examples whose class has the most votes.
-        top_5: part whose class is among the five, or all where there are fewer, with the most
-            votes.
-        k: neighbours that voted.
-        num_test: test examples.
+        top_1: Fraction of the test examples whose class has the most votes.
+        top_5: Fraction whose class is among the five with the most votes (1 with fewer classes).
+        k: Number of neighbours that voted.
+        num_test: Number of test examples.
     """
 
     top_1: float
@@ -38,23 +37,24 @@ class KNNResult:
     num_test: int
 
     def cells(self) -> dict[str, str]:
-        """Of the results table: header → text."""
+        """Returns the cells of the results table by header."""
         return {"kNN top-1, %": percent(self.top_1)}
 
 
 def evaluate(
-    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+    encoder: EvaluatedEncoder, splits: Splits, config: ml_collections.ConfigDict
 ) -> KNNResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 
     Raises:
-        UserError: a value of `config` out of range; as `knn_accuracy`.
+        UserError: A value of `config` is out of range, or what `knn_accuracy` raises.
     """
     if config.k < 1 or not config.temperature > 0:
         raise UserError(
-            f"knn.k is {config.k}, knn.temperature {config.temperature}; give at least 1, and above 0."
+            f"knn.k is {config.k}, knn.temperature {config.temperature}; give at least 1 neighbour "
+            "and a temperature above 0."
         )
-    train, test, _ = task.passes(pretrained, 0)
+    train, test, _ = splits.features(encoder, 0)
     return knn_accuracy(train, test, **config)
 
 
@@ -64,17 +64,17 @@ def knn_accuracy(
     """Classifies each test example by its k nearest training examples.
 
     Nearness is cosine similarity s; a neighbour's vote for its class weighs exp(s / temperature).
-    Of equally near examples the first is taken, of classes with equal votes the one with the lower
-    label. A test example of a class that `train` does not have counts as wrong.
+    Ties go to the earlier of equally near examples, and to the lower of labels with equal votes. A
+    test example of a class that is not in `train` counts as wrong.
 
     Args:
         train: N labelled examples.
         test: M labelled examples.
-        k: clipped to N.
-        temperature: above 0.
+        k: Number of neighbours, clipped to N.
+        temperature: Temperature of the votes, above 0.
 
     Raises:
-        UserError: examples without labels, or different encoders.
+        UserError: An example has no label, or the features come from different encoders.
     """
     check_labelled(train, "training")
     check_labelled(test, "test")
@@ -110,9 +110,9 @@ def _normalized(representations: np.ndarray) -> tf.Tensor:
 
 @tf.function(autograph=False, reduce_retracing=True)
 def _ranked_classes(queries, neighbours, labels, temperature, k, num_classes):
-    """The up to five classes with the most votes, best first: `[b, D]` → int32 `[b, min(5, C)]`."""
+    """Returns the classes with the most votes, best first: `[b, D]` -> int32 `[b, min(5, C)]`."""
     similarity = tf.matmul(queries, neighbours, transpose_b=True)  # [b, N]
-    similarity, nearest = tf.math.top_k(similarity, k)  # Among equals, the lower index first.
+    similarity, nearest = tf.math.top_k(similarity, k)  # Ties go to the lower index.
     weights = tf.exp(similarity / temperature)  # [b, k]
     ballots = tf.one_hot(tf.gather(labels, nearest), num_classes)  # [b, k, C]
     votes = tf.einsum("bk,bkc->bc", weights, ballots)

@@ -21,15 +21,17 @@ _ROWS_AT_ONCE = 256  # Distances of this many to 50,000 others are 50 MB.
 
 @dataclasses.dataclass(frozen=True)
 class LabelFree:
-    """How a representation treats images, whatever they show.
+    """Measures of a representation that do not depend on labels.
 
     Attributes:
-        alignment: of two random crops of each image, in [0, 4]; 0 where they are one point.
-        uniformity: of centre crops, in [-8, 0]; near -4 on an even sphere of many dimensions, 0 in
-            a collapse.
-        spread: of centre crops; 1 on an even sphere, 0 in a collapse.
-        effective_rank: of centre crops; between 1 and min(num_images - 1, D).
-        num_images: that were measured.
+        alignment: Mean squared distance of two random crops of an image, in [0, 4]; 0 where both
+            give the same point.
+        uniformity: Uniformity of centre crops, in [-8, 0]; near -4 for points spread evenly over a
+            sphere of many dimensions, 0 after a collapse.
+        spread: Feature standard deviation of centre crops; 1 for points spread evenly over the
+            sphere, 0 after a collapse.
+        effective_rank: Effective rank of centre crops, between 1 and min(num_images - 1, D).
+        num_images: Number of images measured.
     """
 
     alignment: float
@@ -49,17 +51,16 @@ def label_free_measures(
     """Measures an encoder on images, in three passes over them.
 
     Args:
-        encoder: as `features.extract` takes it.
-        source: the images; labels are not looked at.
-        preprocessing: of the centre crops.
-        seed: of the random crops and flips.
-        limit: this many images at most, evenly spaced over the source; uniformity costs the square
-            of their number. None takes all.
+        encoder: Encoder as `features.extract` takes it.
+        source: Images; labels are not used.
+        preprocessing: Preprocessing of the centre crops.
+        seed: Seed of the random crops and flips.
+        limit: Maximum number of images, evenly spaced over the source; the cost of uniformity grows
+            with its square. None takes all.
 
     Raises:
-        UserError: fewer than two images; representations that `features.extract` refuses.
+        UserError: There are fewer than two images, or what `features.extract` raises.
     """
-
     images = (source, preprocessing, _BATCH_SIZE)
     datasets = [
         evaluation_dataset(*images, limit=limit),
@@ -78,38 +79,39 @@ def label_free_measures(
 
 
 def alignment(view_1: np.ndarray, view_2: np.ndarray) -> float:
-    """Mean squared distance of the two views of an image, l2-normalised (section 4.1, α = 2).
+    """Returns the mean squared distance of l2-normalised views of an image (section 4.1, α = 2).
 
     Args:
-        view_1, view_2: float `[N, D]`, row by row of the same images.
+        view_1, view_2: Representations, float `[N, D]`; equal rows are views of the same image.
 
     Returns:
-        In [0, 4].
+        A number in [0, 4].
     """
     return float(tf.reduce_mean(regression_loss(view_1, view_2)))
 
 
 def uniformity(representations: np.ndarray) -> float:
-    """Log of the mean of exp(-2 ‖x - y‖²) over pairs of images, l2-normalised (section 4.1, t = 2).
+    """Returns the log of the mean of exp(-2 ‖x - y‖²) over pairs of images (section 4.1, t = 2).
 
     Args:
-        representations: float `[N, D]`, N at least 2; memory grows with N, not with its square.
+        representations: Representations, float `[N, D]`, N at least 2; they are l2-normalised here.
+            Memory grows with N, not with its square.
 
     Returns:
-        In [-8, 0].
+        A number in [-8, 0].
 
     Raises:
-        UserError: fewer than two images.
+        UserError: There are fewer than two images.
     """
     if len(representations) < 2:
-        raise UserError("there is one image, and uniformity is about pairs; give two or more.")
+        raise UserError("there is one image, but uniformity compares pairs; give two or more.")
     x = tf.math.l2_normalize(tf.cast(representations, tf.float32), axis=-1).numpy()
-    squares = np.square(x).sum(axis=1)  # 1, but 0 of a zero vector.
+    squares = np.square(x).sum(axis=1)  # 1, or 0 for a zero vector.
     total = 0.0
     for start in range(0, len(x), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         later = slice(start, None)
         distances = squares[rows, np.newaxis] + squares[later] - 2 * x[rows] @ x[later].T
-        # Above the diagonal is each pair once.
+        # Each pair stands above the diagonal once.
         total += np.triu(np.exp(-2 * np.maximum(distances, 0)), k=1).sum(dtype=np.float64)
     return math.log(total / math.comb(len(x), 2))

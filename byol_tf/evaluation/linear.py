@@ -1,9 +1,9 @@
 """Linear evaluation (paper section 4.1, appendix C.1): a linear classifier on the frozen encoder.
 
 The learning rate is chosen on examples held out of the training set; the classifier is then
-trained anew on all of it and meets the test set once. Works on features: the encoder saw each image
-V times, as V random crops and flips, and epoch e trains on pass e mod V. With V = 80, the number of
-epochs, that is the paper's protocol exactly.
+retrained on all of it and evaluated on the test set once. It works on features: each image is
+encoded V times, as V random crops and flips, and epoch e trains on pass e mod V. With V = 80, the
+number of epochs, this is exactly the paper's protocol.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ class LinearResult:
     """Accuracies in [0, 1].
 
     Attributes:
-        top_1, top_5: on the test set (top-5 with fewer than five classes is 1).
+        top_1, top_5: Accuracy on the test set (top-5 with fewer than five classes is 1).
         interval: 95 % confidence interval of top_1 over draws of the test set (Wilson 1927).
-        base_lr: the learning rate chosen, for a batch of 256.
-        validation_accuracy: top-1 on the held-out examples by base learning rate.
-        batch_size: as trained.
-        num_test: test examples.
+        base_lr: Learning rate chosen, for a batch of 256.
+        validation_accuracy: Top-1 accuracy on the held-out examples by base learning rate.
+        batch_size: Batch size used.
+        num_test: Number of test examples.
     """
 
     top_1: float
@@ -48,7 +48,7 @@ class LinearResult:
     num_test: int
 
     def cells(self) -> dict[str, str]:
-        """Of the results table: header → text."""
+        """Returns the cells of the results table by header."""
         return {
             "linear top-1, % [95 % interval]": percent(self.top_1, self.interval),
             "linear top-5, %": percent(self.top_5),
@@ -60,9 +60,9 @@ class LinearFit:
     """The trained classifier and how it was chosen.
 
     Attributes:
-        classifiers: the one classifier, trained on the whole set: logits = representation ·
+        classifiers: The one classifier, trained on the whole set: logits = representation ·
             kernel[:, 0] + bias[0].
-        base_lr, validation_accuracy, batch_size: as `LinearResult`.
+        base_lr, validation_accuracy, batch_size: Values as in `LinearResult`.
     """
 
     classifiers: Classifiers
@@ -72,39 +72,39 @@ class LinearFit:
 
 
 def evaluate(
-    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+    encoder: EvaluatedEncoder, splits: Splits, config: ml_collections.ConfigDict
 ) -> LinearResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 
     Raises:
-        UserError: a negative number of views; as `linear_accuracy`.
+        UserError: The number of views is negative, or what `linear_accuracy` raises.
     """
     options = dict(config)
     if config.views < 0:
         raise UserError(f"linear.views is {config.views}; give 0 or more.")
-    train, test, views = task.passes(pretrained, options.pop("views"))
-    return linear_accuracy(views or [train], train, test, seed=task.seed, **options)
+    train, test, views = splits.features(encoder, options.pop("views"))
+    return linear_accuracy(views or [train], train, test, seed=splits.seed, **options)
 
 
 def linear_accuracy(
     train_views: Sequence[Features], train: Features, test: Features, **options: Any
 ) -> LinearResult:
-    """Runs the whole protocol: sweep, choice, training on everything, test.
+    """Runs the whole protocol: sweep, choice, training on the whole set, test.
 
     Args:
-        train_views, train, options: as `fit_linear`.
-        test: the test set's centre crops.
+        train_views, train, options: Arguments of `fit_linear`.
+        test: Centre crops of the test set.
 
     Raises:
-        UserError: as `fit_linear`; the test set lacks labels, or has some of classes the training
-            set does not have.
+        UserError: What `fit_linear` raises, or a test example has no label or a class that the
+            training set does not have.
     """
     _check_test(train, test)
     return evaluate_fit(fit_linear(train_views, train, **options), test)
 
 
 def evaluate_fit(fit: LinearFit, test: Features) -> LinearResult:
-    """What a trained classifier reaches on the test set's centre crops."""
+    """Returns the accuracy of a trained classifier on the test set's centre crops."""
     num_classes = fit.classifiers.bias.shape[1]
     hits_1 = fit.classifiers.hits(test.representations, test.labels, 1)
     hits_5 = fit.classifiers.hits(test.representations, test.labels, min(5, num_classes))
@@ -129,24 +129,25 @@ def fit_linear(
     base_lrs: Sequence[float] = BASE_LEARNING_RATES,
     validation_fraction: float = 0.1,
 ) -> LinearFit:
-    """Sweep, choice, training on everything: the protocol without its test.
+    """Chooses the learning rate and trains on the whole set: the protocol without its test.
 
     All learning rates of the sweep are trained in one program, on the same batches.
 
     Args:
         train_views: V passes over the training set, aligned with `train`: random crops and flips,
             or just `[train]`, which is cheaper.
-        train: the training set's centre crops; those held out are what validation looks at.
-        seed: of the split and the shuffles.
-        epochs: of the sweep and of the last training alike.
-        batch_size: clipped to the number of training examples; what is left of an epoch is dropped.
-        base_lrs: the sweep; the rate used is base × batch / 256, with the batch as clipped. Of
-            equally good ones the first is taken.
-        validation_fraction: part of the training set that is held out, in (0, 0.5].
+        train: Centre crops of the training set; validation uses those of the held-out examples.
+        seed: Seed of the split and the shuffles.
+        epochs: Number of epochs, in the sweep and in the final training.
+        batch_size: Batch size, clipped to the number of training examples; the remainder of an
+            epoch is dropped.
+        base_lrs: Learning rates to try; the rate used is base × batch / 256, with the clipped
+            batch. Ties go to the earlier one.
+        validation_fraction: Fraction of the training set to hold out, in (0, 0.5].
 
     Raises:
-        UserError: labels missing; too few examples or classes; views that are not of the training
-            set.
+        UserError: A label is missing, there are too few examples or classes, or the views are not
+            aligned with the training set.
     """
     _check_training(train_views, train, validation_fraction)
     kept, held_out = validation_split(train.labels, validation_fraction, seed)
@@ -178,7 +179,9 @@ def _check_test(train: Features, test: Features) -> None:
         )
 
 
-def _check_training(train_views, train, validation_fraction) -> None:
+def _check_training(
+    train_views: Sequence[Features], train: Features, validation_fraction: float
+) -> None:
     check_labelled(train, "training")
     if not 0 < validation_fraction <= 0.5:
         raise UserError(f"the validation fraction is {validation_fraction}; give one in (0, 0.5].")
@@ -193,6 +196,6 @@ def _check_training(train_views, train, validation_fraction) -> None:
     for view in train_views:
         if not np.array_equal(view.keys, train.keys):
             raise UserError(
-                "the augmented passes do not hold the same examples as the training set; pass all "
-                "of them through features.align first."
+                "the augmented passes do not hold the same examples as the training set; align "
+                "them with features.align first."
             )

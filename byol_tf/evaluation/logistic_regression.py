@@ -22,37 +22,37 @@ except ImportError as error:
         'logistic regression needs scikit-learn; run pip install "byol_tf[evaluation]".'
     ) from error
 
-# Of the largest element of the gradient of the mean loss, for features of mean square 1.
+# Bounds the largest element of the gradient of the mean loss, for features of mean square 1.
 _TOLERANCE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What a regression is fitted to.
+    """Representations and targets of a regression.
 
     Attributes:
-        representations: float32 `[N, D]`.
-        targets: labels, int `[N]`; or where examples have several classes int `[N, C]`: 1 where
-            the class is there, 0 where it is not, -1 where its regression leaves the example out.
+        representations: Representations, float32 `[N, D]`.
+        targets: Labels, int `[N]`; or int `[N, C]` where examples have several classes: 1 where the
+            class is present, 0 where it is absent, -1 where its regression ignores the example.
     """
 
     representations: np.ndarray
     targets: np.ndarray
 
-    def select(self, indices) -> "Examples":
-        """The examples at `indices`: a slice, a mask, or positions."""
+    def select(self, indices: np.ndarray | slice | Sequence[int]) -> "Examples":
+        """Returns the examples at `indices`: a slice, a mask, or positions."""
         return Examples(self.representations[indices], self.targets[indices])
 
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
-    """A fit.
+    """A fitted logistic regression.
 
     Attributes:
-        kernel: float64 `[D, C]`, W transposed.
-        bias: float64 `[C]`.
-        classes: int `[C]`, the label of each column.
-        converged: False where the solver met its limit of iterations, or could not go on.
+        kernel: Weights, float64 `[D, C]`; W transposed.
+        bias: Biases, float64 `[C]`.
+        classes: Label of each column, int `[C]`.
+        converged: False if the solver reached its iteration limit or could make no progress.
     """
 
     kernel: np.ndarray
@@ -61,40 +61,42 @@ class Regression:
     converged: bool
 
     def scores(self, representations: np.ndarray) -> np.ndarray:
-        """`[N, D]` → `[N, C]`."""
+        """Returns the score of each class: `[N, D]` -> `[N, C]`."""
         return representations @ self.kernel + self.bias
 
     def predict(self, representations: np.ndarray) -> np.ndarray:
-        """The label with the highest score: `[N, D]` → int `[N]`."""
+        """Returns the labels with the highest scores: `[N, D]` -> int `[N]`."""
         return self.classes[np.argmax(self.scores(representations), axis=1)]
 
 
 def regularization_path(
     examples: Examples, lambdas: Sequence[float], max_iterations: int
 ) -> Iterator[Regression]:
-    """Fits for each lambda, each started where the one before ended.
+    """Yields a regression for each lambda, each fit starting from the previous one.
 
-    Labels have one softmax regression; of two classes it is binary, whose lambda does what 2 lambda
-    does to weights for both. Examples with several classes have a binary one for each class.
+    With one label per example this is a softmax regression; with two classes it is binary, where
+    lambda acts like 2 lambda on separate weights for both classes. With several classes per example
+    there is one binary regression per class.
 
-    Representations are not standardised. They are centred and divided by one number s, with
-    lambda / s^2 in place of lambda: the optimum is the same, for b is not regularised. Only then
-    does a tolerance mean the same for every encoder. On representations of 0.04, as a random
-    ResNet-18 gives, scikit-learn by itself takes no further step from lambda = 0.1 on: within its
-    tolerance, and far from the optimum.
+    Representations are not standardised. They are centred and divided by one number s, and lambda
+    by s^2: the optimum stays the same, because b is not regularised, and the tolerance means the
+    same for every encoder. Without this, on the representations of about 0.04 that a random
+    ResNet-18 gives, scikit-learn makes no step below lambda = 0.1: it is within its tolerance, but
+    far from the optimum.
 
-    Takes 8 N D bytes: in float32 rounding stops the loss's fall, which looks like convergence.
+    Takes 8 N D bytes: in float32, rounding stops the decrease of the loss, which looks like
+    convergence.
 
     Args:
-        examples: of at least two classes; where they have several, of each class at least one with
-            it and one without.
-        lambdas: above 0, from strong to weak.
-        max_iterations: of L-BFGS, for each lambda.
+        examples: Examples of at least two classes; with several classes per example, at least one
+            with and one without each class.
+        lambdas: Regularisation strengths above 0, from strong to weak.
+        max_iterations: Iteration limit of L-BFGS for each lambda.
     """
     x = examples.representations.astype(np.float64)
     mean = x.mean(axis=0)
     x -= mean
-    scale = math.sqrt(np.mean(np.square(x))) or 1.0  # 0 of an encoder that collapsed.
+    scale = math.sqrt(np.mean(np.square(x))) or 1.0  # 0 after a collapse.
     x /= scale
     if examples.targets.ndim == 1:
         columns = [(examples.targets, None)]
@@ -115,7 +117,7 @@ def regularization_path(
             classes = np.arange(len(models))
         else:
             classes = models[0].classes_
-            if len(classes) == 2:  # The one column is of the second class.
+            if len(classes) == 2:  # The only column belongs to the second class.
                 kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
         converged = not any(issubclass(entry.category, ConvergenceWarning) for entry in caught)
         yield Regression(kernel, bias, classes, converged)

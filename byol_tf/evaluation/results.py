@@ -1,6 +1,6 @@
-"""The record of an evaluation: what was measured, by which command, where; and its table.
+"""The record of an evaluation (results, command, environment) and its table.
 
-A record is a JSON object, so that tables of docs/results are made from files, not from memory.
+A record is a JSON object, so that the tables of docs/results are generated from files.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ import byol_tf
 
 
 def as_record(rows: dict[str, dict[str, Any]], **about: Any) -> dict[str, Any]:
-    """The record of one evaluation.
+    """Returns the record of one evaluation.
 
     Args:
-        rows: encoder's name → protocol → result (a dataclass).
-        about: what else to keep: command, model, train, test, wall_seconds, and more.
+        rows: Results (dataclasses) by encoder name and protocol.
+        about: Further entries of the record: command, model, train, test, wall_seconds, and more.
     """
     measured = []
     for name, results in rows.items():
         row = {protocol: dataclasses.asdict(result) for protocol, result in results.items()}
-        cells = {}
+        cells: dict[str, str] = {}
         for result in results.values():
             cells |= result.cells()
         measured.append({"encoder": name} | row | {"cells": cells})
@@ -37,22 +37,22 @@ def as_record(rows: dict[str, dict[str, Any]], **about: Any) -> dict[str, Any]:
 
 
 def as_json(record: dict[str, Any]) -> str:
-    """The text of a record's file."""
+    """Returns a record as the text of its file."""
     return json.dumps(record, indent=2) + "\n"
 
 
 def as_table(record: dict[str, Any]) -> str:
-    """The record's rows as a Markdown table, and below it how they came about."""
+    """Returns a record's rows as a Markdown table, followed by the command and the setting."""
     rows = {row["encoder"]: row["cells"] for row in record["rows"]}
     return "\n".join([markdown(rows), "", _caption(record)])
 
 
 def markdown(rows: dict[str, dict[str, str]], corner: str = "encoder") -> str:
-    """A Markdown table: name → header → text; a cell that a row lacks is a dash.
+    """Returns a Markdown table; a missing cell is a dash.
 
     Args:
-        rows: the rows in order; columns are in the order in which they are first met.
-        corner: the header of the names.
+        rows: Cells by row name and header, in order; columns are ordered by first occurrence.
+        corner: Header of the column of row names.
     """
     headers = list(dict.fromkeys(header for cells in rows.values() for header in cells))
     cells = [
@@ -69,13 +69,13 @@ def markdown(rows: dict[str, dict[str, str]], corner: str = "encoder") -> str:
 
 
 def percent(fraction: float, interval: tuple[float, float] | None = None) -> str:
-    """A cell: "52.2", or "52.2 [51.3, 53.2]" with a confidence interval."""
+    """Returns the text of a cell: "52.2", or "52.2 [51.3, 53.2]" with a confidence interval."""
     text = f"{100 * fraction:.1f}"
     return text if interval is None else f"{text} [{', '.join(map(percent, interval))}]"
 
 
 def environment() -> dict[str, Any]:
-    """Date, commit (None outside a git checkout), versions and hardware."""
+    """Returns date, commit (None outside a git checkout), versions and hardware."""
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -113,14 +113,14 @@ def _images(split: dict[str, Any]) -> str:
 
 
 def _commit(file: pathlib.Path) -> str | None:
-    """The commit of the checkout that `file` is part of, with -dirty where files were changed."""
+    """Returns the commit of the checkout `file` is part of, with -dirty if files have changed."""
 
     def git(*arguments):
         command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        # Not that of another checkout, inside which this package is installed.
+        # Fails where the package is only installed inside another project's checkout.
         git("ls-files", "--error-unmatch", file.name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):

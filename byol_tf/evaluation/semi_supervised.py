@@ -1,16 +1,16 @@
 """Semi-supervised evaluation (paper section 4.2, appendix C.1): fine-tuning on few labels.
 
-The encoder and a linear head are fine-tuned on a class-balanced subset of the training set; the
-learning rate and the number of epochs are those that are best on images held out of the training
-set, none of them in a subset; the test set is met once. A randomly initialised encoder in the place
-of the pretrained one gives the supervised baseline: with the same seed it has the same subsets, the
-same images held out, the same batches.
+The encoder and a linear head are fine-tuned on a class-balanced subset of the training set. The
+learning rate and the number of epochs are chosen on images held out of the training set and of
+every subset; the test set is used once. A randomly initialised encoder instead of the pretrained
+one gives the supervised baseline: with the same seed it gets the same subsets, held-out images and
+batches.
 
-Of the paper are the fractions, batch, momentum, learning rates, epochs, the absence of
-regularisation, and a local validation set, which for linear evaluation is 10,009 images of the
-training set. It does not say whether the learning rates are scaled by the batch size: here they are
-those for a batch of 256, as linear evaluation's. The validation set's labels are not counted among
-the 1 % or 10 %, and can be more than those.
+Fractions, batch, momentum, learning rates, epochs, the absence of regularisation and a local
+validation set are the paper's; for linear evaluation it holds out 10,009 training images. The paper
+does not say whether the learning rates are scaled by the batch size: here they are for a batch of
+256, as in linear evaluation. The labels of the validation set are not counted in the 1 % or 10 %,
+and there can be more of them.
 """
 
 import dataclasses
@@ -34,12 +34,13 @@ from byol_tf.sources.subset import SubsetSource
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """The labels that are given.
+    """Labelled images to fine-tune on.
 
     Attributes:
-        percent: of the training set, for the table; as asked, or of a given list as counted.
-        positions: int64 `[n]` in the training set, sorted.
-        file: the list of their keys, if there is one.
+        percent: Size in percent of the training set, for the table; as requested, or counted if a
+            list was given.
+        positions: Positions in the training set, int64 `[n]`, sorted.
+        file: Path of the list of their keys, or None.
     """
 
     percent: float
@@ -49,19 +50,20 @@ class Subset:
 
 @dataclasses.dataclass(frozen=True)
 class SubsetResult:
-    """What one subset gives; accuracies in [0, 1].
+    """Result of one subset; accuracies in [0, 1].
 
     Attributes:
-        percent, file: as `Subset`.
-        num_labels: images in it.
-        top_1, top_5: on the test set (top-5 with fewer than five classes is 1).
-        interval: 95 % confidence interval of top_1 over draws of the test set (Wilson 1927). What
-            another draw of the subset would give is not in it.
-        base_lr: the learning rate chosen, for a batch of 256.
-        epochs: chosen.
-        batch_size: as trained.
-        num_test: test images.
-        sweep: base_lr, epochs, `accuracy` on the held-out images, and whether it `diverged`.
+        percent, file: Values as in `Subset`.
+        num_labels: Number of images in the subset.
+        top_1, top_5: Accuracy on the test set (top-5 with fewer than five classes is 1).
+        interval: 95 % confidence interval of top_1 over draws of the test set (Wilson 1927). It
+            does not cover other draws of the subset.
+        base_lr: Learning rate chosen, for a batch of 256.
+        epochs: Number of epochs chosen.
+        batch_size: Batch size used.
+        num_test: Number of test images.
+        sweep: Points of the sweep: base_lr, epochs, `accuracy` on the held-out images and
+            `diverged`.
     """
 
     percent: float
@@ -79,13 +81,13 @@ class SubsetResult:
 
 @dataclasses.dataclass(frozen=True)
 class SemiSupervisedResult:
-    """A result a subset, and the number of images held out to choose by."""
+    """One result per subset, and the number of images held out for validation."""
 
     subsets: tuple[SubsetResult, ...]
     num_validation: int
 
     def cells(self) -> dict[str, str]:
-        """Of the results table: header → text."""
+        """Returns the cells of the results table by header."""
         cells = {}
         for subset in self.subsets:
             header = f"{subset.percent:g} % labels top-1, % [95 % interval]"
@@ -95,57 +97,57 @@ class SemiSupervisedResult:
 
 
 def evaluate(
-    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+    encoder: EvaluatedEncoder, splits: Splits, config: ml_collections.ConfigDict
 ) -> SemiSupervisedResult:
     """Runs the protocol; `config` is its section of configs/evaluation.py.
 
-    A drawn subset is listed in `semi_supervised_<percent>.txt` of the task's folder.
+    A drawn subset is listed in `semi_supervised_<percent>.txt` in the output folder of the splits.
 
     Raises:
-        UserError: a value of `config` is out of range; a subset cannot be drawn or read; too few
-            images are left to hold any out; the encoder cannot be trained; training always
+        UserError: A value of `config` is out of range, a subset cannot be drawn or read, too few
+            images are left to hold any out, the encoder cannot be trained, or training always
             diverges.
     """
     _check(config)
-    train, test = task.sources
+    train, test = splits.sources
     listing = list_examples(train)
-    subsets = choose_subsets(listing, train.class_names, task, config)
-    held_out = hold_out(listing.labels, subsets, config.validation_examples, task.seed)
+    subsets = choose_subsets(listing, splits, config)
+    held_out = hold_out(listing.labels, subsets, config.validation_examples, splits.seed)
     validation = SubsetSource(train, held_out)
-    tuner = FineTuner(pretrained, len(train.class_names))
+    tuner = FineTuner(encoder, len(splits.class_names))
 
     def evaluate_subset(subset: Subset) -> SubsetResult:
         labelled = SubsetSource(train, subset.positions)
         num_labels = len(subset.positions)
         batch_size = min(config.batch_size, num_labels)
 
-        def fine_tune(base_lr, epochs):
+        def fine_tune(base_lr: float, epochs: int) -> None:
             tuner.train(
                 labelled,
                 steps=max(1, epochs * num_labels // batch_size),
                 batch_size=batch_size,
                 learning_rate=base_lr * batch_size / 256,
-                seed=task.seed,
+                seed=splits.seed,
             )
 
-        def score(base_lr, epochs):
+        def score(base_lr: float, epochs: int) -> float:
             fine_tune(base_lr, epochs)
             classified = tuner.classify(validation)
             return accuracy.top_1(classified.predicted, classified.labels)
 
         results = sweep(
-            task,
+            splits,
             "semi_supervised",
             [{"base_lr": lr, "epochs": e} for e in config.epochs for lr in config.base_lrs],
             score,
             about={
-                "encoder": pretrained.fingerprint,
-                "preprocessing": dataclasses.asdict(pretrained.preprocessing),
+                "encoder": encoder.fingerprint,
+                "preprocessing": dataclasses.asdict(encoder.preprocessing),
                 "images": train.fingerprint(),
                 "labelled": _digest(subset.positions),
                 "validation": _digest(held_out),
                 "batch_size": batch_size,
-                "seed": task.seed,
+                "seed": splits.seed,
             },
         )
         chosen = best(results)
@@ -171,9 +173,18 @@ def evaluate(
 
 
 def choose_subsets(
-    listing: Listing, class_names: Sequence[str], task: Splits, config: ml_collections.ConfigDict
+    listing: Listing, splits: Splits, config: ml_collections.ConfigDict
 ) -> list[Subset]:
-    """Those of `config.subset_files`, or draws by `config.fractions`, whose lists are written."""
+    """Returns the subsets of `config.subset_files`, or draws `config.fractions` and lists them.
+
+    Args:
+        listing: Labels and keys of the training set.
+        splits: Splits whose class names, seed and output folder are used.
+        config: Section `semi_supervised`.
+
+    Raises:
+        UserError: A subset cannot be drawn or read.
+    """
     if config.subset_files:
         drawn = [read_list(path, listing) for path in config.subset_files]
         return [
@@ -182,9 +193,9 @@ def choose_subsets(
         ]
     subsets = []
     for fraction in config.fractions:
-        positions = class_balanced(listing.labels, fraction, task.seed, class_names)
+        positions = class_balanced(listing.labels, fraction, splits.seed, splits.class_names)
         percent = float(f"{100 * fraction:.3g}")
-        path = task.output_path(f"semi_supervised_{percent:g}.txt")
+        path = splits.output_path(f"semi_supervised_{percent:g}.txt")
         if path:
             write_list(path, [listing.keys[position] for position in positions])
         subsets.append(Subset(percent, positions, path))
@@ -192,16 +203,16 @@ def choose_subsets(
 
 
 def hold_out(labels: np.ndarray, subsets: Sequence[Subset], most: int, seed: int) -> np.ndarray:
-    """Positions, sorted, of images to choose by: in no subset, the classes in proportion.
+    """Returns sorted positions of validation images: in no subset, stratified by class.
 
     Args:
-        labels: int `[N]`.
-        subsets: whose images are left out.
-        most: at most so many, and at most a tenth of N.
-        seed: decides which images.
+        labels: Labels of the training set, int `[N]`.
+        subsets: Subsets to exclude.
+        most: Maximum number of images; at most a tenth of N are taken in any case.
+        seed: Seed of the draw.
 
     Raises:
-        UserError: the subsets leave none.
+        UserError: The subsets leave no image.
     """
     given = np.concatenate([subset.positions for subset in subsets])
     rest = np.setdiff1d(np.arange(len(labels)), given)
@@ -210,12 +221,12 @@ def hold_out(labels: np.ndarray, subsets: Sequence[Subset], most: int, seed: int
     if not len(held_out):
         raise UserError(
             f"the subsets leave {len(rest)} of {len(labels)} training images, too few to hold some "
-            "out to choose the learning rate by; give smaller fractions or more images."
+            "out for choosing the learning rate; give smaller fractions or more images."
         )
     return rest[held_out]
 
 
-def _check(config) -> None:
+def _check(config: ml_collections.ConfigDict) -> None:
     if not config.subset_files and not config.fractions:
         raise UserError("semi_supervised has neither fractions nor subset_files; give one of them.")
     if not config.base_lrs or not config.epochs or min(config.base_lrs) <= 0:

@@ -1,4 +1,4 @@
-"""What an encoder is evaluated on: a training set and a test set, met through a cache."""
+"""Training and test set of an evaluation, with cached features."""
 
 import functools
 import os
@@ -14,14 +14,14 @@ from byol_tf.sources import Source, open_source
 
 
 class Splits:
-    """Two splits of one data set; a protocol opens them as what it needs.
+    """Two splits of one data set; each protocol opens them in its own way.
 
     Args:
-        train, test: names, as `sources.open_source` or a protocol's own reader takes them.
-        seed: of splits, crops and shuffles.
-        output_dir: an existing folder for what protocols write beside their result; None for
-            nothing.
-        cache: of features.
+        train, test: Names, as `sources.open_source` or a protocol's own reader takes them.
+        seed: Seed of validation splits, crops and shuffles.
+        output_dir: Existing folder for files that protocols write beside their result; None writes
+            none.
+        cache: Cache of features; by default nothing is stored.
     """
 
     def __init__(
@@ -38,14 +38,15 @@ class Splits:
         self.seed = seed
         self.output_dir = output_dir
         self.cache = cache or FeatureCache(None)
+        self._sources: tuple[Source, Source] | None = None
 
     def output_path(self, name: str) -> str | None:
-        """Of a file in `output_dir`, or None."""
+        """Returns the path of a file in `output_dir`, or None without one."""
         return os.path.join(self.output_dir, name) if self.output_dir else None
 
     def described(self) -> dict[str, dict]:
-        """Names of the sets for a record, and how many images they hold where that is known."""
-        sources = self.__dict__.get("sources", (None, None))
+        """Returns the names of the splits for a record, with image counts once they are open."""
+        sources = self._sources or (None, None)
         return {
             split: {"source": name} | ({"examples": source.num_examples} if source else {})
             for split, name, source in zip(
@@ -53,50 +54,46 @@ class Splits:
             )
         }
 
-    @functools.cached_property
+    @property
     def sources(self) -> tuple[Source, Source]:
-        """Training and test images with labels of the same classes.
+        """Training and test images with labels of the same classes, opened on first use.
 
         Raises:
-            UserError: a source that does not open, without labels, or with other classes.
+            UserError: A source does not open, has no labels, or has other classes.
         """
-        train, test = open_source(self.train), open_source(self.test)
-        for source in (train, test):
-            if source.class_names is None:
-                raise UserError(
-                    f"'{source.name}' has no labels, and accuracy needs them; give a folder with "
-                    "one subfolder a class, or TFRecords with image/label."
-                )
-        # TFRecords that lack a class do not know its name and say its number.
-        same = all(
-            str(label) in (name, other) or name == other
-            for label, (name, other) in enumerate(zip(train.class_names, test.class_names))
-        )
-        if not same or len(test.class_names) > len(train.class_names):
-            differing = sorted(set(train.class_names) ^ set(test.class_names)) or "their order"
-            raise UserError(
-                f"'{train.name}' and '{test.name}' do not have the same classes "
-                f"(differing: {differing}); give two splits of one data set."
-            )
-        return train, test
+        if self._sources is None:
+            train, test = open_source(self.train), open_source(self.test)
+            _check_same_classes(train, test)
+            self._sources = train, test
+        return self._sources
 
-    def passes(
-        self, pretrained: EvaluatedEncoder, num_views: int
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names of the training set, by label.
+
+        Raises:
+            UserError: What `sources` raises.
+        """
+        return _class_names(self.sources[0])
+
+    def features(
+        self, encoder: EvaluatedEncoder, num_views: int
     ) -> tuple[Features, Features, list[Features]]:
-        """Features of the training set, of the test set, and of crops and flips of the first.
+        """Returns features of the training set, of the test set, and of augmented training images.
 
         Args:
-            pretrained: the encoder.
-            num_views: how many crops and flips of each image.
+            encoder: Encoder to evaluate.
+            num_views: Number of random crops and flips of each training image.
 
         Returns:
-            train, test, and a list of `num_views` that is aligned with train.
+            Features of the training set, of the test set, and a list of `num_views` passes over the
+            augmented training set, aligned with the first.
 
         Raises:
-            UserError: as `sources`; features that `features.extract` refuses.
+            UserError: What `sources` and `features.extract` raise.
         """
         train_source, test_source = self.sources
-        extract = functools.partial(self.cache.extract, pretrained)
+        extract = functools.partial(self.cache.extract, encoder)
         views = []
         for view in range(num_views):
             logging.info("random crops and flips: pass %d of %d", view + 1, num_views)
@@ -108,19 +105,44 @@ class Splits:
 def validation_split(
     labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to train on and positions held out, sorted.
+    """Returns sorted positions to train on and sorted positions held out, stratified by class.
 
-    Each class is held out in proportion, to within one example; a class's only example is not.
+    The share of each class is exact to within one example; the only example of a class is kept.
 
     Args:
-        labels: int `[N]`.
-        fraction: in (0, 0.5].
-        seed: decides which examples.
+        labels: Labels, int `[N]`.
+        fraction: Fraction to hold out, in (0, 0.5].
+        seed: Seed of the draw.
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     by_class = by_class[np.bincount(labels)[labels[by_class]] > 1]
-    # Every (1 / fraction)-th example of the sequence in which classes are contiguous.
+    # Every (1 / fraction)-th example of a sequence sorted by class.
     marks = np.floor(np.arange(len(by_class) + 1) * fraction)
     held_out = np.sort(by_class[np.diff(marks) > 0])
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def _class_names(source: Source) -> tuple[str, ...]:
+    if source.class_names is None:
+        raise UserError(
+            f"'{source.name}' has no labels, and accuracy needs them; give a folder with one "
+            "subfolder per class, or TFRecords with image/label."
+        )
+    return source.class_names
+
+
+def _check_same_classes(train: Source, test: Source) -> None:
+    ours, theirs = _class_names(train), _class_names(test)
+    # TFRecords that lack a class do not know its name and give its number. Lengths may differ: the
+    # test set may lack the last classes.
+    same = all(
+        str(label) in (name, other) or name == other
+        for label, (name, other) in enumerate(zip(ours, theirs, strict=False))
+    )
+    if not same or len(theirs) > len(ours):
+        differing = sorted(set(ours) ^ set(theirs)) or "their order"
+        raise UserError(
+            f"'{train.name}' and '{test.name}' do not have the same classes (differing: "
+            f"{differing}); give two splits of one data set."
+        )

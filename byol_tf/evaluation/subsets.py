@@ -1,7 +1,7 @@
-"""Labelled subsets of a training set: class-balanced draws, and lists of them in files.
+"""Labelled subsets of a training set: class-balanced draws, and files that list them.
 
-A list holds the key of one example a line: its path within a folder, `image/key` of a TFRecord. The
-1 % and 10 % of ImageNet that SimCLR's authors published are such lists, of file names.
+A list holds the key of one example per line: its path within a folder, or `image/key` of a
+TFRecord. The 1 % and 10 % of ImageNet that SimCLR's authors published are such lists of file names.
 """
 
 import collections
@@ -20,11 +20,11 @@ _CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What is known of a source's examples without their images, in its order.
+    """Labels and keys of a source's examples, in its order.
 
     Attributes:
-        labels: int32 `[N]`.
-        keys: N names, as in a list.
+        labels: Labels, int32 `[N]`.
+        keys: N keys, as written to a list.
     """
 
     labels: np.ndarray
@@ -32,17 +32,17 @@ class Listing:
 
 
 def list_examples(source: Source) -> Listing:
-    """Labels and keys of all examples of a labelled source; no image is decoded, no file read."""
+    """Returns labels and keys of all examples of a labelled source, without reading the images."""
 
     def label_and_key(_, name, payload, label):
-        # tf.data leaves out what is not used: reading the file.
+        # tf.data prunes what is not used: reading the file.
         _, label, key = source.load(name, payload, label)
         return label, key
 
     examples = source.in_order(_CHUNK).unbatch().map(label_and_key).batch(_CHUNK)
-    labels, keys = zip(*examples.as_numpy_iterator(), strict=True)
-    # Any name can be written and found again, if not always read.
-    keys = [key.decode(errors="backslashreplace") for chunk in keys for key in chunk]
+    labels, chunks = zip(*examples.as_numpy_iterator(), strict=True)
+    # So that names that are not UTF-8 can be written to a list and found again.
+    keys = [key.decode(errors="backslashreplace") for chunk in chunks for key in chunk]
     return Listing(np.concatenate(labels), keys)
 
 
@@ -51,19 +51,19 @@ def class_balanced(
 ) -> np.ndarray:
     """Draws the same number of examples of each class: round(fraction · N / C), at least 1.
 
-    With one seed the smaller subset is part of the larger.
+    With the same seed, a smaller subset is part of a larger one.
 
     Args:
-        labels: int `[N]` in [0, C).
-        fraction: of the N examples, in (0, 1].
-        seed: decides which examples.
+        labels: Labels, int `[N]` in [0, C).
+        fraction: Fraction of the N examples, in (0, 1].
+        seed: Seed of the draw.
         class_names: C names.
 
     Returns:
-        Positions int64, sorted.
+        Positions, int64, sorted.
 
     Raises:
-        UserError: a fraction out of its range; a class with fewer examples.
+        UserError: The fraction is out of range, or a class has too few examples.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"the fraction of labels is {fraction}; give one in (0, 1].")
@@ -75,7 +75,7 @@ def class_balanced(
         if len(of_class) < per_class:
             raise UserError(
                 f"{fraction:.3g} of {len(labels)} labels in {len(class_names)} equal parts is "
-                f"{per_class} a class, but class '{name}' has {len(of_class)} images; give a "
+                f"{per_class} per class, but class '{name}' has {len(of_class)} images; give a "
                 "smaller fraction, or remove the class."
             )
         chosen.append(of_class[:per_class])
@@ -83,27 +83,27 @@ def class_balanced(
 
 
 def write_list(path: str, keys: Sequence[str]) -> None:
-    """Writes a list, whole or not at all."""
+    """Writes a list atomically."""
     write_atomically(path, "".join(f"{key}\n" for key in keys))
 
 
 def read_list(path: str, listing: Listing) -> np.ndarray:
-    """Positions int64, sorted, of the examples of a list.
+    """Returns the positions of the examples of a list, int64, sorted.
 
     Args:
-        path: of the list. A line is a key, or the last part of one where only one key ends so.
-        listing: of the source.
+        path: Path of the list. A line is a key, or the last part of a key if that is unique.
+        listing: Listing of the source.
 
     Raises:
-        UserError: the file is missing or empty; a line names no example, or several, or one again.
+        UserError: The file is missing or empty, or a line names no example, several, or one twice.
     """
     if not tf.io.gfile.exists(path):
-        raise UserError(f"the list '{path}' does not exist; give a file with one key a line.")
+        raise UserError(f"the list '{path}' does not exist; give a file with one key per line.")
     with tf.io.gfile.GFile(path) as file:
         lines = [line.rstrip("\r\n") for line in file]
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"the list '{path}' is empty; give a file with one key a line.")
+        raise UserError(f"the list '{path}' is empty; give a file with one key per line.")
 
     by_key, by_last_part = collections.defaultdict(list), collections.defaultdict(list)
     for position, key in enumerate(listing.keys):
@@ -113,7 +113,7 @@ def read_list(path: str, listing: Listing) -> np.ndarray:
     for line in lines:
         found = by_key.get(line) or by_last_part.get(line, [])
         if len(found) != 1 or found[0] in chosen:
-            problem = "again" if len(found) == 1 else f"which {len(found)} training images have"
+            problem = "again" if len(found) == 1 else f"the key of {len(found)} training images"
             raise UserError(
                 f"the list '{path}' names '{line}', {problem}; give keys as "
                 f"'{listing.keys[0]}', each once."

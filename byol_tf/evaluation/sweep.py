@@ -1,4 +1,4 @@
-"""A grid of hyperparameters, each scored on held-out images; an interrupted sweep continues."""
+"""A grid of hyperparameters, each scored on held-out images; an interrupted sweep resumes."""
 
 import hashlib
 import json
@@ -13,37 +13,39 @@ from byol_tf.evaluation.finetuner import Diverged
 from byol_tf.evaluation.splits import Splits
 from byol_tf.files import write_atomically
 
-Point = dict[str, float]
+Point = dict[str, Any]  # Hyperparameters by name; in results also `accuracy` and `diverged`.
 
 
 def sweep(
-    task: Splits,
+    splits: Splits,
     protocol: str,
     points: Sequence[Point],
     score: Callable[..., float],
     about: Mapping[str, Any],
 ) -> list[Point]:
-    """Scores each point, or reads its score where an earlier call got so far.
+    """Scores each point, or reads its score if an earlier call has stored it.
 
-    What is done is kept in `{protocol}_{digest of about}.json` of the task's folder, if it has one.
+    Scores are stored in `splits.output_dir`, if any, as `{protocol}_{digest of about}.json`.
 
     Args:
-        task: whose folder.
-        protocol: name of the file.
-        points: hyperparameters by name.
-        score: of the hyperparameters, as keyword arguments: accuracy in [0, 1], or `Diverged`.
-        about: all else that decides the scores, JSON: encoder, images, seed, fixed settings.
+        splits: Splits whose `output_dir` holds the file.
+        protocol: Name of the protocol, with which the file name starts.
+        points: Hyperparameters by name.
+        score: Function that takes a point as keyword arguments and returns an accuracy in [0, 1],
+            or raises `Diverged`.
+        about: Everything else that decides the scores, as JSON: encoder, images, seed, fixed
+            settings.
 
     Returns:
-        The points, each with its `accuracy`: 0 where it diverged, and then `diverged` is True.
+        The points with `accuracy` and `diverged`; the accuracy is 0 where training diverged.
     """
     text = json.dumps(about, sort_keys=True)
-    path = task.output_path(f"{protocol}_{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
-    done = []
+    path = splits.output_path(f"{protocol}_{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
+    done: list[Point] = []
     if path and tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
             done = json.load(file)["points"]
-        logging.info("%s: %d points were done before, in %s", protocol, len(done), path)
+        logging.info("%s: %d points are already in %s", protocol, len(done), path)
     results = []
     for number, point in enumerate(points, start=1):
         result = next((old for old in done if old | point == old), None)
@@ -60,10 +62,10 @@ def sweep(
 
 
 def best(results: Sequence[Point]) -> Point:
-    """The point with the highest accuracy, of equals the first.
+    """Returns the point with the highest accuracy; ties go to the first.
 
     Raises:
-        UserError: all diverged.
+        UserError: Training diverged at all points.
     """
     finite = [result for result in results if not result["diverged"]]
     if not finite:
@@ -74,7 +76,7 @@ def best(results: Sequence[Point]) -> Point:
     return max(finite, key=lambda result: result["accuracy"])
 
 
-def _scored(score, point) -> dict[str, float | bool]:
+def _scored(score: Callable[..., float], point: Point) -> Point:
     try:
         return {"accuracy": score(**point), "diverged": False}
     except Diverged as error:

@@ -1,1 +1,1 @@
-"""HTML pages that need nothing but themselves: that of byol-report, and what all share."""
+"""Self-contained HTML pages: the page of byol-report, and what all pages share."""

@@ -1,10 +1,11 @@
-"""Figures as inline SVG that follows the page: its font, its colours in light and in dark."""
+"""Figures as inline SVG in the page's font and colours, both light and dark."""
 
 import dataclasses
 import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.colors
@@ -16,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from byol_tf.report import formats, gallery
 
-# Matplotlib wants colours when it draws, a page knows its own only when it is shown: these stand
-# in for the style sheet's variables.
+# Matplotlib needs colours when it draws, but the page's are known only when it is shown: these are
+# placeholders for the style sheet's variables.
 _MUTED, _GRID, _FIRST, _SECOND = "#000001", "#000002", "#000003", "#000004"
 _VARIABLES = {
     _MUTED: "var(--muted)",
@@ -25,7 +26,7 @@ _VARIABLES = {
     _FIRST: "var(--first)",
     _SECOND: "var(--second)",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _MUTED,
     "axes.spines.left": False,
@@ -35,7 +36,7 @@ _STYLE = {
     "font.size": 9.5,
     "grid.color": _GRID,
     "grid.linewidth": 0.7,
-    "svg.fonttype": "none",  # Text stays text: small, selectable, in the page's font.
+    "svg.fonttype": "none",  # Keeps text as text: small, selectable, in the page's font.
     "svg.hashsalt": "byol_tf",  # The same run makes the same page.
     "text.color": _MUTED,
     "xtick.color": _GRID,
@@ -44,13 +45,13 @@ _STYLE = {
     "ytick.labelcolor": _MUTED,
     "ytick.major.size": 0,
 }
-_SVG_POINTS = 1000  # More in a scatter are smaller as a picture.
+_SVG_POINTS = 1000  # A scatter with more points is smaller as a raster image.
 _LEGEND_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """An entry of a legend: a name, a CSS colour, a value to stand beside them."""
+    """An entry of a legend: a name, a CSS colour and an optional value."""
 
     name: str
     color: str
@@ -59,7 +60,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure of the page; without anything to draw `svg` is None and `caption` says why."""
+    """A figure of the page; if there is nothing to draw, `svg` is None and `caption` says why."""
 
     title: str
     svg: Markup | None
@@ -69,25 +70,31 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Which columns of the history one chart draws, and how."""
+    """Columns of the history that one chart draws, and how it draws them."""
 
     title: str
-    columns: Mapping[str, str]  # Column: name in the legend.
+    columns: Mapping[str, str]  # Legend names by column.
     caption: str
     write: Callable[[float], str] = formats.number
     limits: tuple[float | None, float | None] = (None, None)
 
-    def points(self, history: Sequence[Mapping[str, float]]) -> dict[str, list]:
-        """(epoch, value) of each column that has any, without what is not finite."""
+    def points(
+        self, history: Sequence[Mapping[str, float]]
+    ) -> dict[str, list[tuple[float, float]]]:
+        """Returns finite (epoch, value) pairs by column, for the columns that have any."""
         columns = {name: _finite_points(history, name) for name in self.columns}
         return {name: points for name, points in columns.items() if points}
 
-    def draw(self, axes: Axes, history: Sequence[Mapping[str, float]], colors: Sequence[str]):
-        """Draws the columns, one a colour."""
-        colors = dict(zip(self.columns, colors))
-        for name, points in self.points(history).items():
-            marker = "o" if len(points) <= 20 else None
-            axes.plot(*zip(*points), color=colors[name], linewidth=1.6, marker=marker, markersize=3)
+    def draw(
+        self, axes: Axes, history: Sequence[Mapping[str, float]], colors: Sequence[str]
+    ) -> None:
+        """Draws the columns, each in one of `colors`, of which there may be more."""
+        series = self.points(history)
+        for name, color in zip(self.columns, colors, strict=False):
+            if points := series.get(name):
+                epochs, values = zip(*points, strict=True)
+                marker = "o" if len(points) <= 20 else None
+                axes.plot(epochs, values, color=color, linewidth=1.6, marker=marker, markersize=3)
         axes.set_ylim(*self.limits)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
@@ -98,24 +105,18 @@ class Curve:
         axes.set_xlabel("epoch")
 
 
-_LOSSES = {
-    "byol": "Squared distance between prediction and target, both directions: 8 at most, 4 between "
-    "random directions. It falls in a collapse too, so read it with the next two.",
-    "simclr": "NT-Xent: how badly an image's other view is told from the views of all other "
-    "images of a batch of B; ln(2B − 1) where all views look alike, as in a collapse.",
-}
 _TARGET = Curve(
     "τ of the target network",
     {"ema": "τ"},
-    "How much of the target network stays at each step; a cosine takes it to 1, where the target "
-    "stands still.",
+    "Share of the target network's weights kept at each step; it rises to 1 along a cosine, where "
+    "the target no longer changes.",
     write=lambda tau: f"{tau:.4f}",
 )
 _OF_ALL_METHODS = (
     Curve(
         "Spread of the projections",
         {"projection_std": "std × √d"},
-        "1 = even over the sphere, 0 = collapsed to a point.",
+        "1 = evenly spread over the sphere, 0 = collapsed to a point.",
         limits=(0, 1.05),
     ),
     Curve(
@@ -127,8 +128,8 @@ _OF_ALL_METHODS = (
     Curve(
         "Accuracy while training",
         {"knn_accuracy": "kNN", "online_accuracy": "online classifier"},
-        "Reported by the way, from labels that the encoder does not see. The final measurement "
-        "is the table above.",
+        "Only for monitoring, from labels that the encoder does not see. The final measurement is "
+        "in the table above.",
         write=formats.percent,
         limits=(0, None),
     ),
@@ -137,28 +138,33 @@ _OF_ALL_METHODS = (
 
 
 def measurements(rows: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
-    """The rows of a history.csv as numbers, without the cells that are empty."""
+    """Returns the rows of a history.csv as numbers, without empty cells."""
     return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
-def curves(history: Sequence[Mapping[str, float]], method: str = "byol") -> list[Curve]:
-    """What to look at of a run's history; of the target network's τ only where there is one."""
-    loss = Curve("Loss", {"loss": "loss"}, _LOSSES.get(method, ""), limits=(0, None))
-    has_target = method == "byol" or any("ema" in row for row in history)
+def curves(history: Sequence[Mapping[str, float]], loss_caption: str = "") -> list[Curve]:
+    """Returns the curves of a run's history; the target network's τ only if it was logged.
+
+    Args:
+        history: Rows of `measurements`, one per epoch.
+        loss_caption: Caption of the loss, which differs between methods.
+    """
+    loss = Curve("Loss", {"loss": "loss"}, loss_caption, limits=(0, None))
+    has_target = any("ema" in row for row in history)
     return [loss, *_OF_ALL_METHODS, *([_TARGET] if has_target else [])]
 
 
-def learning_curves(history: Sequence[Mapping[str, float]], method: str = "byol") -> list[Chart]:
-    """One small chart a measure, over epochs."""
-    return [_curve_chart(curve, history) for curve in curves(history, method)]
+def learning_curves(history: Sequence[Mapping[str, float]], loss_caption: str = "") -> list[Chart]:
+    """Returns one small chart over epochs per curve; arguments are those of `curves`."""
+    return [_curve_chart(curve, history) for curve in curves(history, loss_caption)]
 
 
 def embedding_map(images: gallery.Gallery, which: str | None = None) -> Chart:
-    """All images as points, near each other where their embeddings are.
+    """Returns a map with one point per image, similar embeddings close to each other.
 
     Args:
-        images: to be placed.
-        which: what the caption calls them, with their number.
+        images: Images to draw.
+        which: How the caption refers to them, with their number.
     """
     title = "Map"
     found = gallery.map_points(images)
@@ -166,18 +172,19 @@ def embedding_map(images: gallery.Gallery, which: str | None = None) -> Chart:
         return Chart(
             title,
             None,
-            "No map: it takes three images whose embeddings are finite and differ. Embeddings "
-            "that are all the same mean that the encoder has collapsed.",
+            "No map: it needs at least three images whose embeddings are finite and differ. If "
+            "all embeddings are the same, the encoder has collapsed.",
         )
     taken, places = found
     few = len(places) < gallery.TSNE_POINTS
     caption = (
         f"{which or f'{len(places):,} images'}, placed by {'PCA' if few else 't-SNE'} of their "
         "embeddings. "
-        + ("" if few else "Who is near whom means something; distances between groups do not. ")
+        + ("" if few else "Neighbourhoods are meaningful; distances between groups are not. ")
     )
+    colors: str | list[str] = _FIRST
+    keys: list[Key] = []
     if images.labels is None:
-        colors, keys = _FIRST, ()
         caption += "Without labels all points look alike: look for separate groups."
     else:
         labels = np.asarray(images.labels)
@@ -185,12 +192,14 @@ def embedding_map(images: gallery.Gallery, which: str | None = None) -> Chart:
         palette = _class_colors(len(classes))
         colors = [palette[i] for i in np.searchsorted(classes, labels[taken])]
         names = [gallery.class_name(images, int(label)) for label in classes]
-        keys = [Key(*pair) for pair in zip(names, palette)] if len(names) <= _LEGEND_CLASSES else ()
+        if len(names) <= _LEGEND_CLASSES:
+            keys = [Key(*pair) for pair in zip(names, palette, strict=True)]
         caption += f"Colour = class ({len(classes)} of them), which the encoder was never told."
 
     def draw(axes: Axes) -> None:
         size, picture = 14 if len(places) <= 300 else 7, len(places) > _SVG_POINTS
-        axes.scatter(*places.T, c=colors, s=size, alpha=0.8, linewidths=0, rasterized=picture)
+        x, y = places.T
+        axes.scatter(x, y, c=colors, s=size, alpha=0.8, linewidths=0, rasterized=picture)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_axis_off()
 
@@ -213,7 +222,7 @@ def _curve_chart(curve: Curve, history: Sequence[Mapping[str, float]]) -> Chart:
         caption = f"Not finite in {epochs}, first in epoch {broken[0]}. {caption}"
     if not series:
         return Chart(curve.title, None, caption.strip())
-    colors = dict(zip(curve.columns, (_FIRST, _SECOND)))
+    colors = dict(zip(curve.columns, (_FIRST, _SECOND), strict=False))  # Some have one column.
     keys = [
         Key(curve.columns[name], _VARIABLES[colors[name]], curve.write(points[-1][1]))
         for name, points in series.items()
@@ -232,7 +241,7 @@ def _finite_points(history: Sequence[Mapping[str, float]], name: str) -> list[tu
 
 def _class_colors(count: int) -> list[str]:
     if count <= _LEGEND_CLASSES:
-        colors = matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors[:count]
+        colors = matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
     else:
         colors = matplotlib.colormaps["hsv"](np.linspace(0, 1, count, endpoint=False))
     return [matplotlib.colors.to_hex(color) for color in colors]
@@ -241,7 +250,7 @@ def _class_colors(count: int) -> list[str]:
 def _svg(
     name: str, label: str, inches: tuple[float, float], draw: Callable[[Axes], None]
 ) -> Markup:
-    """What `draw` draws, as an <svg> element without a size of its own."""
+    """Returns what `draw` draws, as an <svg> element without a fixed size."""
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=inches, layout="constrained")
@@ -251,13 +260,16 @@ def _svg(
 
 
 def _inline(document: str, name: str, label: str) -> str:
-    """The <svg> element of Matplotlib's file, fit to stand beside others in a page."""
+    """Returns the <svg> element of Matplotlib's file, with ids unique within the page."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # The width comes from the page, and ids are of the page, where each may stand once.
-    view_box = re.search(r'viewBox="[^"]+"', svg)[0]
-    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view_box} role="img"'
-    svg = re.sub(r"<svg[^>]*>", lambda _: f'{opening} aria-label="{escape(label)}">', svg, count=1)
+
+    # The page sets the width, and an id may occur only once per page.
+    def opening(match: re.Match[str]) -> str:
+        namespace = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return f'<svg {namespace} {match[1]} role="img" aria-label="{escape(label)}">'
+
+    svg = re.sub(r'<svg[^>]*(viewBox="[^"]+")[^>]*>', opening, svg, count=1)
     prefix = re.sub(r"\W+", "-", name.lower())
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", svg)
     for color, variable in _VARIABLES.items():

@@ -1,10 +1,10 @@
-"""Accuracy by class, and long lists of classes cut to what can be read."""
+"""Accuracy by class, and long lists of classes shortened to a readable length."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-_WORST, _BEST = 20, 10  # Classes shown where there are more than both.
+_WORST, _BEST = 20, 10  # Classes shown if there are more than both together.
 
 _T = TypeVar("_T")
 
@@ -22,12 +22,12 @@ class ClassSlice:
 
 @dataclasses.dataclass(frozen=True)
 class ByClass:
-    """What a page shows of classes.
+    """Classes as a page shows them.
 
     Attributes:
-        overall: of the examples of all classes, where that is known.
-        groups: classes from worst to best in one group, or the ends of a long list in two.
-        count: classes there are, shown or not.
+        overall: Accuracy on the examples of all classes, or None if unknown.
+        groups: Classes from worst to best in one group, or the two ends of a long list in two.
+        count: Number of classes, shown or not.
     """
 
     overall: ClassSlice | None
@@ -36,13 +36,13 @@ class ByClass:
 
 
 def by_class(overall: ClassSlice | None, classes: Iterable[ClassSlice]) -> ByClass:
-    """Sorts classes, worst first, and leaves the middle of a long list out."""
+    """Sorts classes, worst first, and leaves out the middle of a long list."""
     classes = sorted(classes, key=lambda one: (one.accuracy, one.name))
     return ByClass(overall, ends(classes, _WORST, _BEST), len(classes))
 
 
 def ends(values: list[_T], first: int, last: int) -> list[list[_T]]:
-    """All values in one group if they are at most `first` + `last`, else the two ends; or none."""
+    """Returns all values as one group if there are at most `first` + `last`, else the two ends."""
     if len(values) <= first + last:
         return [values] if values else []
     return [values[:first], values[-last:]]

@@ -1,4 +1,4 @@
-"""A run's folder, and images for its encoder to look at → `Run`."""
+"""Collects a run's files and embeds images with its encoder, for the page of the run."""
 
 import dataclasses
 import json
@@ -23,27 +23,32 @@ from byol_tf.report.run_page import Images, Run
 from byol_tf.runs import read_history
 from byol_tf.sources import Source
 
-# Of larger sets an evenly spaced part: a look, in minutes on two cores while the encoder is small.
+# Larger sets are subsampled evenly, so that a small encoder takes minutes on two cores.
 _TRAIN_IMAGES, _TEST_IMAGES = 5_000, 10_000
 _BATCH_SIZE = 256
 
 
 def collect(run_dir: str, train_dir: str | None = None, test_dir: str | None = None) -> Run:
-    """Reads what the run wrote and, where images are known, embeds some with its encoder.
+    """Reads what the run wrote and embeds some images with its encoder, if images are known.
 
     Args:
-        run_dir: of byol-pretrain.
-        train_dir, test_dir: images, as `data.open_source` takes them; by default those that the
-            run's evaluation.json names. If neither is given the page does without images where
-            they, or a checkpoint, are not to be had.
+        run_dir: Folder of a run of byol-pretrain.
+        train_dir, test_dir: Images, as `data.open_source` takes them; by default those that the
+            run's evaluation.json names. If neither is given and images or a checkpoint are not
+            available, the page goes without images.
 
     Raises:
-        UserError: no run; an evaluation.json that is none; of images that are asked for, one set
-            without the other, one that does not open, or no checkpoint.
+        UserError: There is no run, an evaluation.json is malformed, or images were given and one
+            set is missing or does not open, or there is no checkpoint.
     """
+    config = runs.load_config(run_dir)
+    method = encoders.run_method(config)
     run = Run(
         path=run_dir,
-        config=runs.load_config(run_dir).to_dict(),
+        config=config.to_dict(),
+        method=encoders.method_name(config),
+        method_fields=tuple(method.CONFIG_FIELDS) if method else (),
+        loss_caption=method.loss_caption if method else "",
         history=measurements(read_history(run_dir)),
         evaluations=dict(_evaluations(run_dir)),
         made=environment(),
@@ -55,20 +60,20 @@ def collect(run_dir: str, train_dir: str | None = None, test_dir: str | None = N
     except UserError as error:
         if train_dir or test_dir:
             raise
-        logging.warning("the page is without images: %s", error)
+        logging.warning("the page has no images: %s", error)
         return dataclasses.replace(run, no_images=str(error))
     return dataclasses.replace(run, checkpoint=checkpoint, images=images)
 
 
-def embed(pretrained: EvaluatedEncoder, train: Source, test: Source) -> Images:
-    """Passes images through the encoder, for neighbours, the map and accuracy by class.
+def embed(encoder: EvaluatedEncoder, train: Source, test: Source) -> Images:
+    """Embeds images for the neighbours, the map and the accuracy by class.
 
     Raises:
-        UserError: as `features.extract`.
+        UserError: What `features.extract` raises.
     """
     unlabelled = _why_unlabelled(train, test)
-    train_features = _extract(pretrained, train, _TRAIN_IMAGES)
-    test_features = _extract(pretrained, test, _TEST_IMAGES)
+    train_features = _extract(encoder, train, _TRAIN_IMAGES)
+    test_features = _extract(encoder, test, _TEST_IMAGES)
     class_names = None if unlabelled else test.class_names
     train_gallery = _gallery(train_features, class_names)
     test_gallery = _gallery(test_features, class_names)
@@ -82,7 +87,7 @@ def embed(pretrained: EvaluatedEncoder, train: Source, test: Source) -> Images:
         num_test=_count(test, _TEST_IMAGES, test_features),
         unlabelled=unlabelled,
     )
-    if unlabelled:
+    if class_names is None:
         return images
     overall = knn.knn_accuracy(train_features, test_features)
     return dataclasses.replace(
@@ -96,7 +101,7 @@ def embed(pretrained: EvaluatedEncoder, train: Source, test: Source) -> Images:
 def accuracy_by_class(
     train: features.Features, test: features.Features, class_names: Sequence[str]
 ) -> list[ClassSlice]:
-    """kNN top-1 on the test examples of each class that has any, as `knn.knn_accuracy` counts."""
+    """Returns the kNN top-1 accuracy (`knn.knn_accuracy`) on each class with test examples."""
     return [
         _slice(class_names[label], knn.knn_accuracy(train, test.select(test.labels == label)))
         for label in np.unique(test.labels)
@@ -109,7 +114,7 @@ def _slice(name: str, result: knn.KNNResult) -> ClassSlice:
 
 
 def _evaluations(run_dir: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file, record): evaluation.json, then those of other protocols by name."""
+    """Yields (file name, record) of evaluation.json, then of other protocols by name."""
     paths = [
         path
         for name in ("evaluation.json", "evaluation-*.json")
@@ -123,13 +128,13 @@ def _evaluations(run_dir: str) -> Iterator[tuple[str, dict[str, Any]]]:
             _check_record(record)
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
-                f"'{path}' is no record of byol-evaluate; run byol-evaluate again, or move it away."
+                f"'{path}' is not a record of byol-evaluate; run it again, or move the file."
             ) from error
         yield os.path.basename(path), record
 
 
 def _check_record(record: dict[str, Any]) -> None:
-    """Raises `LookupError` or `TypeError` unless `record` has what a page reads of it."""
+    """Raises `LookupError` or `TypeError` unless `record` has the entries that a page reads."""
     texts = [record["command"], record["model"], record["date"]]
     texts += [record["train"]["source"], record["test"]["source"]]
     texts += [row["encoder"] for row in record["rows"]]
@@ -151,21 +156,21 @@ def _open_sources(run: Run, train_dir: str | None, test_dir: str | None) -> tupl
 
 
 def _why_unlabelled(train: Source, test: Source) -> str:
-    """Why classes cannot be compared, as a sentence; empty where they can."""
+    """Returns a sentence on why classes cannot be compared, or an empty string if they can."""
     if train.class_names is None or test.class_names is None:
         return "Without labels there are no classes to compare."
     if train.class_names != test.class_names:
-        return "Training and test images do not have the same classes, so none are compared."
+        return "Training and test images do not have the same classes, so classes are not compared."
     return ""
 
 
-def _extract(pretrained: EvaluatedEncoder, source: Source, limit: int) -> features.Features:
-    images = data.evaluation_dataset(source, pretrained.preprocessing, _BATCH_SIZE, limit=limit)
-    return features.extract(pretrained.encoder, images)
+def _extract(encoder: EvaluatedEncoder, source: Source, limit: int) -> features.Features:
+    images = data.evaluation_dataset(source, encoder.preprocessing, _BATCH_SIZE, limit=limit)
+    return features.extract(encoder.encode, images)
 
 
 def _count(source: Source, limit: int, taken: features.Features) -> int:
-    """Images there are; of a source that was taken as a whole, without the corrupt."""
+    """Returns the number of images, without corrupt ones if the whole source was read."""
     return len(taken.keys) if source.num_examples <= limit else source.num_examples
 
 
@@ -178,10 +183,10 @@ def _gallery(of: features.Features, class_names: Sequence[str] | None) -> galler
 def _with_files(
     images: gallery.Gallery, source: Source, limit: int, positions: Collection[int]
 ) -> gallery.Gallery:
-    """The gallery with the files of the images at `positions`: those of their keys."""
+    """Returns the gallery with the files of the images at `positions`, found by their keys."""
     wanted = {os.fsencode(images.keys[position]) for position in positions}
     chunks = source.in_order(_BATCH_SIZE, limit)
-    # Without decoding: what is corrupt has no key among those wanted.
+    # Nothing is decoded: corrupt images are not among the keys wanted.
     examples = chunks.unbatch().map(
         lambda _, *example: source.load(*example), num_parallel_calls=tf.data.AUTOTUNE
     )

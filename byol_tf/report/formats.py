@@ -1,4 +1,4 @@
-"""Numbers as people read them. What is missing or not a number becomes a dash."""
+"""Numbers formatted for people. Missing values and NaN become a dash."""
 
 import datetime
 import math
@@ -8,14 +8,14 @@ _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def percent(fraction: float | None) -> str:
-    """0.5223 as "52.2 %"."""
+    """Formats 0.5223 as "52.2 %"."""
     if fraction is None or not math.isfinite(fraction):
         return MISSING
     return _minus(f"{100 * fraction:.1f}{_THIN}%")
 
 
 def number(value: float | None) -> str:
-    """Four significant digits at most; whole numbers in full."""
+    """Formats a number with at most four significant digits, whole numbers in full."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == int(value) and abs(value) < 1e15:
@@ -24,7 +24,7 @@ def number(value: float | None) -> str:
 
 
 def magnitude(count: int | None) -> str:
-    """11173962 as "11.2 M"."""
+    """Formats 11173962 as "11.2 M"."""
     if count is None:
         return MISSING
     for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -35,7 +35,7 @@ def magnitude(count: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """192 as "3 min 12 s"; the two largest units."""
+    """Formats 192 as "3 min 12 s", in the two largest units."""
     if seconds < 10:
         return f"{seconds:.1f}{_THIN}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def date(iso: str) -> str:
-    """ "2026-11-24T00:43:20+00:00" as "24 November 2026, 00:43 UTC"; else the text as it is."""
+    """Formats an ISO time as "24 November 2026, 00:43 UTC"; returns other text unchanged."""
     try:
         moment = datetime.datetime.fromisoformat(iso)
     except ValueError:
@@ -60,5 +60,5 @@ def date(iso: str) -> str:
 
 
 def _minus(text: str) -> str:
-    # The sign as wide as a digit, so that columns of numbers line up; exponents keep theirs.
+    # This sign is as wide as a digit, so that columns of numbers line up; exponents keep theirs.
     return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text

@@ -1,4 +1,4 @@
-"""From embedded images to what the page shows of them: nearest neighbours, thumbnails, a map."""
+"""Nearest neighbours, thumbnails and a map of embedded images."""
 
 import base64
 import dataclasses
@@ -11,21 +11,20 @@ from PIL import Image
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
 _THUMBNAIL = 96  # Pixels of the longer side.
-_MAP_POINTS = 2000  # What t-SNE does in seconds.
-TSNE_POINTS = 30  # Fewer have no neighbourhoods that t-SNE could keep.
+_MAP_POINTS = 2000  # t-SNE takes seconds for these.
+TSNE_POINTS = 30  # t-SNE needs at least this many to have neighbourhoods to keep.
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Embedded images to look at.
+    """Images with their embeddings.
 
     Attributes:
-        embeddings: float32 `[N, D]`.
-        images: image files, JPEG or PNG bytes, by position: all N, or those of which a picture
-            is wanted.
+        embeddings: Embeddings, float32 `[N, D]`.
+        images: Image files, JPEG or PNG bytes, by position: all N, or those to be shown.
         keys: N names.
-        labels: int `[N]`, or None.
-        class_names: names by label, or None.
+        labels: Labels, int `[N]`, or None.
+        class_names: Names by label, or None.
     """
 
     embeddings: np.ndarray
@@ -37,7 +36,7 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-    """A small picture as a data: URI; a tiny one is shown larger, pixel by pixel."""
+    """A small picture as a data: URI; a tiny one is enlarged pixel by pixel."""
 
     source: str
     tiny: bool
@@ -45,9 +44,9 @@ class Thumbnail:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One image of the page; `same` is whether it has its query's class, None if unknown."""
+    """One image of the page; `same` says whether it has its query's class, None if unknown."""
 
-    thumbnail: Thumbnail | None  # None where Pillow cannot read the file.
+    thumbnail: Thumbnail | None  # None if Pillow cannot read the file.
     key: str
     class_name: str | None
     similarity: float | None = None
@@ -55,14 +54,14 @@ class Tile:
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """`[N, D]` with rows of length 1, so that products of rows are cosines."""
+    """Returns `[N, D]` with rows of length 1, so that products of rows are cosines."""
     embeddings = np.asarray(embeddings, np.float32)
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def spread_queries(gallery: Gallery) -> np.ndarray:
-    """Indices of the images whose neighbours are shown: one a class, else evenly spread."""
+    """Returns positions of the images to show neighbours of: one per class, or evenly spaced."""
     if gallery.labels is None:
         return evenly(np.arange(len(gallery.keys)), _QUERIES)
     _, first_of_class = np.unique(gallery.labels, return_index=True)
@@ -72,9 +71,9 @@ def spread_queries(gallery: Gallery) -> np.ndarray:
 def nearest(
     embeddings: np.ndarray, query: np.ndarray, left_out: int = -1
 ) -> list[tuple[int, float]]:
-    """(row, cosine) of the eight rows of `[N, D]` nearest to `query` `[D]`, nearest first.
+    """Returns (row, cosine) of the eight rows of `[N, D]` nearest to `query` `[D]`, nearest first.
 
-    The row `left_out`, if any, does not count: it is the query itself.
+    The row `left_out`, if at least 0, is skipped: it is the query itself.
     """
     similarity = unit(embeddings) @ unit(query[np.newaxis])[0]
     order = np.argsort(-similarity, kind="stable")
@@ -84,17 +83,17 @@ def nearest(
 def neighbours(
     gallery: Gallery, among: Gallery | None = None
 ) -> list[tuple[int, list[tuple[int, float]]]]:
-    """Positions of queries in `gallery`, each with (position, cosine) of its nearest.
+    """Returns the positions of queries in `gallery`, each with (position, cosine) of its nearest.
 
     Args:
-        gallery: of the queries.
-        among: of their neighbours; by default `gallery` itself, but the query.
+        gallery: Images to take the queries from.
+        among: Images to take the neighbours from; by default `gallery` without the query.
 
     Returns:
-        Nothing where there is no neighbour, or numbers are not finite.
+        An empty list if there are no neighbours or embeddings are not finite.
     """
     own = among is None
-    candidates = gallery if own else among
+    candidates = gallery if among is None else among
     if not gallery.keys or len(candidates.keys) < 1 + own:
         return []
     if not _finite(gallery) or not _finite(candidates):
@@ -106,12 +105,14 @@ def neighbours(
 
 
 def neighbour_rows(gallery: Gallery, among: Gallery | None = None) -> list[tuple[Tile, list[Tile]]]:
-    """The `neighbours` as tiles."""
+    """Returns the `neighbours` as tiles; arguments are those of `neighbours`."""
     candidates = gallery if among is None else among
-    labelled = gallery.labels is not None and candidates.labels is not None
+    labels, query_labels = candidates.labels, gallery.labels
 
     def near_tile(query: int, index: int, similarity: float) -> Tile:
-        same = bool(candidates.labels[index] == gallery.labels[query]) if labelled else None
+        same = None
+        if labels is not None and query_labels is not None:
+            same = bool(labels[index] == query_labels[query])
         return dataclasses.replace(_tile(candidates, index), similarity=similarity, same=same)
 
     return [
@@ -121,20 +122,20 @@ def neighbour_rows(gallery: Gallery, among: Gallery | None = None) -> list[tuple
 
 
 def class_name(gallery: Gallery, label: int) -> str:
-    """The name of a label, or the label where it has none."""
+    """Returns the name of a label, or the number if it has none."""
     names = gallery.class_names or ()
     return names[label] if 0 <= label < len(names) else str(label)
 
 
 def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
-    """The embeddings in two dimensions.
+    """Projects the embeddings to two dimensions.
 
     Returns:
-        Indices `[M]` of the images taken, all if they are not too many, and their places
-        `[M, 2]`: t-SNE, or PCA for a few images. None where there is nothing to see: fewer than
-        three images, numbers that are not finite, or all embeddings the same (a collapse).
+        Positions `[M]` of the images used, all unless there are too many, and their coordinates
+        `[M, 2]` by t-SNE, or by PCA for a few images. None if there is nothing to show: fewer than
+        three images, embeddings that are not finite, or all embeddings the same (a collapse).
     """
-    # Imported here because it takes seconds, and a page without a map needs none of it.
+    # Imported here because it takes seconds, and a page without a map does not need it.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -142,7 +143,7 @@ def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     taken = evenly(np.arange(len(gallery.keys)), _MAP_POINTS)
     rows = unit(gallery.embeddings)[taken]
-    # t-SNE divides by the spread of its start, and takes the process down where that is 0.
+    # t-SNE divides by the spread of its starting points and crashes the process if that is 0.
     if rows.shape[1] < 2 or np.ptp(rows, axis=0).max() < 1e-6:
         return None
     if len(rows) < TSNE_POINTS:
@@ -152,11 +153,11 @@ def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def thumbnail(image: bytes) -> Thumbnail | None:
-    """At most 96 x 96 pixels of an image file; None for what Pillow cannot read."""
+    """Returns an image file at no more than 96 x 96 pixels, or None if Pillow cannot read it."""
     try:
         small = Image.open(io.BytesIO(image)).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None  # One odd file must not cost the page of a long run.
+        return None  # One bad file must not cost the page of a long run.
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=90, subsampling=0)
@@ -165,7 +166,7 @@ def thumbnail(image: bytes) -> Thumbnail | None:
 
 
 def evenly(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of `values`, evenly spread."""
+    """Returns at most `count` of `values`, evenly spaced."""
     if len(values) <= count:
         return values
     return values[np.linspace(0, len(values) - 1, count).round().astype(int)]

@@ -1,4 +1,4 @@
-"""What pages share: one style sheet, macros, and numbers as people read them."""
+"""Rendering shared by all pages: one style sheet, macros and number formats."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,12 @@ _TEMPLATES = pathlib.Path(__file__).parent
 
 
 def render(template: pathlib.Path, **values: Any) -> str:
-    """A page as one HTML document that refers to nothing outside itself.
+    """Returns a page as one self-contained HTML document.
 
     Args:
-        template: of this page; it extends base.html and may use the macros of sections.html.
-        values: what it fills in; all text is escaped.
+        template: Path of the page's template, which extends base.html and may use the macros of
+            sections.html.
+        values: Values that the template fills in; all text is escaped.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, _TEMPLATES]),
@@ -36,7 +37,7 @@ def render(template: pathlib.Path, **values: Any) -> str:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, value), as one would type them as flags."""
+    """Yields (dotted name, value), as one would type them as flags."""
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")

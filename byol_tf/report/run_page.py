@@ -1,4 +1,4 @@
-"""The page of a run of byol-pretrain: what it is made from, and `render`, which makes it."""
+"""The page of a run of byol-pretrain: its content, and `render`, which makes it."""
 
 import dataclasses
 import os
@@ -17,16 +17,16 @@ _MAP_IMAGES = 600
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """What the run's encoder makes of test images, and of training images beside them.
+    """Test and training images, embedded by the run's encoder.
 
     Attributes:
-        test: test images, evenly spaced where there are many.
-        train: likewise training images, among which neighbours are looked for.
-        num_test, num_train: how many there are of each.
-        overall, classes: kNN accuracy on `test`, of all and by class; None and empty where there
-            are no labels to measure it with.
-        k: neighbours that voted.
-        unlabelled: why there are no labels, as a sentence; empty where there are.
+        test: Test images, evenly spaced if there are many.
+        train: Training images to find neighbours among, evenly spaced if there are many.
+        num_test, num_train: Numbers of all test and training images.
+        overall, classes: kNN accuracy on `test`, overall and by class; None and empty without
+            labels.
+        k: Number of neighbours that voted.
+        unlabelled: Sentence on why there are no labels; empty if there are.
     """
 
     test: gallery.Gallery
@@ -41,17 +41,20 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run. What is left at its default is said to be missing on the page.
+    """One run. The page reports a field left at its default as missing.
 
     Attributes:
-        path: of the run's folder.
-        config: of its config.json, with `examples` and `classes` of the data.
-        history: a row an epoch, as `charts.measurements` gives it.
-        evaluations: records of byol-evaluate by the names of their files.
-        checkpoint: what the encoder was restored from.
-        images: embedded by it.
-        no_images: why there are none, as a sentence.
-        made: date, commit, versions and hardware of this page: `results.environment`.
+        path: Path of the run's folder.
+        config: Content of its config.json, with `examples` and `classes` of the data.
+        history: One row per epoch, as `charts.measurements` gives it.
+        evaluations: Records of byol-evaluate by file name.
+        checkpoint: Checkpoint that the encoder was restored from.
+        images: Images embedded by it.
+        no_images: Sentence on why there are no images.
+        made: Date, commit, versions and hardware of this page, from `results.environment`.
+        method: Display name of the method.
+        method_fields: Config fields that only the method reads.
+        loss_caption: Explanation of the method's loss; empty if unknown.
     """
 
     path: str
@@ -62,11 +65,14 @@ class Run:
     images: Images | None = None
     no_images: str = ""
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: str = ""
+    method_fields: Sequence[str] = ()
+    loss_caption: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """Results of one record; `rows` are (encoder, its cells), `notes` how they came about."""
+    """Results of one record; `rows` are (encoder, its cells), `notes` their setting."""
 
     file: str
     columns: Sequence[str]
@@ -76,23 +82,21 @@ class _Table:
 
 
 def render(run: Run) -> str:
-    """The page as one HTML document that refers to nothing outside itself."""
-    method = run.config.get("method", "byol")  # Runs from before there was another say none.
+    """Returns the page as one self-contained HTML document."""
     images = run.images
     return page.render(
         _TEMPLATE,
         run=run,
         name=os.path.basename(os.path.abspath(run.path)),
-        method=method,
         last=run.history[-1] if run.history else {},
         tables=[_table(file, record) for file, record in run.evaluations.items()],
-        curves=charts.learning_curves(run.history, method) if run.history else (),
+        curves=charts.learning_curves(run.history, run.loss_caption) if run.history else (),
         classes=by_class(images.overall, images.classes) if images else None,
         by_class_note=_by_class_note(images) if images else "",
         neighbours=gallery.neighbour_rows(images.test, images.train) if images else (),
         near=f"eight among {_some(images.train, images.num_train, 'training')}" if images else "",
         map=_map(images) if images else None,
-        facts=list(_facts(run, method)),
+        facts=list(_facts(run)),
         config=list(page.flat(run.config)),
     )
 
@@ -125,7 +129,7 @@ def _by_class_note(images: Images) -> str:
 
 
 def _map(images: Images) -> charts.Chart:
-    """Of some test images: enough to see groups, few enough to see points."""
+    """Returns a map of some test images: enough to see groups, few enough to see points."""
     taken = gallery.evenly(np.arange(len(images.test.keys)), _MAP_IMAGES)
     some = dataclasses.replace(
         images.test,
@@ -138,23 +142,21 @@ def _map(images: Images) -> charts.Chart:
 
 
 def _some(images: gallery.Gallery, total: int, role: str) -> str:
-    """Such as "600 of the 10,000 test images (evenly spaced)", or "600 test images" if all."""
+    """Returns "600 of the 10,000 test images (evenly spaced)", or "600 test images" if all."""
     count = len(images.keys)
     if count == total:
         return f"{count:,} {role} images"
     return f"{count:,} of the {total:,} {role} images (evenly spaced)"
 
 
-def _facts(run: Run, method: str) -> Iterator[tuple[str, str]]:
-    """(what, value) of the training and of the page, as far as they are known."""
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Yields (what, value) about the training and the page, as far as known."""
     config = dict(page.flat(run.config))
-    fields = {
+    fields: dict[str, Sequence[str]] = {
         "encoder": ("encoder.depth", "encoder.width", "encoder.stem"),
-        "training": ("method", "epochs", "batch_size", "image_size", "precision", "seed"),
+        "training": ("epochs", "batch_size", "image_size", "precision", "seed"),
         "optimizer": ("optimizer.name", "optimizer.base_lr", "optimizer.warmup_epochs"),
-        "heads": ("projection_size", "hidden_size"),
-        "loss": ("temperature",) if method == "simclr" else (),
-        "target network": ("base_ema",) if method == "byol" else (),
+        run.method: run.method_fields,
     }
     for what, names in fields.items():
         values = [f"{n.rpartition('.')[2]} {config[n]}" for n in names if n in config]
@@ -167,7 +169,7 @@ def _facts(run: Run, method: str) -> Iterator[tuple[str, str]]:
 
 
 def _environment(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lines of what `results.environment` gives."""
+    """Returns the entries of `results.environment` as (what, value) lines."""
     hardware = about.get("hardware")
     if hardware:
         hardware = ", ".join(hardware["gpus"]) or f"{hardware['cpus']} × {hardware['cpu']}"

@@ -1,6 +1,7 @@
 """A folder of image files, with or without class subfolders."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,20 +21,16 @@ class FolderSource(Source):
     itself the whole set counts as unlabelled. Hidden files and folders are left out, links
     followed. Only the paths are in memory, and a permutation of them.
 
+    Args:
+        folder: Path of the folder.
+        files: Relative paths of the images to take, in this order; None takes all, sorted.
+
     Raises:
         UserError: the folder cannot be read or holds no images.
     """
 
-    def __init__(self, folder: str):
-        paths = sorted(
-            path for path in files_below(folder) if path.lower().endswith(IMAGE_EXTENSIONS)
-        )
-        if not paths:
-            kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
-            raise UserError(
-                f"the folder '{folder}' holds no images ({kinds}) and no TFRecords; give a folder "
-                "of images, with or without class subfolders."
-            )
+    def __init__(self, folder: str, files: Sequence[str] | None = None):
+        paths = _images_below(folder) if files is None else list(files)
         class_names, labels = _classes(folder, paths)
         super().__init__(folder, len(paths), class_names)
         self._paths = tf.constant([os.fsencode(path) for path in paths])
@@ -64,6 +61,18 @@ class FolderSource(Source):
         names = tf.gather(self._paths, records)
         files = tf.strings.join([os.path.join(self.name, ""), names])
         return names, files, tf.gather(self._labels, records)
+
+
+def _images_below(folder: str) -> list[str]:
+    """Returns the relative paths of all images, sorted; raises `UserError` if there are none."""
+    paths = sorted(path for path in files_below(folder) if path.lower().endswith(IMAGE_EXTENSIONS))
+    if not paths:
+        kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
+        raise UserError(
+            f"the folder '{folder}' holds no images ({kinds}) and no TFRecords; give a folder of "
+            "images, with or without class subfolders."
+        )
+    return paths
 
 
 def _classes(folder: str, paths: list[str]) -> tuple[tuple[str, ...] | None, np.ndarray]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
 
-from byol_tf import export
+from byol_tf import encoders, export
 from byol_tf.evaluation.results import environment
 from byol_tf.report.charts import measurements
 from byol_tf.report.classes import ClassSlice
@@ -53,6 +53,7 @@ def collect(
     )
     examples = _output(nodes, "ImageExampleGen", "examples")
     corrupt = _corrupt(examples.uri)
+    method = encoders.run_method(settings.config)
     return RunSummary(
         pipeline_name=settings.name,
         run_id=started,
@@ -71,6 +72,7 @@ def collect(
             "versions": card["versions"],
         },
         config=dict(settings.config),
+        loss_caption=method.loss_caption if method else "",
         history=measurements(read_history(_uri(nodes, "Trainer", "model_run"))),
         accuracy=_accuracy(nodes),
         slices=_slices(nodes),

@@ -22,7 +22,9 @@ def render(summary: RunSummary) -> str:
         run=summary,
         total_examples=sum(split.examples for split in summary.splits),
         last=summary.history[-1] if summary.history else {},
-        curves=charts.learning_curves(summary.history) if summary.history else (),
+        curves=charts.learning_curves(summary.history, summary.loss_caption)
+        if summary.history
+        else (),
         classes=by_class(overall, (s for s in summary.slices if s.name != "overall")),
         neighbours=gallery.neighbour_rows(summary.gallery) if summary.gallery else (),
         map=charts.embedding_map(summary.gallery) if summary.gallery else None,

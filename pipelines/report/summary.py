@@ -66,6 +66,7 @@ class RunSummary:
         reasons: sentences: why the model was rejected, or notes.
         model: architecture, parameters (int), embedding_size, image_size, versions (dict).
         config: of the training, nested.
+        loss_caption: Explanation of the method's loss; empty if unknown.
         history: a row an epoch: epoch, step, loss, lr, ema, projection_std, effective_rank and,
             where measured, online_accuracy and knn_accuracy.
         accuracy: a row an encoder, the trained one first, as byol-evaluate writes them: encoder,
@@ -88,6 +89,7 @@ class RunSummary:
     reasons: Sequence[str] = ()
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss_caption: str = ""
     history: Sequence[Mapping[str, float]] = ()
     accuracy: Sequence[Mapping[str, Any]] | None = None
     slices: Sequence[ClassSlice] = ()

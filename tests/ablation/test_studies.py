@@ -1,4 +1,4 @@
-"""Studies as the paper has them, their runs each made once, their tables and plots."""
+"""Studies match the paper, runs are made once, tables and plots show their figures."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_a_run_is_made_once_and_its_figures_are_read_again(images_dir, tmp_path)
     (run,) = (tmp_path / "runs").iterdir()
     record = json.loads((run / "figures.json").read_text())
     assert record["pretrain"]["batch_size"] == 64 and record["figures"] == figures
-    # What is on disk is what is given, and nothing is trained: the run's own files may go.
+    # Figures are read from disk, and nothing is trained.
     record["figures"][KNN] = 0.125
     (run / "figures.json").write_text(json.dumps(record))
     assert grid.figures(config)[KNN] == 0.125

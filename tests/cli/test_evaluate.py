@@ -18,7 +18,7 @@ def evaluate(*flags):
 
 
 def error(*flags):
-    """What a command that must fail prints, which has to be a sentence and no trace."""
+    """Returns the message of a command that must fail without a stack trace."""
     result = evaluate(*flags)
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
     return result.stderr
@@ -41,7 +41,7 @@ def data(images_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A run of which only the encoder was saved; its weights are those of another seed."""
+    """A run with only its encoder saved, whose weights come from another seed."""
     path = tmp_path_factory.mktemp("run")
     config = cifar10_demo.get_config("smoke")
     runs.claim_run_dir(str(path), config.to_dict())
@@ -71,7 +71,7 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
     assert "byol-evaluate --config=evaluation " in record["command"]
     assert record["train"]["examples"] == 60 and record["model"].endswith("ckpt-1")
 
-    # The exported encoder is the same encoder, and knows the config that the baselines need.
+    # The exported encoder is the same encoder and carries the config that the baselines need.
     path = run_dir / "exported"
     result = evaluate(
         f"--saved_model={path / '1'}", *data, "--baselines", "--protocol=knn",
@@ -81,20 +81,20 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
     assert "kNN" in result.stdout and "linear" not in result.stdout
     assert (
         len(list(run_dir.glob("features/*.features"))) == 3
-    )  # Train, test, one view; of the run only.
+    )  # Train, test and one view, for the run only.
     exported = json.loads((path / "results.json").read_text())
     assert exported["config_fingerprint"] == record["config_fingerprint"]
     rows = {row["encoder"]: row["knn"] for row in exported["rows"]}
     assert list(rows) == ["BYOL", "random encoder", "raw pixels"]
     assert rows["BYOL"] == row["knn"]
-    # The run's weights are of another seed than its config's.
+    # The run's weights come from another seed than its config's.
     assert rows["random encoder"] != rows["BYOL"]
 
 
 def test_help_explains_the_flags():
     result = evaluate("--help")
-    assert "byol-evaluate: what a pretrained encoder is worth" in result.stdout
-    assert "--train_dir: Labelled images to learn from" in result.stdout
+    assert "byol-evaluate: evaluates a pretrained encoder" in result.stdout
+    assert "--train_dir: Labelled training images" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def report(*arguments):
 
 
 def error(*arguments):
-    """What a command that must fail prints, which has to be a sentence and no trace."""
+    """Returns the message of a command that must fail without a stack trace."""
     result = report(*arguments)
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
     return result.stderr
@@ -48,7 +48,7 @@ def test_flags_may_follow_the_folder(run_dir, tmp_path):
 def test_help_explains_the_argument_and_the_flags():
     result = report("--help")
     assert "byol-report runs/photos --train_dir" in result.stdout
-    assert "--output: The page; by default report.html in the run." in result.stdout
+    assert "--output: Path of the page; by default report.html in the run." in result.stdout
 
 
 def test_what_is_wrong_is_said_before_the_work(tmp_path):
@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said_before_the_work(tmp_path):
 
 
 def test_packages_that_are_not_installed_are_named_with_their_extra(run_dir):
-    # A finder that knows no jinja2, put in before the command runs.
+    # Makes jinja2 look uninstalled before the command runs.
     code = (
         "import importlib.util as u, sys; found = u.find_spec;"
         "u.find_spec = lambda name, *rest: None if name == 'jinja2' else found(name, *rest);"

@@ -28,7 +28,7 @@ def devkit_ap(scores, relevant):
 
 @pytest.fixture
 def predictions():
-    """Unbalanced: class 3 is never seen, class 0 often; right more often in some classes."""
+    """Unbalanced labels without class 3, and predictions better in some classes than in others."""
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, 2, 4], p=[0.6, 0.2, 0.15, 0.05], size=400)
     right = rng.random(400) < np.array([0.9, 0.5, 0.3, 0, 0.7])[labels]
@@ -40,7 +40,7 @@ def test_top_1_is_scikit_learns(predictions):
     assert accuracy.top_1(predicted, labels) == pytest.approx(accuracy_score(labels, predicted))
 
 
-# scikit-learn says that a class was predicted which the labels lack.
+# scikit-learn warns of predicted classes that are not in the labels.
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_mean_per_class_is_scikit_learns_over_the_classes_that_are_there(predictions):
     predicted, labels = predictions
@@ -86,7 +86,7 @@ def test_difficult_examples_do_not_rank():
     scores = np.array([[0.9], [0.8], [0.7], [0.6]])
     relevance = np.array([[-1], [1], [-1], [0]])
     assert accuracy.voc07_map(scores, relevance) == 1
-    # As an absence it is an error, as a presence a find.
+    # It would be an error if absent and a hit if present.
     assert accuracy.voc07_map(scores, np.maximum(relevance, 0)) == pytest.approx(1 / 2)
 
 

@@ -8,7 +8,7 @@ from byol_tf.evaluation import classifiers
 
 
 def examples(count, num_classes):
-    """Classes that a linear classifier can tell apart, but for some."""
+    """Classes that a linear classifier separates with few errors."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, 10)).astype(np.float32)
     logits = x @ rng.normal(size=(10, num_classes)) + rng.normal(size=(count, num_classes))

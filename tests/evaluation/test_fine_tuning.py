@@ -86,7 +86,7 @@ def test_batch_norm_forgets_at_the_rate_of_the_papers_formula(images_dir, tuner)
 
 
 def test_mean_per_class_weighs_classes_and_not_images(tmp_path, images_dir, tuner):
-    # Of class 0 the one test image is right, of class 1 the last 25 of 99 are wrong.
+    # The only test image of class 0 is right; the last 25 of 99 of class 1 are wrong.
     for split, counts in (("train", (20, 20)), ("test", (1, 99))):
         files = sorted((images_dir / "train").glob("*/*.jpg"))
         for label, count in enumerate(counts):
@@ -94,9 +94,9 @@ def test_mean_per_class_weighs_classes_and_not_images(tmp_path, images_dir, tune
             for number in range(count):
                 copy = tmp_path / split / f"class{label}" / f"{number}.jpg"
                 copy.symlink_to(files[number])
-    task = Splits(str(tmp_path / "train"), str(tmp_path / "test"))
+    splits = Splits(str(tmp_path / "train"), str(tmp_path / "test"))
     options = config(learning_rates=(0.1,), metric="mean_per_class")
-    result = fine_tuning.evaluate(encoder(), task, options)
+    result = fine_tuning.evaluate(encoder(), splits, options)
     assert result.value == pytest.approx((1 + 74 / 99) / 2)
     assert result.interval is None
     assert result.cells() == {"fine-tuned mean per class, %": "87.4"}
@@ -118,7 +118,7 @@ def test_an_interrupted_sweep_continues(images_dir, tuner, tmp_path):
         ({"metric": "voc07_map"}, "metric is 'voc07_map'; give top_1, mean_per_class"),
         ({"learning_rates": (0.1, 0.0)}, "rates above 0"),
         ({"learning_rates": ()}, "at least one of each"),
-        ({"weight_decays": (-1e-3,)}, "decays of 0 up"),
+        ({"weight_decays": (-1e-3,)}, "decays from 0"),
         ({"weight_decays": ()}, "at least one of each"),
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size 0"),
@@ -133,9 +133,9 @@ def test_what_is_wrong_is_said_before_anything_is_trained(images_dir, tuner, wro
 
 
 def test_voc_with_its_several_labels_an_image_is_refused(tuner):
-    task = Splits("voc:VOC2007:trainval", "voc:VOC2007:test")
+    splits = Splits("voc:VOC2007:trainval", "voc:VOC2007:test")
     with pytest.raises(UserError, match="voc:VOC2007:trainval' has several labels.*transfer"):
-        fine_tuning.evaluate(encoder(), task, config())
+        fine_tuning.evaluate(encoder(), splits, config())
 
 
 def test_a_real_encoder_goes_through_the_whole_protocol(images_dir):

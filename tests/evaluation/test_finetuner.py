@@ -16,7 +16,7 @@ SIZE, CLASSES = 8, 10
 
 
 def pretrained(*layers, size=SIZE, build=None) -> EvaluatedEncoder:
-    """An encoder of Keras layers, each built anew from its config and alike."""
+    """Returns an encoder that rebuilds the Keras layers from their configs with equal weights."""
 
     def from_layers():
         keras.utils.set_random_seed(3)
@@ -61,7 +61,7 @@ def test_steps_are_nesterov_sgd_with_coupled_decay_and_a_cosine_rate(twenty):
     )
 
     # By hand, float64: logits = (x A + a) W + b.
-    first, first_bias = (w.astype(float) for w in start.encoder.get_weights())
+    first, first_bias = (w.astype(float) for w in start.encode.get_weights())
     weights = [first, first_bias, np.zeros((5, CLASSES)), np.zeros(CLASSES)]
     buffers = [np.zeros_like(w) for w in weights]
     batches = data.labelled_dataset(twenty, start.preprocessing, 6, seed)
@@ -86,10 +86,10 @@ def test_steps_are_nesterov_sgd_with_coupled_decay_and_a_cosine_rate(twenty):
 
 def test_the_pretrained_encoder_stays_as_it_is(twenty):
     start = linear()
-    before = [weight.copy() for weight in start.encoder.get_weights()]
+    before = [weight.copy() for weight in start.encode.get_weights()]
     tuner = FineTuner(start, CLASSES)
     tuner.train(twenty, steps=2, batch_size=20, learning_rate=0.1, seed=0)
-    for now, then in zip(start.encoder.get_weights(), before, strict=True):
+    for now, then in zip(start.encode.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
     assert not np.allclose(weights_of(tuner)[0], before[0])
 

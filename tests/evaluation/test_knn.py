@@ -17,7 +17,7 @@ def clusters(count, num_classes, seed, spread=1.2, dimensions=16):
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(num_classes, dimensions))
     labels = rng.integers(num_classes, size=count)
-    # Lengths vary, which cosine similarity must not see.
+    # Lengths vary, which must not affect cosine similarity.
     lengths = rng.uniform(0.1, 10, size=(count, 1))
     return features(
         lengths * (centres[labels] + spread * rng.normal(size=(count, dimensions))), labels
@@ -41,7 +41,7 @@ def test_accuracies_equal_scikit_learns(k):
     votes = sklearn_votes(train, test, k)
     result = knn.knn_accuracy(train, test, k=k)
     assert result.top_1 == pytest.approx((votes.argmax(axis=1) == test.labels).mean())
-    # With k < 5 classes without votes fill the five up, lowest label first, as a stable sort does.
+    # With k < 5, classes without votes complete the five, lowest label first, as in a stable sort.
     best = np.argsort(-votes, axis=1, kind="stable")[:, :5]
     assert result.top_5 == pytest.approx((best == test.labels[:, np.newaxis]).any(axis=1).mean())
     assert 0.3 < result.top_1 < 0.99, "the case must be able to tell right from wrong"

@@ -1,4 +1,4 @@
-"""Label-free measures against NumPy's pairs one by one, and on real images."""
+"""Label-free measures against a NumPy loop over pairs, and on real images."""
 
 import itertools
 import math

@@ -46,7 +46,7 @@ def test_the_learning_rate_is_chosen_on_held_out_training_examples_not_on_the_te
     train = blobs(400, 4, seed=0, distance=1.0)
     test = blobs(400, 4, seed=1, distance=1.0)
     wrong_test = Features(test.representations, (test.labels + 1) % 4, test.keys)
-    lrs = (-0.1, 0.1)  # The first climbs the loss: best where labels are wrong.
+    lrs = (-0.1, 0.1)  # The first increases the loss: best if labels are wrong.
     good = linear.linear_accuracy([train], train, test, base_lrs=lrs)
     bad = linear.linear_accuracy([train], train, wrong_test, base_lrs=lrs)
     assert good.base_lr == bad.base_lr == 0.1

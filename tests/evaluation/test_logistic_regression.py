@@ -9,7 +9,7 @@ LAMBDAS = (100.0, 1.0, 0.05)
 
 
 def clusters(count, num_classes, seed, dimensions=6, scale=0.04, offset=0.3):
-    """Overlapping classes; small, and far from 0, as representations after a ReLU are."""
+    """Overlapping classes, with small values far from 0, like representations after a ReLU."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(num_classes, dimensions))
     labels = rng.integers(num_classes, size=count)
@@ -22,7 +22,7 @@ def fit(examples, strength, max_iterations=5000):
 
 
 def softmax_loss(kernel, bias, x, y, strength):
-    """The sum of cross-entropies and lambda / 2 |W|^2, and its gradient, from the formulas."""
+    """Returns the sum of cross-entropies plus lambda / 2 |W|^2, and its gradient."""
     log_p = log_softmax(x @ kernel + bias, axis=1)
     one_hot = np.eye(len(bias))[y]
     error = np.exp(log_p) - one_hot
@@ -31,7 +31,7 @@ def softmax_loss(kernel, bias, x, y, strength):
 
 
 def binary_optimum(x, y, strength):
-    """scipy's minimum of sum log(1 + exp(-+ score)) + lambda / 2 |w|^2: w and b."""
+    """Returns scipy's minimum (w, b) of sum log(1 + exp(-+ score)) + lambda / 2 |w|^2."""
     sign = np.where(y, 1, -1)
 
     def loss(parameters):
@@ -56,7 +56,7 @@ def test_the_gradient_of_the_formula_is_zero_at_the_solution(strength):
     start = softmax_loss(np.zeros((6, 4)), np.zeros(4), x, y, strength)
     assert np.abs(of_kernel).max() < 2e-3 * np.abs(start[1]).max()
     assert np.abs(of_bias).max() < 2e-3 * np.abs(start[2]).max()
-    # And not so because there was nowhere to go.
+    # And not because the start was already optimal.
     assert np.abs(regression.scores(x) - regression.scores(x).mean(axis=0)).max() > 0.01
 
 
@@ -78,10 +78,12 @@ def test_the_solution_is_scipys():
 
 
 def test_points_far_down_the_path_are_solved_as_if_alone():
-    """A start at the neighbour's solution must not be taken for a solution."""
+    """The start at the previous solution must not count as converged."""
     examples = clusters(300, 4, seed=0)
     lambdas = np.geomspace(1e5, 1e-3, 30)
-    for strength, regression in zip(lambdas, regularization_path(examples, lambdas, 5000)):
+    for strength, regression in zip(
+        lambdas, regularization_path(examples, lambdas, 5000), strict=True
+    ):
         scores = regression.scores(examples.representations)
         alone = fit(examples, strength).scores(examples.representations)
         difference = log_softmax(scores, axis=1) - log_softmax(alone, axis=1)
@@ -91,7 +93,7 @@ def test_points_far_down_the_path_are_solved_as_if_alone():
 
 @pytest.mark.parametrize(("factor", "offset"), [(1000, -70), (0.001, 5)])
 def test_scale_and_origin_of_an_encoder_do_not_matter(factor, offset):
-    """lambda is of weights: those of x / 1000 are 1000 times as large, and cost 1000^2 as much."""
+    """lambda penalises weights: for x / 1000 they are 1000 times as large and cost 1000^2 times."""
     examples = clusters(300, 4, seed=0)
     x = factor * examples.representations.astype(np.float64) + offset
     scores = fit(examples, 0.05).scores(examples.representations)

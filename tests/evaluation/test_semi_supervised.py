@@ -51,7 +51,7 @@ def images(images_dir, output_dir=None, seed=0) -> Splits:
 
 @pytest.fixture
 def tuner(monkeypatch):
-    """1 % is 20 images and so a batch of 20, 10 % a batch of 100 of its 250: rates are scaled."""
+    """Rates are scaled: 1 % is a batch of all 20 images, 10 % a batch of 100 of 250."""
     recorded = RecordedTuner(
         {0.1 * 20 / 256: 0.2, 0.4 * 20 / 256: 0.3, 0.1 * 100 / 256: 0.9, 0.4 * 100 / 256: None}
     )
@@ -64,7 +64,7 @@ def test_the_best_point_on_held_out_images_is_what_the_test_set_meets(images_dir
     result = semi_supervised.evaluate(encoder(), images(images_dir), config())
     one, ten = result.subsets
     assert (one.num_labels, one.base_lr, one.epochs, one.batch_size) == (20, 0.4, 3, 20)
-    # Where the higher rate diverges the lower one is taken.
+    # If the higher rate diverges, the lower one is chosen.
     assert (ten.num_labels, ten.base_lr, ten.epochs, ten.batch_size) == (250, 0.1, 3, 100)
     assert (one.top_1, ten.top_1) == (0.3, 0.9)
     assert one.top_5 == pytest.approx(0.5, abs=0.25) and one.num_test == 500
@@ -75,7 +75,7 @@ def test_the_best_point_on_held_out_images_is_what_the_test_set_meets(images_dir
         (0.4, 5, True),
     ]
     assert ten.sweep[0]["accuracy"] == pytest.approx(0.9, abs=0.01)
-    # The test set is classified once a subset, after the last training; all else is validation.
+    # The test set is classified once per subset, after the last training; the rest is validation.
     test_keys = [len(keys(source)) for source in tuner.classified]
     assert test_keys == [250] * 4 + [500] + [250] * 2 + [500]
 
@@ -127,16 +127,16 @@ def test_given_lists_take_the_place_of_draws(images_dir, tuner, tmp_path):
     )
     assert [keys(run["source"]) for run in tuner.trained] == drawn
     assert [subset.file for subset in result.subsets] == list(files)
-    assert [subset.percent for subset in result.subsets] == [0.8, 10]  # As counted: 20 of 2500.
+    assert [subset.percent for subset in result.subsets] == [0.8, 10]  # Counted: 20 of 2500.
 
 
 def test_what_is_done_is_not_done_again(images_dir, tuner, tmp_path):
-    task = images(images_dir, tmp_path)
-    first = semi_supervised.evaluate(encoder(), task, config())
+    splits = images(images_dir, tmp_path)
+    first = semi_supervised.evaluate(encoder(), splits, config())
     assert len(tuner.trained) == 10
-    assert semi_supervised.evaluate(encoder(), task, config()) == first
-    assert len(tuner.trained) == 12  # The two that are tested.
-    semi_supervised.evaluate(encoder(1), task, config())
+    assert semi_supervised.evaluate(encoder(), splits, config()) == first
+    assert len(tuner.trained) == 12  # Plus the two final trainings.
+    semi_supervised.evaluate(encoder(1), splits, config())
     assert len(tuner.trained) == 22
 
 

@@ -72,17 +72,20 @@ def test_knn_of_pixels_equals_scikit_learns_on_the_files(data, pixels, images_di
 
 
 def test_views_are_different_crops_of_the_training_images_in_their_order(data, pixels):
-    train, test, views = Splits(*data, seed=3).passes(pixels, num_views=2)
+    train, test, views = Splits(*data, seed=3).features(pixels, num_views=2)
     assert len(train.keys) == 60 and len(test.keys) == 24
     for view in views:
         assert view.keys.tolist() == train.keys.tolist()
         assert view.labels.tolist() == train.labels.tolist()
         correlation = np.mean(
-            [np.corrcoef(a, b)[0, 1] for a, b in zip(view.representations, train.representations)]
+            [
+                np.corrcoef(a, b)[0, 1]
+                for a, b in zip(view.representations, train.representations, strict=True)
+            ]
         )
         assert 0.1 < correlation < 0.9
     assert not np.allclose(views[0].representations, views[1].representations)
-    again = Splits(*data, seed=3).passes(pixels, num_views=1)[2]
+    again = Splits(*data, seed=3).features(pixels, num_views=1)[2]
     np.testing.assert_array_equal(again[0].representations, views[0].representations)
 
 
@@ -91,13 +94,13 @@ def test_linear_evaluation_without_views_trains_on_centre_crops(data, pixels):
     config.views = 0
     result = linear.evaluate(pixels, Splits(*data), config)
     assert result.num_test == 24 and result.batch_size == 60
-    assert int(pixels.encoder.seen) == 84
+    assert int(pixels.encode.seen) == 84
 
 
 def test_a_jpeg_cut_off_near_its_end_is_left_out_of_all_passes(data, pixels, tmp_path):
     file = tmp_path / "train" / "bird" / "0004.jpg"
     file.write_bytes(file.read_bytes()[:-60])
-    train, _, views = Splits(*data).passes(pixels, num_views=1)
+    train, _, views = Splits(*data).features(pixels, num_views=1)
     assert len(train.keys) == 59 and b"bird/0004.jpg" not in train.keys
     assert views[0].keys.tolist() == train.keys.tolist()
 
@@ -110,17 +113,19 @@ def test_all_protocols_cost_one_pass_over_the_images(data, pixels, tmp_path):
         protocol.evaluate(pixels, Splits(*data, cache=cache), config[name])
         for name, protocol in (("knn", knn), ("linear", linear))
     ]
-    assert int(pixels.encoder.seen) == 60 + 24 + 60  # train, test, one view
+    assert int(pixels.encode.seen) == 60 + 24 + 60  # train, test, one view
     again = linear.evaluate(pixels, Splits(*data, cache=FeatureCache(cache.folder)), config.linear)
-    assert int(pixels.encoder.seen) == 144 and again == first[1]
+    assert int(pixels.encode.seen) == 144 and again == first[1]
 
 
 def test_cached_features_are_those_that_were_extracted(data, pixels, tmp_path):
-    plain = Splits(*data, seed=1).passes(pixels, 1)
+    plain = Splits(*data, seed=1).features(pixels, 1)
     cache = FeatureCache(str(tmp_path / "features"))
     for _ in range(2):
-        train, test, views = Splits(*data, seed=1, cache=cache).passes(pixels, 1)
-        for actual, wanted in zip((train, test, *views), (plain[0], plain[1], *plain[2])):
+        train, test, views = Splits(*data, seed=1, cache=cache).features(pixels, 1)
+        for actual, wanted in zip(
+            (train, test, *views), (plain[0], plain[1], *plain[2]), strict=True
+        ):
             for column in ("representations", "labels", "keys"):
                 np.testing.assert_array_equal(getattr(actual, column), getattr(wanted, column))
     assert not list(tmp_path.glob("features/*.tmp"))
@@ -129,8 +134,8 @@ def test_cached_features_are_those_that_were_extracted(data, pixels, tmp_path):
 @pytest.mark.parametrize("change", ["weights", "preprocessing", "image", "seed"])
 def test_what_changes_features_makes_new_ones(data, pixels, tmp_path, change):
     cache = FeatureCache(str(tmp_path / "features"))
-    Splits(*data, cache=cache).passes(pixels, 1)
-    task, other = Splits(*data, cache=cache), pixels
+    Splits(*data, cache=cache).features(pixels, 1)
+    splits, other = Splits(*data, cache=cache), pixels
     expected = {"weights": 144, "preprocessing": 144, "image": 120, "seed": 60}[change]
     if change == "weights":
         other = dataclasses.replace(pixels, fingerprint="another")
@@ -140,10 +145,10 @@ def test_what_changes_features_makes_new_ones(data, pixels, tmp_path, change):
         content = (tmp_path / "train" / "frog" / "0001.jpg").read_bytes()
         (tmp_path / "train" / "frog" / "0002.jpg").write_bytes(content)
     else:
-        task = Splits(*data, seed=5, cache=cache)
-    before = int(pixels.encoder.seen)
-    task.passes(other, 1)
-    assert int(pixels.encoder.seen) - before == expected
+        splits = Splits(*data, seed=5, cache=cache)
+    before = int(pixels.encode.seen)
+    splits.features(other, 1)
+    assert int(pixels.encode.seen) - before == expected
 
 
 def test_unlabelled_images_are_refused(data, images_dir, tmp_path):
@@ -151,13 +156,13 @@ def test_unlabelled_images_are_refused(data, images_dir, tmp_path):
     content = (images_dir / "test" / "bird" / "0000.jpg").read_bytes()
     (tmp_path / "flat" / "0.jpg").write_bytes(content)
     with pytest.raises(UserError, match="flat' has no labels, and accuracy needs them"):
-        Splits(data[0], str(tmp_path / "flat")).sources
+        _ = Splits(data[0], str(tmp_path / "flat")).sources
 
 
 def test_sets_with_different_classes_are_refused(data, images_dir, tmp_path):
     other = folder(tmp_path / "other", images_dir / "test", range(2), ("airplane", "ship"))
     with pytest.raises(UserError, match=r"differing: \['bird', 'frog', 'ship'\]"):
-        Splits(data[0], other).sources
+        _ = Splits(data[0], other).sources
 
 
 @pytest.mark.parametrize(
@@ -173,11 +178,11 @@ def test_a_value_out_of_range_is_named(data, pixels, protocol, values, sentence)
     config.update(values)
     with pytest.raises(UserError, match=sentence):
         protocol.evaluate(pixels, Splits(*data), config)
-    assert int(pixels.encoder.seen) == 0
+    assert int(pixels.encode.seen) == 0
 
 
-def test_a_task_describes_the_sets_it_has_opened(data):
-    task = Splits(*data)
-    assert task.described() == {"train": {"source": data[0]}, "test": {"source": data[1]}}
-    task.sources
-    assert task.described()["train"] == {"source": data[0], "examples": 60}
+def test_splits_describe_the_sets_they_have_opened(data):
+    splits = Splits(*data)
+    assert splits.described() == {"train": {"source": data[0]}, "test": {"source": data[1]}}
+    assert splits.class_names == splits.sources[0].class_names
+    assert splits.described()["train"] == {"source": data[0], "examples": 60}

@@ -45,10 +45,10 @@ def test_a_fraction_out_of_range_is_refused(fraction):
 @pytest.mark.parametrize(
     "counts, fraction, says",
     [
-        ((500, 300, 1), 0.01, "3 a class, but class 'owl' has 1 images"),
-        ((500, 300, 200), 1.0, "333 a class, but class 'dog' has 300"),
-        ((2, 2, 1), 1.0, "2 a class, but class 'owl' has 1"),  # Six labels of five images.
-        ((3, 3, 0), 0.01, "1 a class, but class 'owl' has 0"),
+        ((500, 300, 1), 0.01, "3 per class, but class 'owl' has 1 images"),
+        ((500, 300, 200), 1.0, "333 per class, but class 'dog' has 300"),
+        ((2, 2, 1), 1.0, "2 per class, but class 'owl' has 1"),  # Six labels wanted, five images.
+        ((3, 3, 0), 0.01, "1 per class, but class 'owl' has 0"),
     ],
 )
 def test_a_class_with_too_few_examples_is_named(counts, fraction, says):
@@ -120,8 +120,8 @@ def test_simclrs_published_lists_name_files_without_their_folder(tmp_path):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("a/1.jpg\nc/9.jpg\n", "'c/9.jpg', which 0 training images have; give keys as 'a/1.jpg'"),
-        ("1.jpg\n", "'1.jpg', which 2 training images have"),
+        ("a/1.jpg\nc/9.jpg\n", "'c/9.jpg', the key of 0 training images; give keys as 'a/1.jpg'"),
+        ("1.jpg\n", "'1.jpg', the key of 2 training images"),
         ("a/2.jpg\n2.jpg\n", "'2.jpg', again"),
         ("\n", "is empty"),
     ],

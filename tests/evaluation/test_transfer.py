@@ -1,5 +1,4 @@
 import dataclasses
-import types
 
 import ml_collections
 import numpy as np
@@ -32,8 +31,8 @@ def section(**changes):
 
 
 @dataclasses.dataclass
-class FeatureTask:
-    """A task whose features are there already."""
+class FeatureSplits:
+    """Splits whose features are given."""
 
     train_features: Features
     test_features: Features
@@ -42,11 +41,7 @@ class FeatureTask:
     test: str = "photos/test"
     seed: int = SEED
 
-    @property
-    def sources(self):
-        return (types.SimpleNamespace(class_names=self.class_names),) * 2
-
-    def passes(self, pretrained, num_views):
+    def features(self, pretrained, num_views):
         assert num_views == 0, "the protocol sees centre crops only"
         return self.train_features, self.test_features, []
 
@@ -58,7 +53,7 @@ def features(representations, labels):
 
 
 def clusters(count, seed, shares=(0.2,) * 5, dimensions=40):
-    """More noise than data can tell apart: too weak a regularisation overfits."""
+    """Noisy clusters, on which too weak a regularisation overfits."""
     rng = np.random.default_rng(seed)
     centres = 0.5 * np.random.default_rng(99).normal(size=(len(shares), dimensions))
     labels = rng.choice(len(shares), p=shares, size=count)
@@ -66,22 +61,22 @@ def clusters(count, seed, shares=(0.2,) * 5, dimensions=40):
 
 
 @pytest.fixture(scope="module")
-def task():
-    return FeatureTask(clusters(240, seed=0), clusters(400, seed=1))
+def splits():
+    return FeatureSplits(clusters(240, seed=0), clusters(400, seed=1))
 
 
-def evaluate(task, **changes):
-    return transfer.evaluate(None, task, section(**changes))
+def evaluate(splits, **changes):
+    return transfer.evaluate(None, splits, section(**changes))
 
 
 def scikit_learn(strength, x, y):
-    """The same objective, solved from zero on representations as they are."""
+    """Fits the same objective from zero on unscaled representations."""
     return LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10_000).fit(x.astype(float), y)
 
 
-def test_lambda_is_the_best_on_held_out_examples_and_the_refit_sees_all(task):
-    result = evaluate(task)
-    x, y = task.train_features.representations, task.train_features.labels
+def test_lambda_is_the_best_on_held_out_examples_and_the_refit_sees_all(splits):
+    result = evaluate(splits)
+    x, y = splits.train_features.representations, splits.train_features.labels
     kept, held_out = validation_split(y, 0.25, SEED)
     expected = {
         strength: scikit_learn(strength, x[kept], y[kept]).score(x[held_out], y[held_out])
@@ -98,7 +93,7 @@ def test_lambda_is_the_best_on_held_out_examples_and_the_refit_sees_all(task):
     assert 1e-3 < result.chosen_lambda < 1e5, "the case must have an optimum inside"
     assert (result.not_converged, result.refit_converged) == (0, True)
 
-    test = task.test_features
+    test = splits.test_features
     refit = scikit_learn(result.chosen_lambda, x, y)
     hits = (refit.predict(test.representations) == test.labels).sum()
     assert result.value == pytest.approx(hits / 400, abs=1.5 / 400)
@@ -110,21 +105,21 @@ def test_lambda_is_the_best_on_held_out_examples_and_the_refit_sees_all(task):
 def test_of_equally_good_lambdas_the_strongest_is_taken():
     x = np.repeat(np.eye(2), 20, axis=0)
     separable = features(x, [0] * 20 + [1] * 20)
-    result = evaluate(FeatureTask(separable, separable))
+    result = evaluate(FeatureSplits(separable, separable))
     assert result.value == 1
     perfect = [key for key, value in result.validation_by_lambda.items() if value == 1]
     assert len(perfect) > 2
     assert result.chosen_lambda == max(perfect)
 
 
-def test_the_test_set_decides_nothing(task):
+def test_the_test_set_decides_nothing(splits):
     rng = np.random.default_rng(0)
     shuffled = dataclasses.replace(
-        task.test_features, labels=rng.permutation(task.test_features.labels)
+        splits.test_features, labels=rng.permutation(splits.test_features.labels)
     )
     result, of_shuffled = (
-        evaluate(dataclasses.replace(task, test_features=test))
-        for test in (task.test_features, shuffled)
+        evaluate(dataclasses.replace(splits, test_features=test))
+        for test in (splits.test_features, shuffled)
     )
     assert of_shuffled.validation_by_lambda == result.validation_by_lambda
     assert of_shuffled.chosen_lambda == result.chosen_lambda
@@ -132,19 +127,19 @@ def test_the_test_set_decides_nothing(task):
     assert abs(of_shuffled.value - 0.2) < 0.08
 
 
-def test_shuffled_training_labels_are_worth_chance(task):
-    labels = np.random.default_rng(0).permutation(task.train_features.labels)
-    shuffled = dataclasses.replace(task.train_features, labels=labels)
-    result = evaluate(dataclasses.replace(task, train_features=shuffled))
+def test_shuffled_training_labels_are_worth_chance(splits):
+    labels = np.random.default_rng(0).permutation(splits.train_features.labels)
+    shuffled = dataclasses.replace(splits.train_features, labels=labels)
+    result = evaluate(dataclasses.replace(splits, train_features=shuffled))
     assert abs(result.value - 0.2) < 0.08
 
 
 def test_mean_per_class_chooses_and_scores_where_it_is_asked_for():
     shares = (0.8, 0.1, 0.05, 0.03, 0.02)
-    task = FeatureTask(clusters(400, 0, shares), clusters(500, 1, shares))
-    result = evaluate(task, metric="mean_per_class", min_lambda=1)
-    x, y = task.train_features.representations, task.train_features.labels
-    test = task.test_features
+    splits = FeatureSplits(clusters(400, 0, shares), clusters(500, 1, shares))
+    result = evaluate(splits, metric="mean_per_class", min_lambda=1)
+    x, y = splits.train_features.representations, splits.train_features.labels
+    test = splits.test_features
     refit = scikit_learn(result.chosen_lambda, x, y).predict(test.representations)
     # One example of the rarest class, of seven, may lie on the border.
     expected = balanced_accuracy_score(test.labels, refit)
@@ -154,8 +149,8 @@ def test_mean_per_class_chooses_and_scores_where_it_is_asked_for():
     assert list(result.cells()) == ["transfer mean per class, %"]
 
 
-def test_the_cell_says_the_wilson_interval(task):
-    result = evaluate(task)
+def test_the_cell_says_the_wilson_interval(splits):
+    result = evaluate(splits)
     assert result.metric == "top_1"
     p, n, z = result.value, 400, 1.959964
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -165,8 +160,8 @@ def test_the_cell_says_the_wilson_interval(task):
     assert result.cells() == {"transfer top-1, % [95 % interval]": text}
 
 
-def test_lambdas_that_do_not_converge_are_counted(task):
-    result = evaluate(task, max_iterations=20)
+def test_lambdas_that_do_not_converge_are_counted(splits):
+    result = evaluate(splits, max_iterations=20)
     assert 0 < result.not_converged < 9
     assert len(result.validation_by_lambda) == 9
 
@@ -176,15 +171,15 @@ def test_photos_are_told_apart_by_their_pixels(images_dir):
         return tf.reshape(images, [-1, 4 * 4 * 3])
 
     pixels = EvaluatedEncoder("raw pixels", encoder, Preprocessing(4, crop_fraction=1), "0")
-    task = Splits(str(images_dir / "train"), str(images_dir / "test"))
-    result = transfer.evaluate(pixels, task, section(min_lambda=100, num_lambdas=3))
+    splits = Splits(str(images_dir / "train"), str(images_dir / "test"))
+    result = transfer.evaluate(pixels, splits, section(min_lambda=100, num_lambdas=3))
     assert (result.num_train, result.num_test) == (2500, 500)
     assert result.interval[0] > 0.2, "chance is 0.1"
     assert result.value < 0.6
 
 
 def voc_tree(root, split, presence):
-    """Grey squares whose red, green and blue brighten where cat, dog and person are there.
+    """Grey squares with more red, green and blue if cat, dog and person are present.
 
     `presence`: rows of 1 there, 0 not, -1 only as difficult, which is seen as well.
     """
@@ -217,8 +212,8 @@ def mean_colour(images, training=False):
 
 def voc_result(root, **changes):
     pretrained = EvaluatedEncoder("colour", mean_colour, Preprocessing(16, crop_fraction=1), "0")
-    task = Splits(f"voc:{root}:trainval", f"voc:{root}:test")
-    return transfer.evaluate(pretrained, task, section(num_lambdas=5, **changes))
+    splits = Splits(f"voc:{root}:trainval", f"voc:{root}:test")
+    return transfer.evaluate(pretrained, splits, section(num_lambdas=5, **changes))
 
 
 def random_presence(count, seed):
@@ -228,11 +223,11 @@ def random_presence(count, seed):
 def test_voc_images_of_several_classes_are_ranked_by_each(tmp_path):
     voc_tree(tmp_path, "trainval", random_presence(60, 0))
     voc_tree(tmp_path, "test", random_presence(40, 1))
-    for first in ("trainval59", "test39"):  # Is left out, and moves the others up.
+    for first in ("trainval59", "test39"):  # Is left out, so the others move up.
         (tmp_path / "JPEGImages" / f"{first}.jpg").write_bytes(b"no photo")
     result = voc_result(tmp_path)
     assert (result.metric, result.num_train, result.num_test) == ("voc07_map", 59, 39)
-    # Difficult cats look like cats, and would rank among them were they not left out.
+    # Difficult cats look like cats and would rank among them if they were scored.
     assert result.value == 1
     assert result.interval is None
     assert result.cells() == {"transfer VOC07 mAP, %": "100.0"}
@@ -250,7 +245,7 @@ def test_voc_annotations_of_other_images_are_worth_chance(tmp_path):
 
 def test_voc_classes_are_held_out_in_proportion(tmp_path):
     presence = np.zeros((80, 3), int)
-    presence[:, 2] = 1  # Persons are everywhere but in two images.
+    presence[:, 2] = 1  # Persons are in all but two images.
     presence[:4, 0] = 1
     presence[4:12, 1] = 1
     presence[-2:, 2] = 0
@@ -271,19 +266,19 @@ def test_voc_classes_are_held_out_in_proportion(tmp_path):
 def test_training_labels_that_cannot_be_used_are_named(labels, complaint):
     train = features(np.random.default_rng(0).normal(size=(len(labels), 3)), labels)
     with pytest.raises(UserError, match=complaint):
-        evaluate(FeatureTask(train, features(np.eye(3)[:1], labels[:1])))
+        evaluate(FeatureSplits(train, features(np.eye(3)[:1], labels[:1])))
 
 
-def test_too_few_examples_to_hold_any_out_are_refused(task):
+def test_too_few_examples_to_hold_any_out_are_refused(splits):
     train = features(np.eye(4), [0, 0, 1, 1])
     with pytest.raises(UserError, match="4 examples, too few.*validation_fraction"):
-        evaluate(FeatureTask(train, train), validation_fraction=0.1)
+        evaluate(FeatureSplits(train, train), validation_fraction=0.1)
 
 
-def test_a_test_class_without_training_examples_is_named(task):
-    train = task.train_features.select(task.train_features.labels != 2)
-    with pytest.raises(UserError, match=r"no example of: \['cat'\]"):
-        evaluate(dataclasses.replace(task, train_features=train))
+def test_a_test_class_without_training_examples_is_named(splits):
+    train = splits.train_features.select(splits.train_features.labels != 2)
+    with pytest.raises(UserError, match=r"without a training example: \['cat'\]"):
+        evaluate(dataclasses.replace(splits, train_features=train))
 
 
 @pytest.mark.parametrize(
@@ -297,20 +292,20 @@ def test_a_test_class_without_training_examples_is_named(task):
         ({"max_iterations": 0}, "max_iterations 0"),
     ],
 )
-def test_a_config_that_cannot_be_is_named_before_anything_is_encoded(task, changes, complaint):
-    def passes(*_):
+def test_a_config_that_cannot_be_is_named_before_anything_is_encoded(splits, changes, complaint):
+    def features(*_):
         raise AssertionError("encoded")
 
-    task = dataclasses.replace(task)
-    task.passes = passes
+    splits = dataclasses.replace(splits)
+    splits.features = features
     with pytest.raises(UserError, match=complaint):
-        evaluate(task, **changes)
+        evaluate(splits, **changes)
 
 
-def test_voc_and_labels_do_not_mix(task):
+def test_voc_and_labels_do_not_mix(splits):
     with pytest.raises(UserError, match="voc07_map does not fit"):
-        evaluate(dataclasses.replace(task, test="voc:VOC2007:test"))
-    both = dataclasses.replace(task, train="voc:VOC2007:train", test="voc:VOC2007:test")
+        evaluate(dataclasses.replace(splits, test="voc:VOC2007:test"))
+    both = dataclasses.replace(splits, train="voc:VOC2007:train", test="voc:VOC2007:test")
     with pytest.raises(UserError, match="top_1 does not fit"):
         evaluate(both, metric="top_1")
 
@@ -318,9 +313,11 @@ def test_voc_and_labels_do_not_mix(task):
 def test_a_voc_class_that_the_test_set_lacks_is_named(tmp_path):
     presence = random_presence(40, 1)
     voc_tree(tmp_path, "trainval", presence)
-    presence[:, 1] = np.minimum(presence[:, 1], 0)  # Difficult ones do not make a test.
+    presence[:, 1] = np.minimum(
+        presence[:, 1], 0
+    )  # Difficult ones alone are not enough for a test.
     voc_tree(tmp_path, "test", presence)
-    with pytest.raises(UserError, match=r":test' has an object, not difficult, of \['dog'\]"):
+    with pytest.raises(UserError, match=r":test' has an object that is not difficult of \['dog'\]"):
         voc_result(tmp_path)
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from parsed_page import Page
 from sklearn.neighbors import KNeighborsClassifier
 
 from byol_tf import build, runs
@@ -14,6 +15,7 @@ from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import Features
 from byol_tf.report import collect as module
+from byol_tf.report import run_page
 from byol_tf.report.collect import accuracy_by_class, collect
 
 CLASSES = ("airplane", "bird", "frog")
@@ -29,7 +31,7 @@ def copy(images, path, count, classes=CLASSES):
 
 @pytest.fixture(scope="module")
 def data(images_dir, tmp_path_factory):
-    """Training and test images; one of the former is corrupt."""
+    """Training and test images; one training image is corrupt."""
     path = tmp_path_factory.mktemp("data")
     train = copy(images_dir / "train", path / "train", 20)
     (train / "airplane" / "0000_corrupt.jpg").write_bytes(b"\xff\xd8 no image")
@@ -38,7 +40,7 @@ def data(images_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of which only the encoder was saved."""
+    """A run with only its encoder saved."""
     path = tmp_path_factory.mktemp("run")
     config = cifar10_demo.get_config("smoke")
     runs.claim_run_dir(str(path), config.to_dict() | {"examples": 60, "classes": CLASSES})
@@ -69,7 +71,7 @@ def features(angles, labels):
 
 def test_accuracy_by_class_is_as_counted_by_hand():
     train = features([0, 90, 180], [0, 1, 2])
-    # Nearest of 80° is 90°, so one of three a's is wrong; there is no c.
+    # 80° is nearest to 90°, so one of three a's is wrong; no example is a c.
     test = features([5, 85, 10, 80], [0, 1, 0, 0])
     a, b = accuracy_by_class(train, test, ("a", "b", "c"))
     assert (a.name, a.accuracy, a.examples) == ("a", pytest.approx(2 / 3), 3)
@@ -94,7 +96,7 @@ def test_classes_add_up_to_what_scikit_learn_counts(labelled):
 def test_pictures_are_the_files_of_their_keys(labelled, data):
     images = labelled.images
     assert len(images.train.keys) == images.num_train == 60, "the corrupt one does not count"
-    for gallery, folder in zip((images.train, images.test), data):
+    for gallery, folder in zip((images.train, images.test), data, strict=True):
         assert gallery.images
         for position, file in gallery.images.items():
             assert file == (folder / gallery.keys[position]).read_bytes()
@@ -139,7 +141,7 @@ def test_images_are_those_of_the_evaluation(trained, data):
         run = collect(str(trained))
         assert run.images.num_test == 24 and not run.no_images
         assert list(run.evaluations) == ["evaluation.json", "evaluation-transfer.json"]
-        # Moved since: the page does without, unless a flag asked for them.
+        # The images have moved: the page goes without, unless a flag asked for them.
         path.write_text(json.dumps(record("gone", data[1])))
         run = collect(str(trained))
         assert run.images is None and "'gone' does not exist" in run.no_images
@@ -165,7 +167,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 def test_a_record_that_is_none_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "evaluation.json").write_text(text)
-    with pytest.raises(UserError, match="evaluation.json' is no record of byol-evaluate"):
+    with pytest.raises(UserError, match="evaluation.json' is not a record of byol-evaluate"):
         collect(str(tmp_path))
 
 
@@ -175,6 +177,29 @@ def test_images_without_a_checkpoint_are_an_error_only_where_asked_for(trained, 
         collect(str(tmp_path), *map(str, data))
     (tmp_path / "evaluation.json").write_text(json.dumps(record(*data)))
     assert "no checkpoint yet" in collect(str(tmp_path)).no_images
+
+
+@pytest.mark.parametrize(
+    "method, name, caption, fields",
+    [
+        ("byol", "BYOL", "8 at most", "base_ema"),
+        ("simclr", "SimCLR", "ln(2B − 1)", "temperature"),
+        ("simsiam.SimSiam", "SimSiam", "the other view's stopped projection", "projection_size"),
+        ("gone.Method", "gone.Method", "", None),  # Not importable where the page is made.
+    ],
+)
+def test_a_page_names_the_method_and_explains_its_loss(tmp_path, method, name, caption, fields):
+    config = cifar10_demo.get_config("smoke")
+    config.method = method
+    runs.claim_run_dir(str(tmp_path), config.to_dict() | {"examples": 60, "classes": []})
+    (tmp_path / "history.csv").write_text("epoch,step,loss\n1,7,2.5\n")
+    run = collect(str(tmp_path))
+    assert run.method == name and caption in run.loss_caption
+    assert bool(run.loss_caption) == bool(caption)
+    text = Page(run_page.render(run)).text
+    assert f"{tmp_path.name}: {name} {name} {tmp_path.name}" in text and run.loss_caption in text
+    if fields:
+        assert f"{name} {fields} {config[fields]}" in text
 
 
 def test_pages_are_rendered_without_tensorflow():

@@ -25,7 +25,7 @@ def part(images, positions):
 
 
 def by_cosine(candidates, query):
-    """Rows of `candidates` and their cosines with `query`, nearest first."""
+    """Returns rows of `candidates` and their cosines with `query`, nearest first."""
     x, q = candidates.astype(np.float64), query.astype(np.float64)
     cosines = [row @ q / np.sqrt((row @ row) * (q @ q)) for row in x]
     order = np.argsort(cosines)[::-1]
@@ -44,7 +44,7 @@ def test_neighbours_in_another_set_are_its_own_and_none_is_left_out(images):
     queries, others = part(images, np.arange(0, 30, 6)), part(images, np.arange(29, 5, -1))
     rows = gallery.neighbour_rows(queries, others)
     assert [query.key for query, _ in rows] == queries.keys
-    for (_, tiles), embedding in zip(rows, queries.embeddings):
+    for (_, tiles), embedding in zip(rows, queries.embeddings, strict=True):
         order, _ = by_cosine(others.embeddings, embedding)
         assert [tile.key for tile in tiles] == [others.keys[i] for i in order[:8]]
     # Of the class's other images, the query itself among them, the nearest is the query itself.

@@ -43,7 +43,7 @@ def history(**changes):
 
 
 def cells(document):
-    """The texts of each row of the first table."""
+    """Returns the texts of each row of the first table."""
     rows = re.findall(r"<tr.*?</tr>", document.split("</table>")[0], re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows]
 
@@ -75,6 +75,9 @@ def full(images) -> Run:
         "runs/photos/checkpoints/ckpt-57",
         images,
         made={"date": "2026-11-24", "commit": "abc123", "versions": {"keras": "2.15.0"}},
+        method="BYOL",
+        method_fields=("base_ema",),
+        loss_caption="Squared distance.",
     )
 
 
@@ -96,13 +99,13 @@ def test_a_full_page_is_well_formed_and_stands_alone(document):
 def test_a_full_page_says_what_there_is_and_not_what_is_missing(document):
     text = re.sub(r"\s", "", Page(document).text)
     for expected in (
-        "byol photos Run of byol-pretrain in runs/photos/", "kNN top-1, % 47.2 BYOL",
+        "BYOL photos Run of byol-pretrain in runs/photos/", "kNN top-1, % 47.2 BYOL",
         "Epochs 3 of 3; 57 steps", "Training images 2,500 of 2 classes", "last 23", "last 30.0 %",
-        "1 = even", "encoder depth 18, width 0.25, stem small", "target network base_ema 0.98",
+        "1 = even", "encoder depth 18, width 0.25, stem small", "BYOL base_ema 0.98",
         "checkpoint runs/photos/checkpoints/ckpt-57", "keras 2.15.0", "abc123",
         "kNN top-1, 12 neighbours: 28 test images, classified by 30 of the 60 training images "
         "(evenly spaced).",
-        "eight among 30 of the 60 training images (evenly spaced) whose",
+        "eight among 30 of the 60 training images (evenly spaced) with the",
         "28 test images, placed by PCA", "of the 40 neighbours shown", "encoder.width 0.25",
     ):  # fmt: skip
         assert re.sub(r"\s", "", expected) in text, expected
@@ -130,7 +133,7 @@ def test_each_record_has_a_table_under_its_name(full, document):
     files = {"evaluation.json": RECORD, "evaluation-coco.json": RECORD, "evaluation-old.json": old}
     text = Page(run_page.render(dataclasses.replace(full, evaluations=files, images=None))).text
     assert text.count("raw pixels") == 2
-    assert "evaluation-coco.json" in text and "evaluation-old.json holds no table" in text
+    assert "evaluation-coco.json" in text and "evaluation-old.json has no table" in text
     assert "old one" in text
 
 
@@ -144,7 +147,7 @@ def test_a_page_without_images_says_how_to_get_them(full):
     sentence = "the run has no checkpoint yet."
     run = dataclasses.replace(full, images=None, checkpoint=None, no_images=sentence)
     page = Page(run_page.render(run))
-    assert "evaluation.json names or that --train_dir and --test_dir give:" in page.text
+    assert "from evaluation.json or from --train_dir and --test_dir" in page.text
     assert sentence in page.text
     assert {"classes", "neighbours", "map"}.isdisjoint(page.values("id"))
     assert {"#classes", "#neighbours", "#map"}.isdisjoint(page.values("href"))
@@ -163,18 +166,23 @@ def test_without_labels_there_are_neighbours_and_a_map_but_no_classes(full, imag
 def test_a_run_that_has_only_begun_is_a_page_too():
     text = Page(run_page.render(Run("runs/new", {"examples": 10, "epochs": 5}))).text
     for sentence in (
-        "Not evaluated so far", "byol-evaluate --run_dir=runs/new --train_dir=…", "No history:",
+        "Not evaluated yet", "byol-evaluate --run_dir=runs/new --train_dir=…", "No history:",
         "Epochs 0 of 5; 0 steps", "10 without labels",
     ):  # fmt: skip
         assert sentence in text, sentence
 
 
-def test_simclr_has_no_tau_and_a_loss_and_temperature_of_its_own(full):
+def test_another_method_has_its_own_name_loss_and_fields(full):
     rows = [{k: v for k, v in row.items() if k != "ema"} for row in history()]
-    run = dataclasses.replace(full, config=CONFIG | {"method": "simclr"}, history=rows, images=None)
+    method = {
+        "method": "SimCLR",
+        "method_fields": ("temperature",),
+        "loss_caption": "NT-Xent: low.",
+    }
+    run = dataclasses.replace(full, history=rows, images=None, **method)
     text = Page(run_page.render(run)).text
-    assert "τ" not in text and "NT-Xent" in text and "target network" not in text
-    assert "temperature 0.1" in text and " photos: simclr simclr photos" in text
+    assert "τ" not in text and "NT-Xent: low." in text
+    assert "SimCLR temperature 0.1" in text and " photos: SimCLR SimCLR photos" in text
 
 
 def test_a_measure_that_is_not_finite_is_a_dash_and_a_sentence(full):
@@ -190,6 +198,8 @@ def test_names_from_the_data_are_escaped(full, images):
         full,
         path=f"runs/{HOSTILE.replace('/', '')}",
         config=CONFIG | {"method": HOSTILE, "classes": [HOSTILE]},
+        method=HOSTILE,
+        loss_caption=HOSTILE,
         evaluations={
             HOSTILE: RECORD | {"rows": [{"encoder": HOSTILE, "cells": {HOSTILE: HOSTILE}}]},
             "evaluation.json": RECORD | {"command": HOSTILE, "train": {"source": HOSTILE}},

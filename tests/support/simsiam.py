@@ -12,6 +12,10 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 class SimSiam(TwoViewModel):
     """Encoder, projector and predictor; each view's prediction meets the other's stopped projection."""
 
+    display_name = "SimSiam"
+    loss_caption = (
+        "Squared distance between each prediction and the other view's stopped projection."
+    )
     CONFIG_FIELDS = ("projection_size", "hidden_size")
 
     def __init__(self, encoder, *, projection_size, hidden_size, **options):

@@ -1,6 +1,6 @@
-"""Average precision of detections, by pycocotools: COCO's AP, AP50 and AP75.
+"""Average precision of detections by pycocotools: COCO's AP, AP50 and AP75.
 
-Only what calls pycocotools imports this module.
+Only code that calls pycocotools imports this module.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from byol_tf.evaluation.dense.boxes import BoxData
 
 @dataclasses.dataclass(frozen=True)
 class AveragePrecision:
-    """Means over classes, in [0, 1].
+    """Average precision, as means over classes, in [0, 1].
 
     Attributes:
-        ap: mean over the IoU thresholds 0.5, 0.55, ..., 0.95.
-        ap_50, ap_75: at the thresholds 0.5 and 0.75.
-        class_ap_50: by class name; classes without a box that is scored are left out, here and in
-            the means.
-        num_boxes: that are scored: neither difficult nor crowds.
+        ap: Mean over the IoU thresholds 0.5, 0.55, ..., 0.95.
+        ap_50, ap_75: Values at the thresholds 0.5 and 0.75.
+        class_ap_50: Value at the threshold 0.5 by class name; classes without a scored box are left
+            out, here and in the means.
+        num_boxes: Number of scored boxes: neither difficult nor crowds.
     """
 
     ap: float
@@ -38,13 +38,13 @@ class AveragePrecision:
 def average_precision(data: BoxData, detections: Sequence[dict[str, Any]]) -> AveragePrecision:
     """Scores detections as COCO does: precision interpolated at 101 recalls, objects of any size.
 
-    VOC2007's own AP50 interpolates at 11 recalls, so it is another figure.
+    VOC2007's own AP50 interpolates at 11 recalls, so it is a different number.
 
     Args:
-        data: the truth; at least one of its boxes is scored. A detection of a difficult object or
-            a crowd counts neither as right nor as wrong.
+        data: Truth, with at least one box that is scored. A detection of a difficult object or a
+            crowd counts neither as right nor as wrong.
         detections: COCO results: `image_id`, `category_id`, `bbox` (x, y, width, height) and
-            `score`; of an image and class the 100 with the highest scores are looked at.
+            `score`; the 100 with the highest scores of each image and class are used.
     """
     truth = to_coco(data)
     found = [
@@ -52,7 +52,7 @@ def average_precision(data: BoxData, detections: Sequence[dict[str, Any]]) -> Av
         for number, detection in enumerate(detections, start=1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints.
-        # Not COCO.loadRes, which takes no empty list.
+        # Not COCO.loadRes, which fails on an empty list.
         evaluation = _Evaluation(_index(truth), _index(truth | {"annotations": found}), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [100]
@@ -64,7 +64,7 @@ def average_precision(data: BoxData, detections: Sequence[dict[str, Any]]) -> Av
     by_threshold = precision[..., scored].mean(axis=1)  # [threshold, scored class]
     thresholds = evaluation.params.iouThrs
 
-    def at(threshold):
+    def at(threshold: float) -> np.ndarray:
         return by_threshold[np.argmin(np.abs(thresholds - threshold))]
 
     names = [name for name, has_boxes in zip(data.class_names, scored, strict=True) if has_boxes]
@@ -78,12 +78,12 @@ def average_precision(data: BoxData, detections: Sequence[dict[str, Any]]) -> Av
 
 
 def to_coco(data: BoxData) -> dict[str, Any]:
-    """The truth as the content of a COCO file.
+    """Returns the truth as the content of a COCO file.
 
-    Difficult objects are crowds there: `iscrowd` is the only field that makes pycocotools leave a
-    box out, it overwrites `ignore`. The field `difficult` tells them apart.
+    Difficult objects are written as crowds: `iscrowd` is the only field that makes pycocotools
+    ignore a box, since it overwrites `ignore`. The field `difficult` tells them apart.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in data.images:
         objects = zip(
             image.boxes.tolist(), image.classes, image.difficult, image.crowd, strict=True
@@ -92,7 +92,7 @@ def to_coco(data: BoxData) -> dict[str, Any]:
             width, height = xmax - xmin, ymax - ymin
             annotations.append(
                 {
-                    "id": len(annotations) + 1,  # pycocotools takes 0 for unmatched.
+                    "id": len(annotations) + 1,  # pycocotools reads 0 as unmatched.
                     "image_id": image.image_id,
                     "category_id": data.category_ids[class_index],
                     "bbox": [xmin, ymin, width, height],
@@ -115,11 +115,11 @@ def to_coco(data: BoxData) -> dict[str, Any]:
 
 
 class _Evaluation(COCOeval):
-    """COCO's evaluation, and VOC's rule for difficult objects.
+    """COCO's evaluation with VOC's rule for difficult objects.
 
-    Like a crowd, a difficult object may be found any number of times. Unlike a crowd it is one
-    object, which a detection of a small part of it does not find: its IoU is the usual one, not
-    the intersection over the area of the detection.
+    Like a crowd, a difficult object may be detected any number of times. Unlike a crowd it is one
+    object, which a detection of a small part does not match: its IoU is the usual one, not the
+    intersection over the area of the detection.
     """
 
     def computeIoU(self, imgId, catId):

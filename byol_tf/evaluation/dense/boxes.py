@@ -1,4 +1,4 @@
-"""Images with boxes around their objects, of VOC's XML files or a COCO JSON file, in one form."""
+"""Images with boxes around their objects, read from VOC's XML files or a COCO JSON file."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +18,14 @@ from byol_tf.errors import UserError
 from byol_tf.evaluation.dense import voc
 from byol_tf.images.preprocessing import decode_image
 
-# COCO's own boxes leave their images by hundredths of a pixel, as x and width are rounded each.
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+# COCO's own boxes exceed their images by hundredths of a pixel: x and width are rounded separately.
 _SLACK = 1.0
+
+# Class index, box, difficult, crowd.
+_Object = tuple[int, tuple[float, float, float, float], bool, bool]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,13 +34,13 @@ class BoxedImage:
 
     Attributes:
         image_id: VOC's ID, a string, or COCO's, a number.
-        path: of the file.
-        width, height: pixels.
-        boxes: float64 [n, 4], (xmin, ymin, xmax, ymax) in pixels, from 0 and half-open, within the
-            image and not empty.
-        classes: int32 [n], in `BoxData.class_names`.
-        difficult: bool [n], VOC's mark of objects that a detector is not scored on.
-        crowd: bool [n], COCO's mark of a box around many objects; neither trained nor scored on.
+        path: Path of the file.
+        width, height: Size in pixels.
+        boxes: Boxes, float64 `[n, 4]`, (xmin, ymin, xmax, ymax) in pixels, from 0 and half-open,
+            within the image and not empty.
+        classes: Classes, int32 `[n]`, positions in `BoxData.class_names`.
+        difficult: VOC's flag for objects that a detector is not scored on, bool `[n]`.
+        crowd: COCO's flag for a box around many objects, neither trained nor scored on, bool `[n]`.
     """
 
     image_id: int | str
@@ -51,10 +58,10 @@ class BoxData:
     """A split of a data set for detection.
 
     Attributes:
-        name: as the user gave it.
-        class_names: in the order of `category_ids`.
-        category_ids: what COCO's format calls the classes: those of the file; of VOC 1, 2, ...
-        images: at least one.
+        name: Name as the user gave it.
+        class_names: Class names in the order of `category_ids`.
+        category_ids: Numbers of the classes in COCO's format: those of the file; for VOC 1, 2, ...
+        images: Images with their boxes, at least one.
     """
 
     name: str
@@ -64,23 +71,25 @@ class BoxData:
 
 
 def open_boxes(name: str) -> BoxData:
-    """Reads all annotations of a split; images are only looked for.
+    """Reads all annotations of a split and checks that its images exist.
 
     Args:
-        name: `voc:ROOT:SPLIT`, such as `voc:VOCdevkit/VOC2007:trainval`, or `coco:IMAGES:FILE`,
-            such as `coco:coco/train2017:coco/annotations/instances_train2017.json`.
+        name: Name of the split: `voc:ROOT:SPLIT`, such as `voc:VOCdevkit/VOC2007:trainval`, or
+            `coco:IMAGES:FILE`, such as
+            `coco:coco/train2017:coco/annotations/instances_train2017.json`.
 
     Raises:
-        UserError: the name has another form; something is missing or malformed; an annotation is
-            of no image or no category; a box is empty or, by more than a pixel in COCO's format,
-            not within its image.
+        UserError: The name has another form; something is missing or malformed; an annotation
+            belongs to no image or category; a box is empty or outside its image (in COCO's format
+            by more than a pixel).
     """
     if name.startswith(voc.PREFIX):
         return _open_voc(name)
-    if match := re.fullmatch("coco:(.+?):((?!//).+)", name):  # gs:// is not the end of a path.
+    # The colon of gs:// does not end a path.
+    if match := re.fullmatch("coco:(.+?):((?!//).+)", name):
         return _open_coco(name, *match.groups())
     raise UserError(
-        f"'{name}' names no boxes; give voc:ROOT:SPLIT or coco:IMAGES:ANNOTATIONS.json, as "
+        f"'{name}' names no boxes; give voc:ROOT:SPLIT or coco:IMAGES:ANNOTATIONS.json, such as "
         "voc:VOC2007:trainval or coco:train2017:annotations/instances_train2017.json."
     )
 
@@ -89,10 +98,10 @@ def check_images(data: BoxData) -> None:
     """Decodes every image once, before hours of training.
 
     Raises:
-        UserError: a file that is no complete image, or of another size than its annotation says.
+        UserError: A file is not a complete image, or its size differs from its annotation.
     """
 
-    def size(path):
+    def size(path: tf.Tensor) -> tf.Tensor:
         return tf.shape(decode_image(tf.io.read_file(path)))[:2]
 
     paths = tf.data.Dataset.from_tensor_slices([image.path for image in data.images])
@@ -102,7 +111,7 @@ def check_images(data: BoxData) -> None:
             height, width = next(sizes)
         except tf.errors.OpError as error:
             raise UserError(
-                f"'{image.path}' of '{data.name}' is no complete image (JPEG, PNG, BMP or GIF); "
+                f"'{image.path}' of '{data.name}' is not a complete image (JPEG, PNG, BMP or GIF); "
                 "replace it."
             ) from error
         if (width, height) != (image.width, image.height):
@@ -158,24 +167,24 @@ def _open_coco(name: str, folder: str, path: str) -> BoxData:
             images.append(_boxed_image(image_id, image_path, size, objects))
     except KeyError as error:
         raise UserError(
-            f"'{path}' is no COCO annotation: an entry has no {error}; mend the file."
+            f"'{path}' is not a COCO annotation file: an entry has no {error}; correct it."
         ) from error
     if len(set(class_names)) < len(class_names):
-        raise UserError(f"'{path}' has two categories of one name; rename one of them.")
+        raise UserError(f"'{path}' has two categories of the same name; rename one of them.")
     if without_area:
-        logging.warning("%s: leaving out %d boxes without area.", path, without_area)
+        logging.warning("%s: ignoring %d boxes without area.", path, without_area)
     _check_files(name, folder, [image.path for image in images])
     return BoxData(name, class_names, category_ids, tuple(images))
 
 
 def _is_without_area(annotation: dict) -> bool:
-    """Of COCO's own train2017 two boxes are so."""
+    """Returns whether a box has no area, as two boxes of COCO's own train2017."""
     box = annotation["bbox"]
     return isinstance(box, list) and len(box) == 4 and 0 in box[2:]
 
 
-def _read_coco(path: str):
-    """The file as `pycocotools.coco.COCO`, with an image and a category for each annotation."""
+def _read_coco(path: str) -> "COCO":
+    """Reads the file; every annotation of the result has an image and a category."""
     from pycocotools.coco import COCO
 
     coco = COCO()
@@ -186,18 +195,20 @@ def _read_coco(path: str):
             coco.createIndex()
         repeated = len(coco.imgs) < len(coco.dataset["images"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"'{path}' is no COCO annotation ({error!r}); mend the file.") from error
+        raise UserError(
+            f"'{path}' is not a COCO annotation file ({error!r}); correct it."
+        ) from error
     if not coco.imgs or not coco.cats:
         raise UserError(f"'{path}' has no images or no categories; give COCO annotations of boxes.")
     if repeated:
-        raise UserError(f"'{path}' gives two images one id; number them differently.")
+        raise UserError(f"'{path}' gives two images the same id; number them differently.")
     for what, used, known in (
         ("image", coco.imgToAnns, coco.imgs),
         ("category", coco.catToImgs, coco.cats),
     ):
         if unknown := [number for number in used if number not in known]:
             raise UserError(
-                f"'{path}' has annotations of the {what} {unknown[0]}, which it does not list "
+                f"'{path}' has annotations for the {what} {unknown[0]}, which it does not list "
                 f"({len(unknown)} such ids); add the {what}, or remove the annotations."
             )
     return coco
@@ -215,14 +226,14 @@ def _coco_size(entry: dict, path: str) -> tuple[int, int]:
 
 
 def _coco_box(annotation: dict, entry: dict, path: str) -> tuple[float, float, float, float]:
-    """(xmin, ymin, xmax, ymax), cut to the image."""
+    """Returns (xmin, ymin, xmax, ymax), cut to the image."""
     try:
         x, y, width, height = map(float, annotation["bbox"])
     except (TypeError, ValueError):
         x = y = width = height = math.nan
     inside = (
-        -_SLACK <= x
-        and -_SLACK <= y
+        x >= -_SLACK
+        and y >= -_SLACK
         and x + width <= entry["width"] + _SLACK
         and y + height <= entry["height"] + _SLACK
     )
@@ -237,12 +248,16 @@ def _coco_box(annotation: dict, entry: dict, path: str) -> tuple[float, float, f
     return box
 
 
-def _boxed_image(image_id, path, size, objects) -> BoxedImage:
-    classes, boxes, difficult, crowd = zip(*objects) if objects else ((), (), (), ())
+def _boxed_image(
+    image_id: int | str, path: str, size: tuple[int, int], objects: Sequence[_Object]
+) -> BoxedImage:
+    classes, boxes, difficult, crowd = zip(*objects, strict=True) if objects else ((), (), (), ())
+    width, height = size
     return BoxedImage(
         image_id,
         path,
-        *size,
+        width,
+        height,
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         classes=np.array(classes, np.int32),
         difficult=np.array(difficult, bool),
@@ -251,8 +266,8 @@ def _boxed_image(image_id, path, size, objects) -> BoxedImage:
 
 
 def _check_files(name: str, folder: str, paths: Iterable[str]) -> None:
-    """By listing folders: a look at each of 100,000 files takes long on a network disk."""
-    listings = {}
+    """Checks by listing folders: on a network disk, 100,000 single look-ups take long."""
+    listings: dict[str, set[str]] = {}
     for path in paths:
         parent, file = os.path.split(path)
         if parent not in listings:

@@ -1,13 +1,14 @@
-"""Monocular depth (paper section 4.3, appendix D.6), there of NYU Depth v2.
+"""Monocular depth estimation (paper section 4.3, appendix D.6, on NYU Depth v2).
 
-The network is that of Laina et al. 2016. Data are a folder with `images/NAME.jpg` or `.png` and
-`depth/NAME.png`: 16 bits of millimetres, 0 where the depth is unknown.
+The network is that of Laina et al. 2016. The data are a folder with `images/NAME.jpg` or `.png` and
+`depth/NAME.png`: 16-bit millimetres, 0 where the depth is unknown.
 """
 
 import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import ml_collections
@@ -23,8 +24,11 @@ from byol_tf.evaluation.splits import Splits
 from byol_tf.images import seeded
 from byol_tf.images.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
-_SMALLEST_DEPTH = 1e-3  # Metres, one step of the files; a prediction below it counts as this.
+_SMALLEST_DEPTH = 1e-3  # Metres, one step of the files; smaller predictions are raised to it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +36,11 @@ class DepthResult:
     """Errors over all test pixels with a known depth.
 
     Attributes:
-        within_1_25, within_1_25_2, within_1_25_3: part of the pixels, in [0, 1], where
+        within_1_25, within_1_25_2, within_1_25_3: Fraction of the pixels, in [0, 1], where
             max(prediction / truth, truth / prediction) is below 1.25, 1.25² and 1.25³.
-        rms: root of the mean squared error, metres.
-        rel: mean of |prediction - truth| / truth.
-        num_test: test images.
+        rms: Root of the mean squared error, in metres.
+        rel: Mean of |prediction - truth| / truth.
+        num_test: Number of test images.
     """
 
     within_1_25: float
@@ -47,7 +51,7 @@ class DepthResult:
     num_test: int
 
     def cells(self) -> dict[str, str]:
-        """Of the results table: header -> text."""
+        """Returns the cells of the results table by header."""
         return {
             "depth < 1.25, %": f"{100 * self.within_1_25:.1f}",
             "depth < 1.25², %": f"{100 * self.within_1_25_2:.1f}",
@@ -58,40 +62,43 @@ class DepthResult:
 
 
 def evaluate(
-    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+    encoder: EvaluatedEncoder, splits: Splits, config: ml_collections.ConfigDict
 ) -> DepthResult:
     """Runs the protocol.
 
     Args:
-        pretrained: fine-tuned as a whole, on images of any size; of its preprocessing only the
+        encoder: Encoder, fine-tuned as a whole on images of any size; of its preprocessing only the
             normalisation is used.
-        task: its train and test are folders.
-        config: section `depth`.
+        splits: Splits whose train and test are folders.
+        config: Section `depth`.
 
     Raises:
-        UserError: a bad value, folder, image or depth map, an encoder that cannot be trained, or
-            training that diverged.
+        UserError: A value, folder, image or depth map is bad, the encoder cannot be trained, or
+            training diverged.
     """
     _check_config(config)
-    encoder = pretrained.trainable()
-    keras.utils.set_random_seed(task.seed)  # Of the weights that are new.
-    model = build_depth_network(encoder, config.filters)
-    train_pairs, test_pairs = _checked_pairs(task.train, config), _checked_pairs(task.test, config)
+    backbone = encoder.trainable()
+    keras.utils.set_random_seed(splits.seed)  # For the new weights.
+    model = build_depth_network(backbone, config.filters)
+    train_pairs, test_pairs = (
+        _checked_pairs(splits.train, config),
+        _checked_pairs(splits.test, config),
+    )
     logging.info("depth: %d training and %d test images", len(train_pairs), len(test_pairs))
-    data = _training_batches(train_pairs, pretrained.preprocessing, config, task.seed)
+    data = _training_batches(train_pairs, encoder.preprocessing, config, splits.seed)
     pairs.fit(model, berhu_loss, data, config.learning_rate, config)
-    return _test(model, test_pairs, pretrained.preprocessing, config)
+    return _test(model, test_pairs, encoder.preprocessing, config)
 
 
 class DepthErrors:
-    """Sums the errors of a test set, batch by batch."""
+    """Errors of a test set, summed batch by batch."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._count = 0
         self._sums = np.zeros(5)
 
     def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Adds maps [...] of the same shape, metres; the truth is 0 where it is unknown."""
+        """Adds maps `[...]` of the same shape, in metres; the truth is 0 where it is unknown."""
         known = truth > 0
         truth = truth[known].astype(np.float64)
         predicted = np.maximum(predicted[known].astype(np.float64), _SMALLEST_DEPTH)
@@ -105,12 +112,12 @@ class DepthErrors:
         ]
 
     def result(self, num_test: int) -> DepthResult:
-        """Means over everything added."""
-        *within, squared, relative = (self._sums / self._count).tolist()
-        return DepthResult(*within, math.sqrt(squared), relative, num_test)
+        """Returns the means over everything added."""
+        within_1, within_2, within_3, squared, relative = (self._sums / self._count).tolist()
+        return DepthResult(within_1, within_2, within_3, math.sqrt(squared), relative, num_test)
 
 
-def _check_config(config) -> None:
+def _check_config(config: ml_collections.ConfigDict) -> None:
     pairs.check_training("depth", config)
     for field, fits, wanted in (
         ("learning_rate", config.learning_rate > 0, "a positive number"),
@@ -130,8 +137,8 @@ def _check_config(config) -> None:
             raise UserError(f"depth.{field} is {config[field]}; give {wanted}.")
 
 
-def _checked_pairs(root: str, config) -> list[tuple[str, str]]:
-    """Paths of image and depth map by name, after a look at every pixel."""
+def _checked_pairs(root: str, config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
+    """Returns the paths of images and depth maps, sorted by name, after checking every pixel."""
     images = _by_stem(root, "images", _IMAGE_ENDINGS)
     maps = _by_stem(root, "depth", (".png",))
     if not images:
@@ -146,30 +153,30 @@ def _checked_pairs(root: str, config) -> list[tuple[str, str]]:
             f"'{lonely[0]}' is in '{has}' but not in '{lacks}'); add the missing files, or remove "
             "these."
         )
-    pairs = [(images[stem], maps[stem]) for stem in sorted(images)]
+    paths = [(images[stem], maps[stem]) for stem in sorted(images)]
     truth_size = _truth_size(config)
 
-    def check(depth, path):
+    def check(depth: "Image", path: str) -> None:
         if not depth.mode.startswith("I"):
             raise UserError(
-                f"the depth map '{path}' is no grey PNG of 16 bits (it has mode {depth.mode}); "
-                "save millimetres as one."
+                f"the depth map '{path}' is not a 16-bit grey PNG (its mode is {depth.mode}); save "
+                "millimetres as one."
             )
         if np.any(np.round(np.multiply(depth.size[::-1], config.downsample)) < config.crop):
             raise UserError(
-                "'{}' has {} x {} pixels, and scaled by depth.downsample = {} is smaller than "
+                "'{}' has {} x {} pixels, which scaled by depth.downsample = {} is smaller than "
                 "depth.crop, {} x {}; change these values.".format(
                     path, *depth.size, config.downsample, *reversed(config.crop)
                 )
             )
         if not np.any(_cropped(np.asarray(depth)[..., np.newaxis], truth_size)):
             raise UserError(
-                f"the depth map '{path}' has no known depth, only 0, in the {truth_size[0]} x "
-                f"{truth_size[1]} pixels about its centre; remove the pair."
+                f"the depth map '{path}' has no known depth, only 0, in the central "
+                f"{truth_size[0]} x {truth_size[1]} pixels; remove the pair."
             )
 
-    pairs.check_pairs(pairs, check)
-    return pairs
+    pairs.check_pairs(paths, check)
+    return paths
 
 
 def _by_stem(root: str, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
@@ -186,35 +193,40 @@ def _by_stem(root: str, folder: str, endings: tuple[str, ...]) -> dict[str, str]
     }
 
 
-def _truth_size(config) -> list[int]:
-    """Height and width of the crop in a depth map as it is in its file."""
+def _truth_size(config: ml_collections.ConfigDict) -> list[int]:
+    """Returns height and width of the crop at the resolution of the files."""
     return np.round(np.divide(config.crop, config.downsample)).astype(int).tolist()
 
 
 def _read_depth(path: tf.Tensor) -> tf.Tensor:
-    """float32 [H, W, 1], metres."""
+    """Returns float32 `[H, W, 1]`, in metres."""
     millimetres = tf.io.decode_png(tf.io.read_file(path), channels=1, dtype=tf.uint16)
     return tf.cast(millimetres, tf.float32) / 1000.0
 
 
-def _cropped(image, size: Sequence[int]):
-    """The central part, static [height, width, D]."""
+def _cropped(image: tf.Tensor | np.ndarray, size: Sequence[int]) -> tf.Tensor:
+    """Returns the central part, with the static shape `[height, width, D]`."""
     return tf.image.resize_with_crop_or_pad(image, *size)
 
 
-def _resized(image, factor: float, method: str, antialias: bool = False):
+def _resized(image: tf.Tensor, factor: float, method: str, antialias: bool = False) -> tf.Tensor:
     size = tf.round(factor * tf.cast(tf.shape(image)[:2], tf.float32))
     return tf.image.resize(image, tf.cast(size, tf.int32), method, antialias=antialias)
 
 
-def _read_network_input(path, config):
-    """What the network sees of an image before the augmentation: float32 [h, w, 3] in [0, 1]."""
+def _read_network_input(path: tf.Tensor, config: ml_collections.ConfigDict) -> tf.Tensor:
+    """Returns the network's input before augmentation: float32 `[h, w, 3]` in [0, 1]."""
     image = _resized(pairs.read_image(path), config.downsample, "bilinear", antialias=True)
     return _cropped(image, config.crop)
 
 
-def _training_batches(pairs, preprocessing: Preprocessing, config, seed: int) -> tf.data.Dataset:
-    """Images float32 [B, h, w, 3], normalised, and depth float32 [B, h, w], metres."""
+def _training_batches(
+    paths: Sequence[tuple[str, str]],
+    preprocessing: Preprocessing,
+    config: ml_collections.ConfigDict,
+    seed: int,
+) -> tf.data.Dataset:
+    """Returns normalised images float32 `[B, h, w, 3]` and depths float32 `[B, h, w]` in metres."""
 
     def example(image_path, depth_path, example_seed):
         image = _read_network_input(image_path, config)
@@ -226,24 +238,29 @@ def _training_batches(pairs, preprocessing: Preprocessing, config, seed: int) ->
         gray_image = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
         image = tf.where(gray < config.grayscale_prob, gray_image, image)
         image = tf.image.stateless_random_brightness(image, config.brightness, seeds[0])
-        image = tf.clip_by_value(image, 0.0, 1.0)  # Saturation and hue are of colours in [0, 1].
+        image = tf.clip_by_value(image, 0.0, 1.0)  # Saturation and hue need colours in [0, 1].
         image = tf.image.stateless_random_saturation(image, *config.saturation, seeds[1])
         image = tf.image.stateless_random_hue(image, config.hue, seeds[2])
         return preprocessing.normalize(tf.clip_by_value(image, 0.0, 1.0)), depth
 
-    return pairs.batches(pairs, example, config.batch_size, config.steps, seed)
+    return pairs.batches(paths, example, config.batch_size, config.steps, seed)
 
 
-def _test(model, pairs, preprocessing: Preprocessing, config) -> DepthResult:
-    """Compares at the truth's resolution, over the part of the truth that the network sees."""
+def _test(
+    model: keras.Model,
+    paths: Sequence[tuple[str, str]],
+    preprocessing: Preprocessing,
+    config: ml_collections.ConfigDict,
+) -> DepthResult:
+    """Evaluates at the truth's resolution, on the part of the truth that the network sees."""
     truth_size = _truth_size(config)
 
     def load(image_path, depth_path):
         image = preprocessing.normalize(_read_network_input(image_path, config))
         return image, _cropped(_read_depth(depth_path), truth_size)[..., 0]
 
-    paths = tuple(tf.constant(column) for column in zip(*pairs, strict=True))
-    dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, tf.data.AUTOTUNE)
+    columns = tuple(tf.constant(column) for column in zip(*paths, strict=True))
+    dataset = tf.data.Dataset.from_tensor_slices(columns).map(load, tf.data.AUTOTUNE)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def predict(images):
@@ -253,4 +270,4 @@ def _test(model, pairs, preprocessing: Preprocessing, config) -> DepthResult:
     errors = DepthErrors()
     for images, truth in dataset.batch(min(config.batch_size, 16)).prefetch(tf.data.AUTOTUNE):
         errors.add(truth.numpy(), predict(images).numpy())
-    return errors.result(len(pairs))
+    return errors.result(len(paths))

@@ -13,28 +13,28 @@ from byol_tf.models.stages import stage_outputs
 
 
 def build_depth_network(encoder: keras.Model, filters: Sequence[int]) -> keras.Model:
-    """c5, a 1x1 convolution, up-projection blocks and a 3x3 convolution to one channel.
+    """Builds c5, a 1x1 convolution, up-projection blocks and a 3x3 convolution to one channel.
 
-    There are as many blocks as make a map of half the image's side, as in the paper: four for the
-    stride 32 of c5. The small stem, whose c5 has the stride 8, takes the first two.
+    Blocks are added until the map has half the image's side, as in the paper: four for c5 at stride
+    32. The small stem, whose c5 has stride 8, takes the first two.
 
     Args:
-        encoder: as `stages.stage_outputs` takes it; its weights are copied.
-        filters: of the blocks; the paper's are 512, 256, 128, 64.
+        encoder: Encoder as `stages.stage_outputs` takes it; its weights are copied.
+        filters: Channels of the blocks; the paper's are 512, 256, 128, 64.
 
     Returns:
-        float32 [B, H, W, 3] -> depth float32 [B, H, W], metres, resized bilinearly.
+        A model float32 `[B, H, W, 3]` -> depth float32 `[B, H, W]`, in metres, resized bilinearly.
 
     Raises:
-        UserError: fewer filters than blocks.
+        UserError: There are fewer filters than blocks.
     """
     stages = stage_outputs(encoder)
-    probe = 256  # Any multiple of the strides tells them.
+    probe = 256  # Any multiple of the strides works.
     stride = probe // stages.compute_output_shape((None, probe, probe, 3))["c5"][1]
     blocks = int(math.log2(stride)) - 1
     if len(filters) < blocks:
         raise UserError(
-            f"depth.filters has {len(filters)} values, and an encoder of stride {stride} takes "
+            f"depth.filters has {len(filters)} values, but an encoder of stride {stride} needs "
             f"{blocks} blocks; give one for each."
         )
     x = _conv(2 * filters[0], 1, "depth_reduce")(stages.output["c5"])
@@ -47,10 +47,10 @@ def build_depth_network(encoder: keras.Model, filters: Sequence[int]) -> keras.M
 
 
 def up_projection(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
-    """The up-projection block: [B, H, W, D] -> [B, 2H, 2W, filters].
+    """Applies an up-projection block: `[B, H, W, D]` -> `[B, 2H, 2W, filters]`.
 
-    It is the fast one of Laina et al. (their section 3.2): equal to unpooling with zeros and a 5x5
-    convolution, without multiplying the zeros.
+    It is the fast variant of Laina et al. (their section 3.2): equal to unpooling with zeros and a
+    5x5 convolution, but without multiplying the zeros.
     """
     branch = _unpool_and_conv(x, filters, f"{name}_a")
     branch = layers.ReLU(name=f"{name}_relu1")(BatchNorm(name=f"{name}_bn1")(branch))
@@ -60,26 +60,26 @@ def up_projection(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
 
 
 def berhu_loss(truth: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """The reverse Huber loss, eq. 1 and 2 of Laina et al.: the mean over the known pixels.
+    """Computes the mean reverse Huber loss of the known pixels (Laina et al., eq. 1 and 2).
 
-    |x| where it is at most c, (x² + c²) / 2c above; c is a fifth of the batch's largest |x|, and a
-    constant for the gradient.
+    The loss is |x| up to c and (x² + c²) / 2c above it; c is a fifth of the batch's largest |x| and
+    a constant for the gradient.
 
     Args:
-        truth: float32 [B, H, W], metres, 0 where unknown.
-        predicted: float32 [B, H, W].
+        truth: True depth, float32 `[B, H, W]`, in metres, 0 where unknown.
+        predicted: Predicted depth, float32 `[B, H, W]`, in metres.
     """
     known = truth > 0
     residual = tf.where(known, tf.abs(predicted - truth), 0.0)
     c = tf.stop_gradient(0.2 * tf.reduce_max(residual))
     squared = tf.math.divide_no_nan(tf.square(residual) + tf.square(c), 2.0 * c)
-    losses = tf.where(residual <= c, residual, squared)  # An unknown pixel's is 0.
+    losses = tf.where(residual <= c, residual, squared)  # 0 at unknown pixels.
     return tf.math.divide_no_nan(
         tf.reduce_sum(tf.where(known, losses, 0.0)), tf.reduce_sum(tf.cast(known, tf.float32))
     )
 
 
-def _conv(filters: int, kernel_size, name: str) -> layers.Conv2D:
+def _conv(filters: int, kernel_size: int | tuple[int, int], name: str) -> layers.Conv2D:
     return layers.Conv2D(
         filters,
         kernel_size,
@@ -90,9 +90,10 @@ def _conv(filters: int, kernel_size, name: str) -> layers.Conv2D:
     )
 
 
-def _unpool_and_conv(x, filters, name):
-    # Of the 5x5 kernel, an output at an even row meets rows 0, 2, 4, at an odd row 1 and 3, the
-    # others lie on zeros; columns likewise. "same" pads 3 taps on both sides, 2 taps at the end.
+def _unpool_and_conv(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
+    # An output in an even row uses rows 0, 2 and 4 of the 5x5 kernel, in an odd row rows 1 and 3;
+    # the other rows fall on zeros. The same holds for columns. "same" pads 3 taps on both sides, 2
+    # taps at the end.
     interleaved = [
         _conv(filters, size, f"{name}_{size[0]}x{size[1]}")(x)
         for size in ((3, 3), (3, 2), (2, 3), (2, 2))

@@ -1,19 +1,20 @@
-"""Object detection (paper section 4.3, appendix D.5): a RetinaNet is fine-tuned on boxes.
+"""Object detection (paper section 4.3, appendix D.5): a RetinaNet fine-tuned on boxes.
 
-The paper trains a Faster R-CNN on a C4 backbone whose representation is frozen, for 1.5 million
-asynchronous steps on VOC trainval2007, and reports AP50 on test2007. Here the detector is KerasCV's
-RetinaNet, fine-tuned as a whole for Detectron2's 24,000 steps, with the learning rate and weight
-decay that RetinaNet's paper gives (Lin et al., arXiv 1708.02002, section 4.1). So figures compare
-encoders with each other, not with the paper's table.
+The paper trains a Faster R-CNN on a frozen C4 backbone, for 1.5 million asynchronous steps on VOC
+trainval2007, and reports AP50 on test2007. Here the detector is KerasCV's RetinaNet, fine-tuned as
+a whole for Detectron2's 24,000 steps, with the learning rate and weight decay of RetinaNet's paper
+(Lin et al., arXiv 1708.02002, section 4.1). So results compare encoders with each other, not with
+the paper's table.
 
-All layers are trained, BatchNorm on the statistics of the batch. Images are scaled to fit a square,
-filled up at the right and below with the mean colour; half of those trained on are mirrored.
+All layers are trained, with BatchNorm using batch statistics. Images are scaled to fit a square and
+padded at the right and below with the mean colour; half of the training images are mirrored.
 """
 
 import dataclasses
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -31,7 +32,7 @@ from byol_tf.files import write_atomically
 from byol_tf.images.preprocessing import Preprocessing
 
 _BATCH_OF_LEARNING_RATE = 16
-_MAX_GRADIENT_NORM = 10.0  # As KerasCV's guide: its heads start with large weights.
+_MAX_GRADIENT_NORM = 10.0  # As in KerasCV's guide: its heads start with large weights.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,12 @@ class DetectionResult:
     """Average precision on the test set, in [0, 1], as COCO's tools compute it.
 
     Attributes:
-        ap: mean over classes and the IoU thresholds 0.5, 0.55, ..., 0.95.
-        ap_50, ap_75: mean over classes at the threshold 0.5, 0.75.
-        class_ap_50: by class name; classes without a test box are left out, here and above.
-        num_test: test images.
-        num_boxes: test boxes that count: neither difficult (VOC) nor crowds (COCO).
+        ap: Mean over classes and the IoU thresholds 0.5, 0.55, ..., 0.95.
+        ap_50, ap_75: Means over classes at the thresholds 0.5 and 0.75.
+        class_ap_50: AP at the threshold 0.5 by class name; classes without a test box are left out,
+            here and above.
+        num_test: Number of test images.
+        num_boxes: Number of scored test boxes: neither difficult (VOC) nor crowds (COCO).
     """
 
     ap: float
@@ -54,7 +56,7 @@ class DetectionResult:
     num_boxes: int
 
     def cells(self) -> dict[str, str]:
-        """Of the results table: header -> text."""
+        """Returns the cells of the results table by header."""
         return {
             "detection AP50, %": f"{100 * self.ap_50:.1f}",
             "detection AP75, %": f"{100 * self.ap_75:.1f}",
@@ -62,36 +64,37 @@ class DetectionResult:
 
 
 def evaluate(
-    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+    encoder: EvaluatedEncoder, splits: Splits, config: ml_collections.ConfigDict
 ) -> DetectionResult:
-    """Runs the protocol, and leaves `detections_{encoder}.json`, COCO results, beside it.
+    """Runs the protocol and writes COCO results to `detections_{encoder}.json`.
 
-    Objects that VOC marks as difficult are trained on, as in Detectron2; COCO's crowds are not.
+    Training uses the objects that VOC marks as difficult, as in Detectron2, but not COCO's crowds.
 
     Args:
-        pretrained: fine-tuned as a whole; of its preprocessing only the normalisation is used.
-        task: its train and test are names that `boxes.open_boxes` takes.
-        config: section `detection`.
+        encoder: Encoder, fine-tuned as a whole; of its preprocessing only the normalisation is
+            used.
+        splits: Splits whose train and test are names that `boxes.open_boxes` takes.
+        config: Section `detection`.
 
     Raises:
-        UserError: a package is missing; a bad value, split, annotation or image; splits of other
-            classes; no boxes; an encoder that cannot be trained; training that diverged.
+        UserError: A package is missing; a value, split, annotation or image is bad; the splits have
+            different classes or no boxes; the encoder cannot be trained; training diverged.
     """
     _check_packages()
     from byol_tf.evaluation.dense.average_precision import average_precision
     from byol_tf.evaluation.dense.retinanet import build_retinanet
 
     _check_config(config)
-    encoder = pretrained.trainable()
-    train, test = _open(task)
-    keras.utils.set_random_seed(task.seed)  # Of the weights that are new.
-    model = build_retinanet(encoder, len(train.class_names), config.image_size)
+    backbone = encoder.trainable()
+    train, test = _open(splits)
+    keras.utils.set_random_seed(splits.seed)  # For the new weights.
+    model = build_retinanet(backbone, len(train.class_names), config.image_size)
     for data in (train, test):
         check_images(data)
-    _fit(model, train, pretrained.preprocessing, config, task.seed)
-    detections = detect(model, test, pretrained.preprocessing, config.image_size, config.batch_size)
-    file_name = re.sub(r"\W+", "_", f"detections_{pretrained.name.lower()}") + ".json"
-    if path := task.output_path(file_name):
+    _fit(model, train, encoder.preprocessing, config, splits.seed)
+    detections = detect(model, test, encoder.preprocessing, config.image_size, config.batch_size)
+    file_name = re.sub(r"\W+", "_", f"detections_{encoder.name.lower()}") + ".json"
+    if path := splits.output_path(file_name):
         write_atomically(path, json.dumps(detections) + "\n")
     precision = average_precision(test, detections)
     return DetectionResult(**dataclasses.asdict(precision), num_test=len(test.images))
@@ -104,18 +107,18 @@ def detect(
     image_size: int,
     batch_size: int,
 ) -> list[dict[str, Any]]:
-    """Finds objects in all images.
+    """Detects objects in all images.
 
     Args:
-        model: of `retinanet.build_retinanet`, for images of `image_size`.
-        data: its boxes are not looked at.
-        preprocessing: normalises.
-        image_size: S.
-        batch_size: images at once.
+        model: Model of `retinanet.build_retinanet` for images of `image_size`.
+        data: Images; their boxes are not used.
+        preprocessing: Preprocessing, of which the normalisation is used.
+        image_size: Side S of the network's input, in pixels.
+        batch_size: Number of images per batch.
 
     Returns:
-        COCO results, in the images' own pixels: `image_id`, `category_id`, `bbox` (x, y, width,
-        height; to a hundredth) and `score` in (0.05, 1]; up to 100 an image, the best first.
+        COCO results in pixels of the original images: `image_id`, `category_id`, `bbox` (x, y,
+        width, height; rounded to 0.01) and `score` in (0.05, 1]; at most 100 per image, best first.
     """
     images = evaluation_batches(data, preprocessing, image_size, batch_size)
     found = model.predict(images, verbose=0)
@@ -124,10 +127,10 @@ def detect(
         count = found["num_detections"][row]
         boxes = from_fitted(found["boxes"][row, :count].astype(np.float64), image, image_size)
         for (xmin, ymin, xmax, ymax), class_index, score in zip(
-            boxes, found["classes"][row], found["confidence"][row]
+            boxes, found["classes"][row, :count], found["confidence"][row, :count], strict=True
         ):
             box = [round(float(side), 2) for side in (xmin, ymin, xmax - xmin, ymax - ymin)]
-            if min(box[2:]) > 0:  # Not wholly in the padding.
+            if min(box[2:]) > 0:  # Not entirely in the padding.
                 detections.append(
                     {
                         "image_id": image.image_id,
@@ -140,21 +143,22 @@ def detect(
 
 
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up to a rate, which is then multiplied by 0.1 at each of some steps.
+    """Linear warm-up to a learning rate, which is multiplied by 0.1 at each of some steps.
 
     Args:
-        learning_rate: at step `warmup_steps` and on.
-        warmup_steps: at step k before, the rate is learning_rate · (k + 1) / (warmup_steps + 1).
-        decay_steps: the steps from which the rate is a tenth.
+        learning_rate: Learning rate from step `warmup_steps` on.
+        warmup_steps: Length of the warm-up; at an earlier step k the rate is
+            learning_rate · (k + 1) / (warmup_steps + 1).
+        decay_steps: Steps at which the rate is multiplied by 0.1.
     """
 
-    def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: tuple[int, ...]):
+    def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: Sequence[int]):
         super().__init__()
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.decay_steps = tuple(decay_steps)
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
         warmup = tf.minimum((step + 1) / (self.warmup_steps + 1), 1.0)
         decays = tf.reduce_sum(
@@ -176,7 +180,7 @@ def _check_packages() -> None:
         )
 
 
-def _check_config(config) -> None:
+def _check_config(config: ml_collections.ConfigDict) -> None:
     pairs.check_training("detection", config)
     if not config.learning_rate > 0:
         raise UserError(
@@ -184,12 +188,12 @@ def _check_config(config) -> None:
         )
     if not 0 <= config.warmup < 1:
         raise UserError(
-            f"detection.warmup is {config.warmup}; give a number in [0, 1), a part of the training."
+            f"detection.warmup is {config.warmup}; give a fraction of the steps, in [0, 1)."
         )
 
 
-def _open(task: Splits) -> tuple[BoxData, BoxData]:
-    train, test = open_boxes(task.train), open_boxes(task.test)
+def _open(splits: Splits) -> tuple[BoxData, BoxData]:
+    train, test = open_boxes(splits.train), open_boxes(splits.test)
     if train.class_names != test.class_names:
         differing = sorted(set(train.class_names) ^ set(test.class_names)) or "their order"
         raise UserError(
@@ -203,13 +207,19 @@ def _open(task: Splits) -> tuple[BoxData, BoxData]:
         )
     if all((image.crowd | image.difficult).all() for image in test.images):
         raise UserError(
-            f"none of the {len(test.images)} images of '{test.name}' has a box that counts, neither "
-            "difficult nor a crowd; give a split with objects."
+            f"none of the {len(test.images)} images of '{test.name}' has a box that is scored, "
+            "neither difficult nor a crowd; give a split with objects."
         )
     return train, test
 
 
-def _fit(model, train: BoxData, preprocessing, config, seed: int) -> None:
+def _fit(
+    model: keras.Model,
+    train: BoxData,
+    preprocessing: Preprocessing,
+    config: ml_collections.ConfigDict,
+    seed: int,
+) -> None:
     learning_rate = config.learning_rate * config.batch_size / _BATCH_OF_LEARNING_RATE
     schedule = WarmupDecay(
         learning_rate,

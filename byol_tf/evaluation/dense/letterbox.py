@@ -1,7 +1,7 @@
-"""Images with boxes, scaled into squares of one size and batched, as a detector takes them.
+"""Images with boxes, scaled into squares of one size and batched for a detector.
 
-An image is scaled so that its longer side fits, and filled up at the right and below with the mean
-colour. Boxes go along, and detections back.
+An image is scaled so that its longer side fits, and padded at the right and below with the mean
+colour. Boxes are scaled with it, and detections are scaled back.
 """
 
 import numpy as np
@@ -12,23 +12,23 @@ from byol_tf.evaluation.dense.pairs import read_image
 from byol_tf.images import seeded
 from byol_tf.images.preprocessing import Preprocessing
 
-_PADDING = -1.0  # Of boxes and classes, in KerasCV's format.
+_PADDING = -1.0  # Marks padding of boxes and classes in KerasCV's format.
 
 
 def fitted_size(image: BoxedImage, image_size: int) -> tuple[int, int]:
-    """Width and height of an image scaled so that its longer side is `image_size`; pixels."""
+    """Returns width and height in pixels after scaling the longer side to `image_size`."""
     scale = image_size / max(image.width, image.height)
     return max(1, round(scale * image.width)), max(1, round(scale * image.height))
 
 
 def to_fitted(boxes: np.ndarray, image: BoxedImage, image_size: int) -> np.ndarray:
-    """Boxes [n, 4] of an image, pixels, after it is scaled to `fitted_size`."""
+    """Returns boxes `[n, 4]`, in pixels, scaled with their image to `fitted_size`."""
     width, height = fitted_size(image, image_size)
     return boxes * np.tile([width / image.width, height / image.height], 2)
 
 
 def from_fitted(boxes: np.ndarray, image: BoxedImage, image_size: int) -> np.ndarray:
-    """The opposite of `to_fitted`; what is outside the image is cut off."""
+    """Inverts `to_fitted` and clips the boxes to the image."""
     width, height = fitted_size(image, image_size)
     boxes = boxes / np.tile([width / image.width, height / image.height], 2)
     return np.clip(boxes, 0, np.tile([image.width, image.height], 2))
@@ -42,32 +42,32 @@ def training_batches(
     steps: int,
     seed: int,
 ) -> tf.data.Dataset:
-    """Shuffled epochs one after the other, mirrored at random.
+    """Returns batches of consecutive shuffled epochs, with randomly mirrored images.
 
     Args:
-        data: crowds are left out; images without a box are kept.
-        preprocessing: normalises.
-        image_size: S.
-        batch_size: B.
-        steps: how many batches.
-        seed: decides orders and mirrors.
+        data: Images with boxes; crowds are left out, images without a box are kept.
+        preprocessing: Preprocessing, of which the normalisation is used.
+        image_size: Side S of the squares, in pixels.
+        batch_size: Batch size B.
+        steps: Number of batches.
+        seed: Seed of order and mirroring.
 
     Returns:
-        `(images, {"boxes": ..., "classes": ...})`, float32 [B, S, S, 3], [B, n, 4] and [B, n], as
-        `retinanet.build_retinanet` says.
+        Data set of `(images, {"boxes": ..., "classes": ...})`, float32 `[B, S, S, 3]`, `[B, n, 4]`
+        and `[B, n]`, as `retinanet.build_retinanet` describes.
     """
     paths, sizes = _paths_and_sizes(data, image_size)
     padding = np.full([1, 4], _PADDING)
-    boxes, classes = [], []
+    image_boxes, image_classes = [], []
     for image in data.images:
-        # A row of padding each, for KerasCV takes no batch without a box.
+        # Each image gets a row of padding, since KerasCV fails on a batch without boxes.
         kept = to_fitted(image.boxes[~image.crowd], image, image_size)
-        boxes.append(np.concatenate([kept, padding]))
-        classes.append(np.concatenate([image.classes[~image.crowd], padding[0, :1]]))
-    lengths = [len(rows) for rows in boxes]
+        image_boxes.append(np.concatenate([kept, padding]))
+        image_classes.append(np.concatenate([image.classes[~image.crowd], padding[0, :1]]))
+    lengths = [len(rows) for rows in image_boxes]
     boxes, classes = (
         tf.RaggedTensor.from_row_lengths(np.concatenate(rows).astype(np.float32), lengths)
-        for rows in (boxes, classes)
+        for rows in (image_boxes, image_classes)
     )
 
     def load(position, index):
@@ -91,7 +91,7 @@ def training_batches(
 def evaluation_batches(
     data: BoxData, preprocessing: Preprocessing, image_size: int, batch_size: int
 ) -> tf.data.Dataset:
-    """All images in their order, float32 [B, S, S, 3]; the last batch may be smaller."""
+    """Returns all images in order, float32 `[B, S, S, 3]`; the last batch may be smaller."""
     paths, sizes = _paths_and_sizes(data, image_size)
 
     def load(index):
@@ -102,7 +102,7 @@ def evaluation_batches(
 
 
 def _paths_and_sizes(data: BoxData, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Files, string [N], and what they are scaled to, (height, width), int32 [N, 2]."""
+    """Returns paths, string `[N]`, and fitted sizes (height, width), int32 `[N, 2]`."""
     sizes = [fitted_size(image, image_size)[::-1] for image in data.images]
     return tf.constant([image.path for image in data.images]), tf.constant(sizes, tf.int32)
 
@@ -120,7 +120,7 @@ def _mirror(pixels: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf
 
 
 def _squared(pixels: tf.Tensor, preprocessing: Preprocessing, image_size: int) -> tf.Tensor:
-    """Normalised, then filled up with 0, which is the mean colour."""
+    """Normalises, then pads with 0, the mean colour."""
     pixels = preprocessing.normalize(pixels)
     pixels = tf.image.pad_to_bounding_box(pixels, 0, 0, image_size, image_size)
     return tf.ensure_shape(pixels, [image_size, image_size, 3])

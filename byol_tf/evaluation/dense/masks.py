@@ -1,4 +1,7 @@
-"""Pairs of an image and a mask of classes, of a VOC split, as a segmentation network takes them."""
+"""Pairs of an image and a class mask of a VOC split, for a segmentation network."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ml_collections
 import numpy as np
@@ -10,24 +13,27 @@ from byol_tf.evaluation.dense.voc import VOC
 from byol_tf.images import seeded
 from byol_tf.images.preprocessing import Preprocessing
 
-VOID = 255  # In a mask: of no class, left out of loss and score.
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+VOID = 255  # Mask value of pixels without a class, ignored by loss and score.
 
 
 def checked_pairs(data: VOC) -> list[tuple[str, str]]:
-    """Paths of image and mask, after a look at every pixel.
+    """Returns the paths of images and masks, after checking every pixel.
 
     Raises:
-        UserError: a file that cannot be read, a mask that is no palette or grey PNG, is of another
-            size than its image, is void all over, or has an id of no class.
+        UserError: A file cannot be read, or a mask is not a palette or grey PNG, has another size
+            than its image, is entirely void, or contains an unknown class ID.
     """
-    pairs = [(data.image_path(image_id), data.mask_path(image_id)) for image_id in data.image_ids]
+    paths = [(data.image_path(image_id), data.mask_path(image_id)) for image_id in data.image_ids]
     largest = len(data.class_names)
 
-    def check(mask, path):
+    def check(mask: "Image", path: str) -> None:
         if mask.mode not in ("P", "L"):
             raise UserError(
-                f"the mask '{path}' holds colours (mode {mask.mode}), not class ids; save it as a "
-                "palette or grey PNG of 8 bits."
+                f"the mask '{path}' holds colours (mode {mask.mode}), not class ids; save it as "
+                "an 8-bit palette or grey PNG."
             )
         ids = np.unique(np.asarray(mask))
         if ids.tolist() == [VOID]:
@@ -35,48 +41,56 @@ def checked_pairs(data: VOC) -> list[tuple[str, str]]:
         unknown = ids[(ids > largest) & (ids != VOID)].tolist()
         if unknown:
             raise UserError(
-                f"the mask '{path}' has the class ids {unknown}, outside [0, {largest}] and not "
-                f"{VOID} for void; correct it, or the names in classes.txt."
+                f"the mask '{path}' has the class ids {unknown}, which are neither in "
+                f"[0, {largest}] nor {VOID} for void; correct it, or the names in classes.txt."
             )
 
-    pairs.check_pairs(pairs, check)
-    return pairs
+    pairs.check_pairs(paths, check)
+    return paths
 
 
-def _read_pair(image_path, mask_path, preprocessing: Preprocessing):
-    """Normalised image float32 [H, W, 3] and mask uint8 [H, W, 1]."""
+def _read_pair(
+    image_path: tf.Tensor, mask_path: tf.Tensor, preprocessing: Preprocessing
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads a normalised image float32 `[H, W, 3]` and a mask uint8 `[H, W, 1]`."""
     mask = tf.numpy_function(_read_mask, [mask_path], tf.uint8, stateful=False)
     mask = tf.ensure_shape(mask, [None, None])[..., tf.newaxis]
     return preprocessing.normalize(pairs.read_image(image_path)), mask
 
 
 def _read_mask(path: bytes) -> np.ndarray:
-    # TensorFlow's decoder gives a palette's colours; what is wanted is the index.
+    # TensorFlow's decoder returns colours of a palette image instead of indices.
     import PIL.Image
 
     with tf.io.gfile.GFile(path, "rb") as file, PIL.Image.open(file) as mask:
         return np.asarray(mask)
 
 
-def _padded(image, mask, smallest: int):
-    """Centred in at least `smallest` pixels: mean colour and void around it."""
+def _padded(image: tf.Tensor, mask: tf.Tensor, smallest: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pads to at least `smallest` pixels a side: mean colour and void around the centre."""
     size = tf.maximum(tf.shape(image)[:2], smallest)
     image = tf.image.resize_with_crop_or_pad(image, size[0], size[1])
-    # Void is 255, and the padding is 0: complements make it void.
+    # Void is 255 but padding is 0, so the complement is padded.
     mask = VOID - tf.image.resize_with_crop_or_pad(VOID - mask, size[0], size[1])
     return image, mask
 
 
 def training_batches(
-    pairs, preprocessing: Preprocessing, config: ml_collections.ConfigDict, seed: int
+    paths: Sequence[tuple[str, str]],
+    preprocessing: Preprocessing,
+    config: ml_collections.ConfigDict,
+    seed: int,
 ) -> tf.data.Dataset:
-    """Randomly scaled, cropped and flipped: images float32 [B, S, S, 3], masks uint8 [B, S, S].
+    """Returns randomly scaled, cropped and flipped batches.
 
     Args:
-        pairs: of `checked_pairs`.
-        preprocessing: of which the normalisation is used.
-        config: its scale, crop_size S, batch_size B and steps are used.
-        seed: decides everything drawn.
+        paths: Pairs of `checked_pairs`.
+        preprocessing: Preprocessing, of which the normalisation is used.
+        config: Section `segmentation`; scale, crop_size S, batch_size B and steps are used.
+        seed: Seed of order and augmentation.
+
+    Returns:
+        Data set of images float32 `[B, S, S, 3]` and masks uint8 `[B, S, S]`.
     """
     crop_size, (smallest, largest) = config.crop_size, config.scale
 
@@ -96,20 +110,23 @@ def training_batches(
         image = tf.ensure_shape(image, [crop_size, crop_size, 3])
         return image, tf.ensure_shape(mask, [crop_size, crop_size])
 
-    return pairs.batches(pairs, example, config.batch_size, config.steps, seed)
+    return pairs.batches(paths, example, config.batch_size, config.steps, seed)
 
 
-def evaluation_pairs(pairs, preprocessing: Preprocessing, smallest: int) -> tf.data.Dataset:
-    """Each image as it is, but for the padding: float32 [1, H, W, 3], uint8 [1, H, W].
+def evaluation_pairs(
+    paths: Sequence[tuple[str, str]], preprocessing: Preprocessing, smallest: int
+) -> tf.data.Dataset:
+    """Returns padded images and masks of any size: float32 `[1, H, W, 3]`, uint8 `[1, H, W]`.
 
-    The paper infers on the central crop of 513 x 513 pixels, which VOC's images, of 500 at most,
-    are padded to. Larger images are not cropped: all their pixels count.
+    The paper evaluates central crops of 513 x 513 pixels, to which VOC's images, at most 500 wide
+    and high, are padded. Larger images are not cropped here: all their pixels count.
     """
 
     def load(image_path, mask_path):
-        image, mask = _padded(*_read_pair(image_path, mask_path, preprocessing), smallest)
+        image, mask = _read_pair(image_path, mask_path, preprocessing)
+        image, mask = _padded(image, mask, smallest)
         return image, mask[..., 0]
 
-    paths = tuple(tf.constant(column) for column in zip(*pairs, strict=True))
-    dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, tf.data.AUTOTUNE)
+    columns = tuple(tf.constant(column) for column in zip(*paths, strict=True))
+    dataset = tf.data.Dataset.from_tensor_slices(columns).map(load, tf.data.AUTOTUNE)
     return dataset.batch(1).prefetch(tf.data.AUTOTUNE)

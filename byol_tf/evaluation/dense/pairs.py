@@ -1,18 +1,17 @@
-"""What dense protocols share: pairs of an image and a map as batches, and training on them.
+"""Pairs of an image and a map in batches, and training on them, shared by the dense protocols.
 
-The encoder is fine-tuned as a whole, its BatchNorm in training mode: statistics are those of the
-batch, and what evaluation uses is their running average.
+The encoder is fine-tuned as a whole with BatchNorm in training mode: training uses batch statistics
+and evaluation their running averages.
 """
 
 import concurrent.futures
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import ml_collections
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -20,11 +19,14 @@ from byol_tf.errors import UserError
 from byol_tf.evaluation.finetuner import Diverged
 from byol_tf.images.preprocessing import decode_image
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _SECONDS_BETWEEN_LOGS = 10
 
 
 def check_training(name: str, config: ml_collections.ConfigDict) -> None:
-    """Raises `UserError` where a value of section `name` that `fit` or `batches` uses is bad."""
+    """Raises `UserError` if a value of section `name` that `fit` or `batches` uses is bad."""
     for field, fits, wanted in (
         ("steps", config.steps >= 1, "at least 1"),
         ("batch_size", config.batch_size >= 1, "at least 1"),
@@ -34,30 +36,30 @@ def check_training(name: str, config: ml_collections.ConfigDict) -> None:
             "decay_at",
             list(config.decay_at) == sorted(config.decay_at)
             and all(0 < part < 1 for part in config.decay_at),
-            "increasing numbers in (0, 1), parts of the training",
+            "increasing numbers in (0, 1), fractions of the steps",
         ),
     ):
         if not fits:
             raise UserError(f"{name}.{field} is {config[field]}; give {wanted}.")
 
 
-def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[[np.ndarray, str], None]) -> None:
+def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[["Image", str], None]) -> None:
     """Decodes every image and map once, before hours of training.
 
     Args:
-        pairs: paths of an image and its map.
-        check: called with each map's image (`PIL.Image.Image`) and path; raises `UserError`.
+        pairs: Paths of an image and its map.
+        check: Function called with each map (`PIL.Image.Image`) and its path; raises `UserError`.
 
     Raises:
-        UserError: a file that is no complete image, a map of another size than its image, or what
+        UserError: A file is not a complete image, a map has another size than its image, or what
             `check` raises.
     """
 
-    def check_pair(pair):
+    def check_pair(pair: tuple[str, str]) -> None:
         image, annotation = map(_open_picture, pair)
         if image.size != annotation.size:
             raise UserError(
-                "'{}' has {} x {} pixels and its map '{}' {} x {}; make them equal.".format(
+                "'{}' has {} x {} pixels, but its map '{}' has {} x {}; make them equal.".format(
                     pair[0], *image.size, pair[1], *annotation.size
                 )
             )
@@ -71,7 +73,7 @@ def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[[np.ndarray, s
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """Decodes a file: float32 [H, W, 3] in [0, 1]."""
+    """Reads an image file: float32 `[H, W, 3]` in [0, 1]."""
     return tf.cast(decode_image(tf.io.read_file(path)), tf.float32) / 255.0
 
 
@@ -82,20 +84,21 @@ def batches(
     steps: int,
     seed: int,
 ) -> tf.data.Dataset:
-    """Training batches: shuffled epochs one after the other, a batch may span two.
+    """Returns training batches of consecutive shuffled epochs; a batch may span two epochs.
 
     Args:
-        pairs: N paths of an image and its map.
-        example: from both paths, scalar strings, and a seed of its own, int64 [2], to tensors.
-        batch_size: B.
-        steps: how many batches.
-        seed: decides orders and the examples' seeds.
+        pairs: N pairs of paths, of an image and its map.
+        example: Function of both paths, scalar strings, and an example's own seed, int64 `[2]`,
+            that returns its tensors.
+        batch_size: Batch size B.
+        steps: Number of batches.
+        seed: Seed of the orders and of the examples' seeds.
     """
     images, maps = (tf.constant(paths) for paths in zip(*pairs, strict=True))
 
     def epoch_order(epoch):
         indices = tf.range(len(pairs), dtype=tf.int64)
-        # Numbers of examples are not negative: no two draws share a seed.
+        # Negative, unlike the positions of examples, so that no two draws share a seed.
         epoch_seed = tf.stack([seed, -1 - epoch])
         order = tf.random.experimental.stateless_shuffle(indices, epoch_seed)
         return tf.data.Dataset.from_tensor_slices(order)
@@ -116,20 +119,20 @@ def fit(
     learning_rate: float,
     config: ml_collections.ConfigDict,
 ) -> None:
-    """Trains with SGD; the rate is multiplied by 0.1 at each of `config.decay_at`.
+    """Trains with SGD; the learning rate is multiplied by 0.1 at each of `config.decay_at`.
 
-    The weight decay is half the squared norm of the kernels, added to the loss; biases and
-    BatchNorm have none. The paper does not say which weights it decays.
+    Weight decay adds half the squared norm of the kernels to the loss; biases and BatchNorm have
+    none. The paper does not say which weights it decays.
 
     Args:
-        model: float32 [B, H, W, 3] -> what `loss` takes; changed in place.
-        loss: (targets, outputs) -> scalar.
-        dataset: of `config.steps` batches (images, targets).
-        learning_rate: at the start.
-        config: `steps`, `decay_at`, `momentum` and `weight_decay` are used.
+        model: Model from float32 `[B, H, W, 3]` to the outputs that `loss` takes; trained in place.
+        loss: Function (targets, outputs) -> scalar.
+        dataset: Data set of `config.steps` batches (images, targets).
+        learning_rate: Learning rate at the start.
+        config: Section, of which `steps`, `decay_at`, `momentum` and `weight_decay` are used.
 
     Raises:
-        Diverged: the loss is no longer finite.
+        Diverged: The loss is no longer finite.
     """
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
     model.add_loss(lambda: config.weight_decay * tf.add_n([tf.nn.l2_loss(k) for k in kernels]))
@@ -142,7 +145,7 @@ def fit(
 
 
 class Progress(keras.callbacks.Callback):
-    """Logs the loss, its mean since the line before, and ends a training that diverged."""
+    """Callback that logs the mean loss since the last line and stops a training that diverged."""
 
     def __init__(self, steps: int, learning_rate: float):
         super().__init__()
@@ -150,7 +153,7 @@ class Progress(keras.callbacks.Callback):
         self._learning_rate = learning_rate
         self._logged = time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
         if not math.isfinite(logs["loss"]):
             raise Diverged(
                 f"training with the learning rate {self._learning_rate:g} diverged at step "
@@ -162,17 +165,17 @@ class Progress(keras.callbacks.Callback):
             self._logged = time.monotonic()
 
 
-def _open_picture(path: str):
+def _open_picture(path: str) -> "Image":
     try:
         import PIL.Image
     except ImportError as error:
         raise UserError(
-            'segmentation and depth need Pillow; pip install "byol_tf[evaluation]".'
+            'segmentation and depth need Pillow; run pip install "byol_tf[evaluation]".'
         ) from error
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             picture = PIL.Image.open(file)
             picture.load()
-    except (OSError, SyntaxError, tf.errors.OpError) as error:  # SyntaxError: of a broken PNG.
+    except (OSError, SyntaxError, tf.errors.OpError) as error:  # SyntaxError: a broken PNG.
         raise UserError(f"'{path}' cannot be read ({error}); replace it.") from error
     return picture

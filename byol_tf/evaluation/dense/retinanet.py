@@ -1,12 +1,12 @@
 """KerasCV's RetinaNet (Lin et al., arXiv 1708.02002) with an encoder of this package as backbone.
 
-KerasCV 0.9 is used as it stands: the feature pyramid P3 to P7 on C3 to C5, heads of three
-convolutions of 256 channels without BatchNorm, nine anchors a place, focal loss (alpha 0.25, gamma
-2) and smooth L1 loss, both divided by the number of anchors that match a box. Two things are set
-here: the strides and sizes of the anchors follow the encoder's stem, and overlapping detections
-suppress each other within a class only, as in the paper; KerasCV's default is across classes.
+KerasCV 0.9 is used unchanged: the feature pyramid P3 to P7 on C3 to C5, heads of three convolutions
+of 256 channels without BatchNorm, nine anchors per position, focal loss (alpha 0.25, gamma 2) and
+smooth L1 loss, both divided by the number of anchors that match a box. Two things are set here: the
+strides and sizes of the anchors follow the encoder's stem, and overlapping detections suppress each
+other only within a class, as in the paper; KerasCV's default is across classes.
 
-Only what builds a detector imports this module: KerasCV takes about a second.
+Only code that builds a detector imports this module: importing KerasCV takes about a second.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import tensorflow as tf
 from byol_tf.errors import UserError
 from byol_tf.models.stages import stage_outputs
 
-with contextlib.redirect_stdout(io.StringIO()):  # keras_core says what its backend is.
+with contextlib.redirect_stdout(io.StringIO()):  # keras_core prints its backend.
     import keras_cv
 
 FORMAT = "xyxy"
-# P3 has stride 8 and anchors of 32 pixels and up with the usual stem (Lin et al., section 4).
+# With the usual stem P3 has stride 8 and anchors from 32 pixels (Lin et al., section 4).
 _ANCHOR_PER_STRIDE = 4.0
 _SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 _ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -36,30 +36,31 @@ def build_retinanet(
 ) -> keras_cv.models.RetinaNet:
     """Builds the detector.
 
-    With the `imagenet` stem P3 to P7 have strides 8 to 128 and the least anchors 32 to 512 pixels;
-    with the `small` stem, whose stages have a quarter of the stride, strides are 2 to 32 and
-    anchors 8 to 128.
+    With the `imagenet` stem P3 to P7 have strides 8 to 128 and smallest anchors of 32 to 512
+    pixels; with the `small` stem, whose stages have a quarter of the stride, strides are 2 to 32
+    and anchors 8 to 128.
 
     Args:
-        encoder: of `networks.resnet`. Its weights are copied; all are trainable, and BatchNorm
-            takes the batch's statistics in training.
-        num_classes: C.
-        image_size: side of the images, pixels.
+        encoder: ResNet of `networks.resnet`. Its weights are copied; all are trainable, and
+            BatchNorm uses batch statistics in training.
+        num_classes: Number of classes C.
+        image_size: Side of the images, in pixels.
 
     Returns:
-        A model of float32 [B, image_size, image_size, 3] that is to be compiled with KerasCV's
-        losses "focal" and "smoothl1". It is fitted to `{"boxes": [B, n, 4], "classes": [B, n]}`,
-        pixels (xmin, ymin, xmax, ymax) and numbers in [0, C), padded with -1, n at least 1.
-        `predict` gives `boxes` and `classes` of the same form, `confidence` float32 [B, 100] and
-        `num_detections` int32 [B]; the best is first.
+        A model of images float32 `[B, image_size, image_size, 3]`, to be compiled with KerasCV's
+        losses "focal" and "smoothl1". Its targets are
+        `{"boxes": [B, n, 4], "classes": [B, n]}`: pixels (xmin, ymin, xmax, ymax) and numbers in
+        [0, C), padded with -1, n at least 1. `predict` gives `boxes` and `classes` of the same
+        form, `confidence` float32 `[B, 100]` and `num_detections` int32 `[B]`, best first.
 
     Raises:
-        UserError: no ResNet of this package, or an image size that its maps do not divide.
+        UserError: The encoder is not a ResNet of this package, or the image size is not a multiple
+            of 32.
     """
     # The pyramid adds each map to the next finer one, so sizes must halve without a remainder.
     if image_size < 32 or image_size % 32:
         raise UserError(
-            f"detection.image_size is {image_size}; give a multiple of 32 pixels, as 512."
+            f"detection.image_size is {image_size}; give a multiple of 32 pixels, such as 512."
         )
     stages = stage_outputs(encoder, image_size)
     maps = {f"P{level}": stages.output[f"c{level}"] for level in (3, 4, 5)}
@@ -85,12 +86,12 @@ def build_retinanet(
 
 
 class _SuppressionWithinClasses(keras.layers.Layer):
-    """RetinaNet's detections: for each class those whose score is above 0.05, less overlaps."""
+    """RetinaNet's detections with a score above 0.05, without overlaps within a class."""
 
     bounding_box_format = FORMAT
 
     def call(self, boxes, logits, image_shape):
-        # Early in training a box may be huge, and infinity has no area to suppress by.
+        # Early in training boxes can be infinite, and then have no area to compare.
         height, width = image_shape[:2]
         boxes = tf.clip_by_value(
             boxes, 0.0, tf.constant([width, height, width, height], tf.float32)

@@ -1,12 +1,12 @@
 """Semantic segmentation (paper section 4.3, appendix D.4): a fully-convolutional network on VOC.
 
 The network and its training are those of MoCo (He et al., arXiv 1911.05722, appendix A.5). The
-learning rate is chosen on images held out of the training set, then the network is trained anew on
-all of it.
+learning rate is chosen on images held out of the training set, then the network is retrained on all
+of it.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import keras
 import ml_collections
@@ -20,6 +20,7 @@ from byol_tf.evaluation.dense import pairs
 from byol_tf.evaluation.dense.masks import VOID, checked_pairs, evaluation_pairs, training_batches
 from byol_tf.evaluation.dense.voc import open_voc
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
+from byol_tf.evaluation.finetuner import Diverged
 from byol_tf.evaluation.splits import Splits
 from byol_tf.models.networks import BatchNorm
 from byol_tf.models.stages import stage_outputs
@@ -30,13 +31,13 @@ class SegmentationResult:
     """Intersection over union, in [0, 1], from one confusion matrix over all test pixels.
 
     Attributes:
-        mean_iou: mean of `iou`.
-        iou: of each class, `background` included. A class that is neither in the truth nor in the
-            prediction has none, and is left out.
-        learning_rate: the one chosen.
-        validation_mean_iou: on the held-out images by learning rate, 0 where training diverged;
-            empty where there was one rate only.
-        num_test: test images.
+        mean_iou: Mean of `iou`.
+        iou: IoU of each class, including `background`. Classes that are neither in the truth nor in
+            the prediction are left out.
+        learning_rate: Learning rate chosen.
+        validation_mean_iou: Mean IoU on the held-out images by learning rate, 0 where training
+            diverged; empty if there was only one rate.
+        num_test: Number of test images.
     """
 
     mean_iou: float
@@ -46,28 +47,30 @@ class SegmentationResult:
     num_test: int
 
     def cells(self) -> dict[str, str]:
-        """Of the results table: header -> text."""
+        """Returns the cells of the results table by header."""
         return {"segmentation mIoU, %": f"{100 * self.mean_iou:.1f}"}
 
 
 def evaluate(
-    pretrained: EvaluatedEncoder, task: Splits, config: ml_collections.ConfigDict
+    encoder: EvaluatedEncoder, splits: Splits, config: ml_collections.ConfigDict
 ) -> SegmentationResult:
     """Runs the protocol.
 
     Args:
-        pretrained: fine-tuned as a whole, on images of any size; of its preprocessing only the
+        encoder: Encoder, fine-tuned as a whole on images of any size; of its preprocessing only the
             normalisation is used.
-        task: its train and test are `voc:ROOT:SPLIT`.
-        config: section `segmentation`.
+        splits: Splits whose train and test are `voc:ROOT:SPLIT`.
+        config: Section `segmentation`.
 
     Raises:
-        UserError: a bad value, split or mask, an encoder that cannot be trained, or training that
+        UserError: A value, split or mask is bad, the encoder cannot be trained, or training
             diverged.
     """
     _check_config(config)
-    _network(pretrained, 2, config, task.seed)  # An encoder that has no stages is an error now.
-    train, test = open_voc(task.train, "Segmentation"), open_voc(task.test, "Segmentation")
+    _network(
+        encoder, 2, config, splits.seed
+    )  # An encoder without stages fails here, before images are checked.
+    train, test = open_voc(splits.train, "Segmentation"), open_voc(splits.test, "Segmentation")
     if train.class_names != test.class_names:
         raise UserError(
             f"'{train.name}' and '{test.name}' do not have the same classes "
@@ -77,30 +80,29 @@ def evaluate(
     train_pairs, test_pairs = checked_pairs(train), checked_pairs(test)
     num_classes = 1 + len(train.class_names)
 
-    def trained(pairs, learning_rate):
-        model = _network(pretrained, num_classes, config, task.seed)
-        data = training_batches(pairs, pretrained.preprocessing, config, task.seed)
-        logging.info("segmentation: %d images, learning rate %g", len(pairs), learning_rate)
+    def trained(paths: Sequence[tuple[str, str]], learning_rate: float) -> keras.Model:
+        model = _network(encoder, num_classes, config, splits.seed)
+        data = training_batches(paths, encoder.preprocessing, config, splits.seed)
+        logging.info("segmentation: %d images, learning rate %g", len(paths), learning_rate)
         pairs.fit(model, segmentation_loss, data, learning_rate, config)
         return model
 
-    def confusion(model, pairs):
-        examples = evaluation_pairs(pairs, pretrained.preprocessing, config.crop_size)
+    def confusion(model: keras.Model, paths: Sequence[tuple[str, str]]) -> np.ndarray:
+        examples = evaluation_pairs(paths, encoder.preprocessing, config.crop_size)
         return _confusion(model, examples, num_classes)
 
-    validation = {}
+    validation: dict[float, float] = {}
     if len(config.learning_rates) > 1:
-        held_out, kept = _split(train_pairs, config.validation_fraction, task.seed)
+        held_out, kept = _split(train_pairs, config.validation_fraction, splits.seed)
         for rate in map(float, config.learning_rates):
             try:
                 validation[rate] = mean_iou(confusion(trained(kept, rate), held_out))
-            except pairs.Diverged as error:
+            except Diverged as error:
                 logging.warning("%s", error)
                 validation[rate] = 0.0
             logging.info("learning rate %g: validation mIoU %.3f", rate, validation[rate])
-    learning_rate = float(
-        max(validation, key=validation.get) if validation else config.learning_rates[0]
-    )
+    rates = map(float, config.learning_rates)  # Ties go to the first.
+    learning_rate = max(rates, key=lambda rate: validation.get(rate, 0.0))
     matrix = confusion(trained(train_pairs, learning_rate), test_pairs)
     iou = dict(zip(("background", *train.class_names), class_iou(matrix).tolist(), strict=True))
     return SegmentationResult(
@@ -113,15 +115,15 @@ def evaluate(
 
 
 def build_fcn(encoder: keras.Model, num_classes: int, channels: int, dilation: int) -> keras.Model:
-    """The network: dilated c5, two dilated 3x3 convolutions, a 1x1 convolution, upsampling.
+    """Builds dilated c5, two dilated 3x3 convolutions, a 1x1 convolution and upsampling.
 
     Args:
-        encoder: as `stages.stage_outputs` takes it; its weights are copied.
-        num_classes: C, background included.
-        channels, dilation: of the two convolutions.
+        encoder: Encoder as `stages.stage_outputs` takes it; its weights are copied.
+        num_classes: Number of classes C, including background.
+        channels, dilation: Settings of the two 3x3 convolutions.
 
     Returns:
-        float32 [B, H, W, 3] -> logits float32 [B, H, W, C].
+        A model float32 `[B, H, W, 3]` -> logits float32 `[B, H, W, C]`.
     """
     stages = stage_outputs(encoder, dilated_c5=True)
     x = stages.output["c5"]
@@ -142,7 +144,7 @@ def build_fcn(encoder: keras.Model, num_classes: int, channels: int, dilation: i
 
 
 def segmentation_loss(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Mean cross-entropy of the pixels that are not void: uint8 [B, H, W], [B, H, W, C] -> []."""
+    """Computes the mean cross-entropy of non-void pixels: `[B, H, W]`, `[B, H, W, C]` -> `[]`."""
     labelled = mask != VOID
     labels = tf.cast(tf.where(labelled, mask, 0), tf.int32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -151,25 +153,25 @@ def segmentation_loss(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts of pixels that are not void: ids [...] and [...] -> int64 [truth, predicted]."""
+    """Counts non-void pixels: class IDs `[...]`, `[...]` -> int64 `[C, C]`, truth by prediction."""
     labelled = truth != VOID
     cells = num_classes * truth[labelled].astype(np.int64) + predicted[labelled]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, float64 [C]; NaN of those that occur nowhere."""
+    """Returns the intersection over union of each class, float64 `[C]`; NaN if it never occurs."""
     intersection = np.diag(matrix)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
     return np.where(union > 0, intersection / np.maximum(union, 1), np.nan)
 
 
 def mean_iou(matrix: np.ndarray) -> float:
-    """Mean over the classes that occur in the truth or in the prediction."""
+    """Returns the mean IoU of the classes that occur in the truth or in the prediction."""
     return float(np.nanmean(class_iou(matrix)))
 
 
-def _check_config(config) -> None:
+def _check_config(config: ml_collections.ConfigDict) -> None:
     pairs.check_training("segmentation", config)
     rates, scale = config.learning_rates, config.scale
     for field, fits, wanted in (
@@ -184,25 +186,29 @@ def _check_config(config) -> None:
             raise UserError(f"segmentation.{field} is {config[field]}; give {wanted}.")
 
 
-def _network(pretrained: EvaluatedEncoder, num_classes: int, config, seed: int) -> keras.Model:
-    encoder = pretrained.trainable()
-    keras.utils.set_random_seed(seed)  # Of the weights that are new.
-    return build_fcn(encoder, num_classes, config.channels, config.dilation)
+def _network(
+    encoder: EvaluatedEncoder, num_classes: int, config: ml_collections.ConfigDict, seed: int
+) -> keras.Model:
+    backbone = encoder.trainable()
+    keras.utils.set_random_seed(seed)  # For the new weights.
+    return build_fcn(backbone, num_classes, config.channels, config.dilation)
 
 
-def _split(pairs, fraction: float, seed: int):
-    """Pairs held out, pairs kept."""
-    count = round(fraction * len(pairs))
-    if not 0 < count < len(pairs):
+def _split(
+    paths: Sequence[tuple[str, str]], fraction: float, seed: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Returns the pairs held out and the pairs kept."""
+    count = round(fraction * len(paths))
+    if not 0 < count < len(paths):
         raise UserError(
-            f"{len(pairs)} training images are too few to hold out {fraction:.0%} of them to "
-            "choose the learning rate; give more, or one value in segmentation.learning_rates."
+            f"{len(paths)} training images are too few to hold out {fraction:.0%} of them for "
+            "choosing the learning rate; give more, or one value in segmentation.learning_rates."
         )
-    shuffled = [pairs[index] for index in np.random.default_rng(seed).permutation(len(pairs))]
+    shuffled = [paths[index] for index in np.random.default_rng(seed).permutation(len(paths))]
     return shuffled[:count], shuffled[count:]
 
 
-def _confusion(model, examples: Iterable, num_classes: int) -> np.ndarray:
+def _confusion(model: keras.Model, examples: tf.data.Dataset, num_classes: int) -> np.ndarray:
     signature = [tf.TensorSpec([None, None, None, 3], tf.float32)]
 
     @tf.function(autograph=False, input_signature=signature)

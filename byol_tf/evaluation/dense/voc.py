@@ -1,8 +1,8 @@
-"""PASCAL VOC's folders: the images of a split, their masks, and the boxes and classes of their XML.
+"""PASCAL VOC's folders: images of a split, their masks, and boxes and classes from their XML files.
 
 JPEGImages/ID.jpg   Annotations/ID.xml   SegmentationClass/ID.png
-ImageSets/Main/SPLIT.txt   ImageSets/Segmentation/SPLIT.txt      one ID a line
-classes.txt                                                      only of other classes than VOC's
+ImageSets/Main/SPLIT.txt   ImageSets/Segmentation/SPLIT.txt      one ID per line
+classes.txt                                             only for other classes than VOC's
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
-from byol_tf.sources import FolderSource, Source
+from byol_tf.sources import FolderSource
 
 PREFIX = "voc:"
 CLASSES = (
@@ -30,10 +30,11 @@ class Object:
     """One annotated object.
 
     Attributes:
-        class_index: in `VOC.class_names`.
-        box: (xmin, ymin, xmax, ymax), float pixels, from 0 and half-open: the file's xmin - 1,
-            ymin - 1, xmax, ymax. Within the image, and not empty.
-        difficult: marked so, and left out when detection and classification are scored.
+        class_index: Position of the class in `VOC.class_names`.
+        box: Box (xmin, ymin, xmax, ymax) in float pixels, from 0 and half-open: the file's
+            xmin - 1, ymin - 1, xmax, ymax. It lies within the image and is not empty.
+        difficult: Whether it is marked as difficult and ignored when detection and classification
+            are scored.
     """
 
     class_index: int
@@ -43,7 +44,7 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """What an XML file says of its image: width and height in pixels, and the objects."""
+    """Content of an XML file: width and height of the image in pixels, and its objects."""
 
     width: int
     height: int
@@ -55,11 +56,11 @@ class VOC:
     """A split of a data set in VOC's folders.
 
     Attributes:
-        name: as the user gave it.
-        root: the folder.
-        class_names: indexed by `Object.class_index`.
-        image_ids: in the order of the split's file, at least one.
-        annotations: by ID; of a segmentation split it is empty.
+        name: Name as the user gave it.
+        root: Path of the folder.
+        class_names: Class names, indexed by `Object.class_index`.
+        image_ids: Image IDs in the order of the split's file, at least one.
+        annotations: Annotations by image ID; empty for a segmentation split.
     """
 
     name: str
@@ -69,35 +70,35 @@ class VOC:
     annotations: Mapping[str, Annotation]
 
     def image_path(self, image_id: str) -> str:
-        """The JPEG file."""
+        """Returns the path of the JPEG file."""
         return os.path.join(self.root, "JPEGImages", f"{image_id}.jpg")
 
     def mask_path(self, image_id: str) -> str:
-        """The PNG file whose palette index is the class, 0 background, 255 void."""
+        """Returns the path of the PNG file of palette indices: classes, 0 background, 255 void."""
         return os.path.join(self.root, "SegmentationClass", f"{image_id}.png")
 
     def annotation(self, image_id: str) -> Annotation:
-        """Boxes and classes; of a split opened as "Main"."""
+        """Returns boxes and classes of an image; the split must be opened as "Main"."""
         return self.annotations[image_id]
 
 
 def open_voc(name: str, kind: str) -> VOC:
-    """Opens a split, and looks at every file that its use will need.
+    """Opens a split and checks that all files it needs exist.
 
     Args:
-        name: `voc:ROOT:SPLIT`, such as `voc:VOCdevkit/VOC2007:trainval`.
-        kind: "Main", for classification and detection: annotations are read. "Segmentation":
-            masks are there.
+        name: Name `voc:ROOT:SPLIT`, such as `voc:VOCdevkit/VOC2007:trainval`.
+        kind: Kind of split: "Main" for classification and detection, which reads annotations, or
+            "Segmentation", which needs masks.
 
     Raises:
-        UserError: the name has another form; the folder, the split or a file of it is missing; an
-            annotation is malformed, names an unknown class, or has a box that is empty or not
+        UserError: The name has another form; the folder, the split or one of its files is missing;
+            an annotation is malformed, names an unknown class, or has a box that is empty or not
             within the image.
     """
     root, _, split = name.removeprefix(PREFIX).rpartition(":")
     if not name.startswith(PREFIX) or not root or not split or "/" in split:
         raise UserError(
-            f"'{name}' names no VOC data; give voc:ROOT:SPLIT, as voc:VOC2007:trainval."
+            f"'{name}' names no VOC data; give voc:ROOT:SPLIT, such as voc:VOC2007:trainval."
         )
     if not tf.io.gfile.isdir(root):
         raise UserError(f"the folder '{root}' of '{name}' does not exist; correct the path.")
@@ -112,19 +113,14 @@ def open_voc(name: str, kind: str) -> VOC:
     return dataclasses.replace(data, annotations=annotations)
 
 
-class Images(FolderSource):
-    """The images of a split in its order, without labels: an image can show several classes."""
-
-    def __init__(self, data: VOC):
-        folder = os.path.dirname(data.image_path(data.image_ids[0]))
-        # Not FolderSource's own, which takes all files of the folder.
-        Source.__init__(self, folder, len(data.image_ids), class_names=None)
-        self._paths = tf.constant([f"{image_id}.jpg" for image_id in data.image_ids])
-        self._labels = tf.fill([len(data.image_ids)], -1)
+def image_source(data: VOC) -> FolderSource:
+    """Returns the images of a split in its order, without labels: they can show several classes."""
+    files = [f"{image_id}.jpg" for image_id in data.image_ids]
+    return FolderSource(os.path.join(data.root, "JPEGImages"), files)
 
 
 def relevance(annotation: Annotation, num_classes: int) -> np.ndarray:
-    """int8 `[C]`: 1 where an object of the class is there, -1 where only difficult ones, else 0."""
+    """Returns int8 `[C]`: 1 where the class has an object, -1 if only difficult ones, else 0."""
     present = np.zeros(num_classes, np.int8)
     for difficult in (True, False):
         for entry in annotation.objects:
@@ -138,7 +134,7 @@ def _image_ids(root: str, kind: str, split: str) -> tuple[str, ...]:
     path = os.path.join(folder, f"{split}.txt")
     if not tf.io.gfile.exists(path):
         found = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
-        # Files such as dog_train.txt list one class's images, and are no splits.
+        # Files such as dog_train.txt list the images of one class; they are not splits.
         splits = sorted(file[:-4] for file in found if file.endswith(".txt") and "_" not in file)
         raise UserError(f"there is no split '{path}'; give one of {splits}.")
     image_ids = _lines(path)
@@ -168,12 +164,12 @@ def _check_files(data: VOC, folder: str, extension: str) -> None:
     path = os.path.join(data.root, folder)
     if not tf.io.gfile.isdir(path):
         raise UserError(f"'{data.name}' has no folder '{path}'; lay the data out as VOC does.")
-    found = set(tf.io.gfile.listdir(path))  # One listing, not a look at each of thousands of files.
+    found = set(tf.io.gfile.listdir(path))  # One listing instead of thousands of look-ups.
     missing = [image_id for image_id in data.image_ids if f"{image_id}.{extension}" not in found]
     if missing:
         raise UserError(
             f"'{path}' lacks {len(missing)} of the {len(data.image_ids)} files of '{data.name}' "
-            f"(first: {missing[0]}.{extension}); add them, or take them out of the split."
+            f"(first: {missing[0]}.{extension}); add them, or remove them from the split."
         )
 
 
@@ -183,20 +179,20 @@ def _read_annotation(data: VOC, image_id: str) -> Annotation:
         content = file.read()
     try:
         tree = ElementTree.fromstring(content)
-        # VOC 2012 has a few fractional coordinates, and writes whole numbers as such.
+        # VOC 2012 has a few fractional coordinates; others are whole numbers.
         width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
         entries = [
             (
                 _text(entry, "name"),
-                # Of the object itself: those of persons also have parts, with boxes of their own.
+                # Only the object itself: persons also have parts with their own boxes.
                 [_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")],
                 _number(entry, "difficult") != 0 if entry.find("difficult") is not None else False,
             )
             for entry in tree.findall("object")
         ]
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"'{path}' is no annotation of VOC ({error}); mend the file.") from error
-    objects = []
+        raise UserError(f"'{path}' is not a VOC annotation ({error}); correct the file.") from error
+    objects: list[Object] = []
     for class_name, (xmin, ymin, xmax, ymax), difficult in entries:
         if class_name not in data.class_names:
             raise UserError(
@@ -229,5 +225,5 @@ def _number(element: ElementTree.Element, path: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"<{path}> of <{element.tag}> is '{text}', no number")
+        raise ValueError(f"<{path}> of <{element.tag}> is '{text}', not a number")
     return number

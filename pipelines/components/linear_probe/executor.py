@@ -37,12 +37,12 @@ class Executor(base_executor.BaseExecutor):
         protocols = evaluation.get_config()
         protocols.linear.views = views
         with tempfile.TemporaryDirectory() as features:
-            task = Splits(train, test, seed=config.seed, cache=FeatureCache(features))
-            train_features, test_features, crops = task.passes(pretrained, views)
+            splits = Splits(train, test, seed=config.seed, cache=FeatureCache(features))
+            train_features, test_features, crops = splits.features(pretrained, views)
             fit = linear.fit_linear(crops or [train_features], train_features, seed=config.seed)
             rows = {
                 pretrained.name: {
-                    "knn": knn.evaluate(pretrained, task, protocols.knn),
+                    "knn": knn.evaluate(pretrained, splits, protocols.knn),
                     "linear": linear.evaluate_fit(fit, test_features),
                 }
             }
@@ -51,21 +51,21 @@ class Executor(base_executor.BaseExecutor):
                 encoders.raw_pixels(pretrained.preprocessing),
             ):
                 rows[baseline.name] = {
-                    "knn": knn.evaluate(baseline, task, protocols.knn),
-                    "linear": linear.evaluate(baseline, task, protocols.linear),
+                    "knn": knn.evaluate(baseline, splits, protocols.knn),
+                    "linear": linear.evaluate(baseline, splits, protocols.linear),
                 }
         classifier.save_classifier(
             encoder_path,
             fit.classifiers.kernel[:, 0],
             fit.classifiers.bias[0],
-            task.sources[0].class_names,
+            splits.class_names,
             path_utils.serving_model_dir(model.uri),
         )
         record = results.as_record(
             rows,
             command="LinearProbe",
             model=encoder_path,
-            **task.described(),
+            **splits.described(),
             protocols=protocols.to_dict(),
             wall_seconds=round(time.monotonic() - start, 1),
         )

@@ -43,7 +43,7 @@ def detection(image_id, class_index, box, score):
 
 
 def random_case(seed=0):
-    """Six images of up to five boxes, none of class eel; detections are moved boxes and others."""
+    """Six images with up to five boxes, none of class eel; detections are moved or random boxes."""
     rng = np.random.default_rng(seed)
 
     def random_boxes(count):
@@ -72,7 +72,7 @@ def iou(box, others):
 
 
 def reference_ap(data, detections, class_index, threshold):
-    """Best first, each takes the box it overlaps most of those left; 101 recalls."""
+    """Matches detections, best first, with the free box they overlap most; 101 recalls."""
     truth = {entry.image_id: entry.boxes[entry.classes == class_index] for entry in data.images}
     taken = {image_id: np.zeros(len(boxes), bool) for image_id, boxes in truth.items()}
     hits = []
@@ -89,7 +89,7 @@ def reference_ap(data, detections, class_index, threshold):
     hits = np.array(hits)
     recall = hits.cumsum() / sum(map(len, truth.values()))
     precision = hits.cumsum() / np.arange(1, len(hits) + 1)
-    levels = np.linspace(0, 1, 101)  # Some lie a rounding error above the recalls they equal.
+    levels = np.linspace(0, 1, 101)  # Some are a rounding error above the recall they stand for.
     return np.mean([max(precision[recall >= level], default=0) for level in levels])
 
 
@@ -104,7 +104,9 @@ def test_average_precision_is_the_area_under_interpolated_precision(seed):
     assert result.ap_50 == pytest.approx(expected[0.5].mean())
     assert result.ap_75 == pytest.approx(expected[0.75].mean())
     assert result.ap == pytest.approx(np.mean(list(expected.values())))
-    assert result.class_ap_50 == pytest.approx(dict(zip(("cat", "dog"), expected[0.5])))
+    assert result.class_ap_50 == pytest.approx(
+        dict(zip(("cat", "dog"), expected[0.5], strict=True))
+    )
     assert result.num_boxes == sum(len(entry.boxes) for entry in data.images)
     assert 0.1 < result.ap < result.ap_50 < 0.95, "the case must tell right from wrong"
 
@@ -142,7 +144,7 @@ def test_images_may_have_voc_ids():
     assert average_precision(data, detections).class_ap_50 == pytest.approx({"dog": 1})
 
 
-# An object that counts at the lower right, one that does not at the upper left.
+# A scored object at the lower right, an ignored one at the upper left.
 BOXES = [[60, 60, 90, 90], [0, 0, 40, 40]]
 FOUND = detection(1, 0, BOXES[0], 0.5)
 TWICE = [detection(1, 0, BOXES[1], 0.9), detection(1, 0, [0, 0, 40, 36], 0.8)]
@@ -154,9 +156,9 @@ def test_a_difficult_object_is_neither_right_nor_wrong():
     missed = average_precision(data, [FOUND])
     assert (missed.ap_50, missed.num_boxes) == (pytest.approx(1), 1)
     assert average_precision(data, [FOUND, *TWICE]).ap_50 == pytest.approx(1)
-    # A quarter of it is not it: one of two detections is right.
+    # A quarter of the object does not match it: one of two detections is right.
     assert average_precision(data, [FOUND, *TWICE, PART]).ap_50 == pytest.approx(1 / 2)
-    # As an object like others, found twice, it would add a right and a wrong one.
+    # As an ordinary object, detected twice, it would add one right and one wrong detection.
     usual = dataset(image(1, BOXES, [0, 0]))
     assert average_precision(usual, [FOUND, *TWICE]).ap_50 == pytest.approx((51 + 50 * 2 / 3) / 101)
 
@@ -164,7 +166,7 @@ def test_a_difficult_object_is_neither_right_nor_wrong():
 def test_any_part_of_a_crowd_is_neither_right_nor_wrong():
     data = dataset(image(1, BOXES, [0, 0], crowd=[1]))
     assert average_precision(data, [FOUND, *TWICE, PART]).ap_50 == pytest.approx(1)
-    # Of another class it is.
+    # For another class it is wrong.
     cats, dogs = average_precision(
         dataset(image(1, [*BOXES, [50, 0, 60, 10]], [0, 0, 1], crowd=[1])),
         [FOUND, detection(1, 1, BOXES[1], 0.9), detection(1, 1, [50, 0, 60, 10], 0.5)],

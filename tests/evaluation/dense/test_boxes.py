@@ -18,7 +18,7 @@ VOC_XML = """<annotation>
 
 @pytest.fixture
 def coco(tmp_path):
-    """A COCO tree of two images, 20 x 10 and 8 x 8 pixels, and what its file says."""
+    """A COCO tree of two images, 20 x 10 and 8 x 8 pixels, and the content of its file."""
     images = tmp_path / "images"
     (images / "more").mkdir(parents=True)
     Image.new("RGB", (20, 10)).save(images / "a.jpg")
@@ -92,7 +92,7 @@ def test_voc_boxes_are_those_of_the_annotation(tmp_path):
         [-2, 1, 5, 4],
         [2, 1, 3, 11],
         [30, 1, 3, 4],
-        [20, 1, 1, 4],  # Within the slack, but nothing of it in the image.
+        [20, 1, 1, 4],  # Within the slack, but outside the image.
         [2, 1, float("nan"), 4],
         [2, 1, 3],
         None,
@@ -121,7 +121,7 @@ def test_a_coco_box_without_area_is_left_out_as_train2017_has_two(coco):
         (lambda content: content["images"][0].pop("width"), "has no 'width'"),
         (lambda content: content["images"][0].update(width="20"), "a.jpg' has the width '20'"),
         (lambda content: content["images"][0].update(height=0), "the height 0; give whole"),
-        (lambda content: content["images"][1].update(id=70), "two images one id"),
+        (lambda content: content["images"][1].update(id=70), "two images the same id"),
         (lambda content: content["categories"][0].update(name="cat"), "two categories"),
         (lambda content: content["annotations"][0].update(image_id=1), "image 1, .* not list"),
         (
@@ -143,7 +143,7 @@ def test_a_malformed_coco_file_is_refused(coco, edit, complaint):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[1, 2]", "\x00"])
 def test_a_file_that_is_no_coco_annotation_is_refused(coco, text):
-    with pytest.raises(UserError, match=r"boxes\.json' is no COCO annotation"):
+    with pytest.raises(UserError, match=r"boxes\.json' is not a COCO annotation file"):
         opened((coco[0], text))
 
 
@@ -156,7 +156,7 @@ def test_a_name_of_another_form_and_missing_files_are_refused(coco):
         open_boxes(f"coco:nowhere:{root}/boxes.json")
     with pytest.raises(UserError, match=r"the file '.*no\.json'"):
         open_boxes(f"coco:{root}/images:{root}/no.json")
-    # Of a bucket, whose address holds a colon too.
+    # A bucket, whose address also contains a colon.
     with pytest.raises(UserError, match="the file 'file:///no.json'"):
         open_boxes(f"coco:file://{root}/images:file:///no.json")
 
@@ -173,5 +173,5 @@ def test_a_truncated_image_is_named(coco):
     root, _ = coco
     path = root / "images" / "more" / "b.png"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"more/b\.png' of .* is no complete image"):
+    with pytest.raises(UserError, match=r"more/b\.png' of .* is not a complete image"):
         check_images(opened(coco))

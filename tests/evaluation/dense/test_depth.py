@@ -47,7 +47,7 @@ def pretrained(build=encoder):
 
 
 def write_pairs(root, images, maps):
-    """Images uint8 [H, W, 3] and depth uint16 [H, W], as PNG."""
+    """Writes images uint8 `[H, W, 3]` and depths uint16 `[H, W]` as PNG."""
     for folder in ("images", "depth"):
         (root / folder).mkdir()
     for index, (image, millimetres) in enumerate(zip(images, maps, strict=True)):
@@ -109,7 +109,7 @@ def test_a_prediction_that_is_not_positive_counts_as_a_millimetre():
 def test_reverse_huber_loss_equals_its_formula():
     truth = np.array([[[1.0, 2.0, 0.0], [4.0, 5.0, 0.0]]], np.float32)
     predicted = np.array([[[1.1, 2.0, 9.0], [2.0, 5.3, -3.0]]], np.float32)
-    # Residuals 0.1, 0, 2, 0.3; c = 0.2 · 2, for an unknown pixel's 9 does not count.
+    # Residuals 0.1, 0, 2, 0.3; c = 0.2 · 2, since the 9 of the unknown pixel does not count.
     c = 0.4
     expected = np.mean([0.1, 0.0, (2**2 + c**2) / (2 * c), 0.3])
     assert depth_network.berhu_loss(truth, predicted).numpy() == pytest.approx(expected, rel=1e-5)
@@ -179,12 +179,12 @@ def test_blocks_bring_the_map_to_half_the_image(stem, blocks):
 
 
 def test_too_few_filters_are_an_error():
-    with pytest.raises(UserError, match="stride 8 takes 2 blocks"):
+    with pytest.raises(UserError, match="stride 8 needs 2 blocks"):
         depth_network.build_depth_network(encoder(), (16,))
 
 
 def coordinates(height, width):
-    """An image and a depth map of which each pixel tells where it is."""
+    """An image and a depth map whose pixels encode their position."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([3 * columns, 3 * rows, 0 * rows], axis=-1).astype(np.uint8)
     return image, (1 + 100 * rows + columns).astype(np.uint16)
@@ -214,7 +214,7 @@ def test_training_halves_crops_and_flips_image_and_depth_alike(tmp_path):
 
 
 def colours(tmp_path, **changes):
-    """Eight draws of the colours of one photo, the right way round, and the photo."""
+    """Eight colour augmentations of one photo, flipped back, and the photo."""
     rng = np.random.default_rng(0)
     image = rng.integers(40, 200, (8, 8, 3)).astype(np.uint8)
     write_pairs(tmp_path, [image], [coordinates(8, 8)[1]])
@@ -275,7 +275,7 @@ def test_predictions_lie_on_the_truth(tmp_path):
     def of_the_red_channel(images, training):
         return 1 + 0.1 * images[..., 0] * 255 / 3
 
-    # Wrong at the rim only, where a resize cannot extrapolate; a pixel's shift is 0.1 m.
+    # Wrong only at the border, where a resize cannot extrapolate; a shift by a pixel is 0.1 m.
     assert depth._test(of_the_red_channel, pairs, UNIT, testing).rms < 0.02
 
 
@@ -315,9 +315,12 @@ def test_a_file_without_a_partner_is_named(pairs, removed, message):
 @pytest.mark.parametrize(
     "depth_map, message",
     [
-        (np.ones((48, 48), np.uint8), "is no grey PNG of 16 bits"),
-        (np.ones((48, 47), np.uint16), r"48 x 48 pixels and its map '.*1\.png' 47 x 48"),
-        (np.zeros((48, 48), np.uint16), "has no known depth, only 0, in the 48 x 48 pixels"),
+        (np.ones((48, 48), np.uint8), "is not a 16-bit grey PNG"),
+        (np.ones((48, 47), np.uint16), r"48 x 48 pixels, but its map '.*1\.png' has 47 x 48"),
+        (
+            np.zeros((48, 48), np.uint16),
+            "has no known depth, only 0, in the central 48 x 48 pixels",
+        ),
     ],
 )
 def test_a_bad_depth_map_is_named(pairs, depth_map, message):
@@ -327,7 +330,7 @@ def test_a_bad_depth_map_is_named(pairs, depth_map, message):
 
 
 def test_images_smaller_than_the_crop_are_an_error(pairs):
-    with pytest.raises(UserError, match="48 x 48 pixels, and scaled by .*0.5 is smaller"):
+    with pytest.raises(UserError, match="48 x 48 pixels, which scaled by .*0.5 is smaller"):
         run(pairs, downsample=0.5, crop=(24, 30))
 
 

@@ -89,7 +89,7 @@ def rectangles(tmp_path):
             pixels[ymin:ymax, xmin:xmax, channel] = 255
         path = tmp_path / f"{index}.png"
         Image.fromarray(pixels).save(path)
-        # The third is a crowd: its box would be looked for in the blue that no image has.
+        # The third is a crowd; a detector would look for it in blue, which no image has.
         images.append(boxed(width, height, [*boxes, [0, 0, 9, 9]], crowd=[2], path=path))
     Image.new("RGB", (30, 30)).save(tmp_path / "empty.png")
     return dataset(*images, boxed(30, 30, path=tmp_path / "empty.png"))
@@ -110,7 +110,7 @@ def test_boxes_come_back_to_where_they_were():
     corners = RNG.uniform(0, 300, size=(50, 2))
     boxes = np.concatenate([corners, corners + RNG.uniform(1, 33, size=(50, 2))], axis=1)
     np.testing.assert_allclose(from_fitted(to_fitted(boxes, image, 64), image, 64), boxes)
-    # The padding at the right of a tall image is no part of it.
+    # The padding at the right of a tall image is not part of it.
     assert from_fitted(np.array([[-3.0, 2, 60, 70]]), image, 64)[0].tolist()[0] == 0
     assert from_fitted(np.array([[0.0, 0, 60, 64]]), image, 64)[0].tolist() == [0, 0, 333, 500]
 
@@ -128,7 +128,7 @@ def test_training_boxes_cover_their_objects_also_mirrored(rectangles):
         ):
             assert set(classes) <= {-1, 0, 1}, "crowds are left out"
             assert (boxes[classes == -1] == -1).all() and (classes == -1).any()
-            for (xmin, ymin, xmax, ymax), label in zip(boxes, classes):
+            for (xmin, ymin, xmax, ymax), label in zip(boxes, classes, strict=True):
                 if label == -1:
                     continue
                 columns, rows = np.arange(64) + 0.5, np.arange(64)[:, np.newaxis] + 0.5
@@ -156,7 +156,7 @@ def test_the_seed_decides_order_and_mirrors_and_an_epoch_has_all_images(rectangl
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     for batch in first:
-        # How much of a square is filled up tells the images apart; two are squares.
+        # The amount of padding tells the images apart; two are squares.
         filled = [int((pixels == 0).all(axis=-1).sum()) for pixels in batch]
         assert sorted(filled) == sorted([0, 0, 32 * 13, 32 * 13, 32 * 21])
 
@@ -182,7 +182,7 @@ def test_anchors_lie_on_the_cells_of_their_maps(stem, stride):
     assert [len(boxes) for boxes in anchors.values()] == [9 * side**2 for side in sides]
     assert raw["box"].shape == (1, 9 * sum(side**2 for side in sides), 4)
     assert raw["classification"].shape[1:] == (raw["box"].shape[1], 3)
-    # Away from the border, where they are cut, a cell's anchors have its centre in theirs.
+    # Except at the border, where they are clipped, anchors are centred on their cell.
     finest = anchors[0].numpy().reshape(sides[0], sides[0], 9, 4)
     row, column = sides[0] // 2 - 1, sides[0] // 2
     smallest = finest[row, column, 1]
@@ -232,7 +232,7 @@ def test_overlaps_are_suppressed_within_a_class_only():
 
 
 class Finder:
-    """Finds the same in each image: one box, one in the padding, and one that does not count."""
+    """Detects the same in each image: a box, one in the padding, and one beyond the count."""
 
     def predict(self, images, verbose):
         rows = sum(len(batch) for batch in images)
@@ -275,7 +275,7 @@ def tree(tmp_path, images_dir):
 
 
 def as_coco(tree, made):
-    """The content of a COCO file of a tree's scenes; its categories are 10, 20, ..."""
+    """Returns the content of a COCO file of a tree's scenes, with categories 10, 20, ..."""
     objects = [(number, item) for number, scene in enumerate(made) for item in scene.objects]
     names = (tree / "classes.txt").read_text().split()
     return {
@@ -302,7 +302,7 @@ def test_a_few_annotated_images_are_learnt(tmp_path, images_dir, tmp_path_factor
     made = scenes.write_voc(tmp_path, images_dir / "train", "train", 4, size=64)
     coco_file = tmp_path / "train.json"
     coco_file.write_text(json.dumps(as_coco(tmp_path, made)))
-    # One more training image, of another shape and without objects.
+    # Another training image, of a different shape and without objects.
     Image.new("RGB", (64, 48), (90, 120, 90)).save(tmp_path / "JPEGImages" / "none.jpg")
     (tmp_path / "Annotations" / "none.xml").write_text(
         "<annotation><size><width>64</width><height>48</height></size></annotation>"
@@ -312,11 +312,11 @@ def test_a_few_annotated_images_are_learnt(tmp_path, images_dir, tmp_path_factor
     output = tmp_path_factory.mktemp("output")
     before = encoder().get_weights()
 
-    # The same images and boxes, once as VOC and once as COCO has them.
-    task = Splits(
+    # The same images and boxes, in VOC's and in COCO's format.
+    splits = Splits(
         f"voc:{tmp_path}:train", f"coco:{tmp_path}/JPEGImages:{coco_file}", output_dir=str(output)
     )
-    result = detection.evaluate(pretrained(), task, config())
+    result = detection.evaluate(pretrained(), splits, config())
     assert result.ap_50 > 0.6
     assert 0.1 < result.ap < result.ap_50
     assert result.ap_50 == pytest.approx(np.mean(list(result.class_ap_50.values())))
@@ -336,9 +336,9 @@ def test_a_few_annotated_images_are_learnt(tmp_path, images_dir, tmp_path_factor
 
 
 def refused(message, tree, train="train", test="train", build=encoder, **changes):
-    task = Splits(f"voc:{tree}:{train}", f"voc:{tree}:{test}")
+    splits = Splits(f"voc:{tree}:{train}", f"voc:{tree}:{test}")
     with pytest.raises(UserError, match=message):
-        detection.evaluate(pretrained(build), task, config(**changes))
+        detection.evaluate(pretrained(build), splits, config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -361,9 +361,9 @@ def test_a_bad_value_is_refused_before_training(tree, changes, message):
 def test_splits_of_other_classes_are_refused(tree, tmp_path_factory, images_dir):
     other = tmp_path_factory.mktemp("other")
     scenes.write_voc(other, images_dir / "train", "test", 1, size=64, classes=("cat", "deer"))
-    task = Splits(f"voc:{tree}:train", f"voc:{other}:test")
+    splits = Splits(f"voc:{tree}:train", f"voc:{other}:test")
     with pytest.raises(UserError, match="same classes .*airplane.*deer"):
-        detection.evaluate(pretrained(), task, config())
+        detection.evaluate(pretrained(), splits, config())
 
 
 def test_splits_without_a_box_are_refused(tree):
@@ -372,20 +372,20 @@ def test_splits_without_a_box_are_refused(tree):
     )
     (tree / "ImageSets" / "Main" / "none.txt").write_text("train_0000\n")
     refused("none of the 1 images of 'voc:.*:none' has a box to train on", tree, train="none")
-    refused("none of the 1 images of 'voc:.*:none' has a box that counts", tree, test="none")
+    refused("none of the 1 images of 'voc:.*:none' has a box that is scored", tree, test="none")
 
 
 def test_only_difficult_test_boxes_are_refused(tree):
     for path in (tree / "Annotations").iterdir():
         text = path.read_text()
         path.write_text(text.replace("<difficult>0", "<difficult>1"))
-    refused("none of the 4 images of .* has a box that counts", tree)
+    refused("none of the 4 images of .* has a box that is scored", tree)
 
 
 def test_a_broken_image_is_named_before_training(tree):
     path = tree / "JPEGImages" / "train_0002.jpg"
     path.write_bytes(path.read_bytes()[:200])
-    refused(r"train_0002\.jpg' .*no complete image", tree)
+    refused(r"train_0002\.jpg' .*not a complete image", tree)
 
 
 @pytest.mark.parametrize(

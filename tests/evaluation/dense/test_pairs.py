@@ -73,20 +73,20 @@ def test_a_bad_value_is_an_error_that_names_it(field, value):
 
 
 def test_batches_are_whole_epochs_in_orders_that_the_seed_decides():
-    pairs = [(f"image{index}", f"map{index}") for index in range(5)]
+    paths = [(f"image{index}", f"map{index}") for index in range(5)]
 
     def example(image, annotation, seed):
         return image, annotation, seed
 
     def run(seed):
-        images, maps, seeds = zip(*pairs.batches(pairs, example, 4, 5, seed).as_numpy_iterator())
-        return [np.concatenate(column) for column in (images, maps, seeds)]
+        batches = pairs.batches(paths, example, 4, 5, seed).as_numpy_iterator()
+        return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
     images, maps, seeds = run(seed=1)
     assert len(images) == 20, "five batches of four"
     epochs = images.reshape(4, 5)
     for epoch in epochs:
-        assert sorted(epoch) == [image.encode() for image, _ in pairs]
+        assert sorted(epoch) == [image.encode() for image, _ in paths]
     assert len({tuple(epoch) for epoch in epochs}) > 1
     assert [name[3:] for name in maps] == [name[5:] for name in images]
     assert len({tuple(seed) for seed in seeds}) == 20

@@ -52,8 +52,8 @@ def tree(tmp_path, images_dir):
 
 def test_a_few_annotated_images_are_learnt(tree):
     root, _ = tree
-    task = Splits(f"voc:{root}:train", f"voc:{root}:train")
-    result = segmentation.evaluate(pretrained(), task, config())
+    splits = Splits(f"voc:{root}:train", f"voc:{root}:train")
+    result = segmentation.evaluate(pretrained(), splits, config())
     assert result.mean_iou > 0.9
     assert result.iou.keys() == {"background", "airplane", "automobile", "bird", "cat", "frog"}
     assert result.mean_iou == pytest.approx(np.mean(list(result.iou.values())))
@@ -67,11 +67,11 @@ def test_iou_equals_scikit_learns():
     truth = rng.integers(0, 5, (7, 40, 30)).astype(np.uint8)
     predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 5, truth.shape))
     truth[rng.random(truth.shape) < 0.1] = 255
-    # Of six classes, 5 occurs nowhere and 4 in the prediction only.
+    # Of six classes, 5 never occurs and 4 only in the prediction.
     truth[truth == 4] = 255
     matrix = sum(
         segmentation.confusion_matrix(image_truth, image_predicted, 6)
-        for image_truth, image_predicted in zip(truth, predicted)
+        for image_truth, image_predicted in zip(truth, predicted, strict=True)
     )
     labelled = truth != 255
     pair = truth[labelled], predicted[labelled]
@@ -118,11 +118,11 @@ def test_the_network_is_the_papers():
 def test_masks_are_read_by_index_and_padding_is_void(tree):
     root, written = tree
     data = voc.open_voc(f"voc:{root}:train", "Segmentation")
-    pairs = masks.checked_pairs(data)
-    with Image.open(pairs[0][1]) as mask:
+    paths = masks.checked_pairs(data)
+    with Image.open(paths[0][1]) as mask:
         assert mask.mode == "P" and mask.getpalette()[3:6] == [128, 0, 0]
-    examples = list(masks.evaluation_pairs(pairs, PREPROCESSING, 64).as_numpy_iterator())
-    for (image, mask), scene, (image_path, _) in zip(examples, written, pairs, strict=True):
+    examples = list(masks.evaluation_pairs(paths, PREPROCESSING, 64).as_numpy_iterator())
+    for (image, mask), scene, (image_path, _) in zip(examples, written, paths, strict=True):
         assert image.shape == (1, 64, 64, 3) and mask.shape == (1, 64, 64)
         np.testing.assert_array_equal(mask[0, 8:56, 8:56], scene.mask)
         padding = np.ones((64, 64), bool)
@@ -132,31 +132,31 @@ def test_masks_are_read_by_index_and_padding_is_void(tree):
         expected = (pixels - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
         np.testing.assert_allclose(image[0, 8:56, 8:56], expected, atol=0.03)
     # A larger image is not cropped.
-    image, mask = next(masks.evaluation_pairs(pairs, PREPROCESSING, 20).as_numpy_iterator())
+    image, mask = next(masks.evaluation_pairs(paths, PREPROCESSING, 20).as_numpy_iterator())
     assert image.shape == (1, 48, 48, 3)
     np.testing.assert_array_equal(mask[0], written[0].mask)
 
 
 def test_scaling_cropping_and_flipping_move_image_and_mask_alike(tmp_path):
-    """The image shows the mask: class k is the grey of 40 k."""
+    """The image encodes the mask: class k has grey level 40 k."""
     blocks = np.random.default_rng(0).integers(0, 6, (5, 4))
     mask = np.kron(blocks, np.ones((16, 16), int)).astype(np.uint8)
     Image.fromarray(40 * mask).save(tmp_path / "image.png")
     scenes.save_mask(tmp_path / "mask.png", mask)
-    pairs = [(str(tmp_path / "image.png"), str(tmp_path / "mask.png"))]
+    paths = [(str(tmp_path / "image.png"), str(tmp_path / "mask.png"))]
     unit = Preprocessing(32, mean=(0, 0, 0), std=(1, 1, 1))
     training = config(scale=(0.5, 2.0), crop_size=64, steps=6)
 
     def run(seed):
-        batches = masks.training_batches(pairs, unit, training, seed).as_numpy_iterator()
-        return [np.concatenate(column) for column in zip(*batches)]
+        batches = masks.training_batches(paths, unit, training, seed).as_numpy_iterator()
+        return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
     images, crops = run(seed=0)
     assert images.shape == (24, 64, 64, 3) and crops.shape == (24, 64, 64)
     inside = crops != 255
     assert np.all(images[~inside] == 0)
     shown = images[..., 0] * 255 / 40
-    # Where blocks meet, grey levels mix.
+    # Grey levels mix at the borders of blocks.
     assert np.mean(np.abs(shown - crops)[inside] < 0.2) > 0.85
     filled = inside.mean(axis=(1, 2))
     # Scaled by less than 0.8 (64 of 80 rows), a crop has padding: a fifth of the draws.
@@ -172,9 +172,9 @@ def test_half_of_the_crops_are_flipped(tmp_path):
     Image.fromarray(np.tile(np.arange(0, 240, 5, dtype=np.uint8), (48, 1))).save(tmp_path / "i.png")
     mask = np.tile(np.arange(48, dtype=np.uint8), (48, 1))
     scenes.save_mask(tmp_path / "m.png", mask)
-    pairs = [(str(tmp_path / "i.png"), str(tmp_path / "m.png"))]
+    paths = [(str(tmp_path / "i.png"), str(tmp_path / "m.png"))]
     flipped = 0
-    for image, crop in masks.training_batches(pairs, PREPROCESSING, config(), 0).unbatch():
+    for image, crop in masks.training_batches(paths, PREPROCESSING, config(), 0).unbatch():
         flipped += int(crop[0, 0] == 47)
         np.testing.assert_array_equal(crop, mask[:, ::-1] if crop[0, 0] == 47 else mask)
         assert (image[0, 0, 0] > image[0, -1, 0]) == (crop[0, 0] == 47)
@@ -182,15 +182,15 @@ def test_half_of_the_crops_are_flipped(tmp_path):
 
 
 def test_the_rate_is_chosen_on_images_held_out(tmp_path, images_dir, monkeypatch):
-    """Training is replaced: each rate makes a network that predicts one class everywhere."""
+    """With training replaced: each rate gives a network that predicts one class everywhere."""
     scenes.write_voc(tmp_path, images_dir / "train", "train", 8, size=32)
     scenes.write_voc(tmp_path, images_dir / "test", "test", 2, size=32, seed=1)
     trained_on = []
     training_batches = segmentation.training_batches
 
-    def record(pairs, *arguments):
-        trained_on.append({image for image, _ in pairs})
-        return training_batches(pairs, *arguments)
+    def record(paths, *arguments):
+        trained_on.append({image for image, _ in paths})
+        return training_batches(paths, *arguments)
 
     def fit(model, loss, dataset, learning_rate, config):
         if learning_rate == 3.0:
@@ -202,9 +202,9 @@ def test_the_rate_is_chosen_on_images_held_out(tmp_path, images_dir, monkeypatch
 
     monkeypatch.setattr(segmentation, "training_batches", record)
     monkeypatch.setattr(pairs, "fit", fit)
-    task = Splits(f"voc:{tmp_path}:train", f"voc:{tmp_path}:test")
+    splits = Splits(f"voc:{tmp_path}:train", f"voc:{tmp_path}:test")
     result = segmentation.evaluate(
-        pretrained(), task, config(learning_rates=(1.0, 2.0, 3.0), crop_size=32)
+        pretrained(), splits, config(learning_rates=(1.0, 2.0, 3.0), crop_size=32)
     )
     kept = trained_on[0]
     everything = {str(path) for path in (tmp_path / "JPEGImages").glob("train_*")}
@@ -243,8 +243,8 @@ def test_scenes_boxes_are_what_the_reader_gives(tree):
 
 
 def run(root, model=None, **changes):
-    task = Splits(f"voc:{root}:train", f"voc:{root}:train")
-    return segmentation.evaluate(model or pretrained(), task, config(**changes))
+    splits = Splits(f"voc:{root}:train", f"voc:{root}:train")
+    return segmentation.evaluate(model or pretrained(), splits, config(**changes))
 
 
 def test_a_mask_with_an_unknown_class_is_named_before_training(tree):
@@ -252,7 +252,9 @@ def test_a_mask_with_an_unknown_class_is_named_before_training(tree):
     mask = written[1].mask.copy()
     mask[:2, 0] = 7, 90
     scenes.save_mask(root / "SegmentationClass" / "train_0001.png", mask)
-    with pytest.raises(UserError, match=r"train_0001.png' has the class ids \[7, 90\], outside"):
+    with pytest.raises(
+        UserError, match=r"train_0001.png' has the class ids \[7, 90\], which are neither"
+    ):
         run(root)
 
 
@@ -275,7 +277,9 @@ def test_a_mask_of_colours_is_named(tree):
 def test_a_mask_of_another_size_is_named(tree):
     root, written = tree
     scenes.save_mask(root / "SegmentationClass" / "train_0003.png", written[3].mask[:-1])
-    with pytest.raises(UserError, match=r"48 x 48 pixels and its map '.*train_0003.png' 48 x 47"):
+    with pytest.raises(
+        UserError, match=r"48 x 48 pixels, but its map '.*train_0003.png' has 48 x 47"
+    ):
         run(root)
 
 
@@ -283,9 +287,9 @@ def test_other_classes_in_the_test_set_are_an_error(tree, tmp_path_factory, imag
     root, _ = tree
     other = tmp_path_factory.mktemp("other")
     scenes.write_voc(other, images_dir / "test", "test", 1, size=48, classes=("cat", "dog"))
-    task = Splits(f"voc:{root}:train", f"voc:{other}:test")
+    splits = Splits(f"voc:{root}:train", f"voc:{other}:test")
     with pytest.raises(UserError, match="do not have the same classes"):
-        segmentation.evaluate(pretrained(), task, config())
+        segmentation.evaluate(pretrained(), splits, config())
 
 
 def test_too_few_images_to_hold_some_out_are_an_error(tree):

@@ -6,8 +6,8 @@ import pytest
 from byol_tf.errors import UserError
 from byol_tf.evaluation.dense.voc import CLASSES, Annotation, Object, open_voc, relevance
 
-# The layout of VOC2007's own files: parts of persons have names and boxes too, fields have an order
-# of their own, and an object need not say whether it is difficult.
+# The layout of VOC2007's own files: parts of persons also have names and boxes, the order of fields
+# varies, and `difficult` is optional.
 PERSON_AND_DOG = """<annotation>
 	<folder>VOC2007</folder>
 	<filename>000010.jpg</filename>
@@ -69,8 +69,8 @@ def test_boxes_count_from_0_and_end_before_their_last_pixel(root):
 
 def test_a_class_is_unclear_where_all_its_objects_are_difficult():
     box = (0.0, 0.0, 5.0, 5.0)
-    objects = [Object(0, box, True), Object(1, box, True), Object(1, box, False)]
-    for objects in (objects, objects[::-1]):
+    entries = [Object(0, box, True), Object(1, box, True), Object(1, box, False)]
+    for objects in (entries, entries[::-1]):
         annotation = Annotation(10, 10, tuple(objects))
         # 0, 1 and -1 in the devkit's ImageSets/Main/CLASS_SPLIT.txt.
         np.testing.assert_array_equal(relevance(annotation, 3), [-1, 1, 0])
@@ -147,8 +147,8 @@ def test_a_box_that_is_empty_or_leaves_the_image_is_named(root, old, new):
         ("<size><width>500</width>", "<size>", "no <size/width>"),
         ("<name>dog</name>", "<name> </name>", "<object> has no <name>"),
         ("<xmin>80</xmin>", "", "no <bndbox/xmin>"),
-        ("<xmin>80</xmin>", "<xmin>left</xmin>", "'left', no number"),
-        ("<xmin>80</xmin>", "<xmin>nan</xmin>", "'nan', no number"),
+        ("<xmin>80</xmin>", "<xmin>left</xmin>", "'left', not a number"),
+        ("<xmin>80</xmin>", "<xmin>nan</xmin>", "'nan', not a number"),
     ],
 )
 def test_a_malformed_annotation_is_named(root, old, new, complaint):

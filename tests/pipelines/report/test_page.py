@@ -166,7 +166,7 @@ def test_an_unreadable_image_costs_nothing_else(images):
 def test_a_collapsed_encoder_gets_a_sentence_and_no_map(images, value):
     collapsed = dataclasses.replace(images, embeddings=np.full((30, 16), value, np.float32))
     text = Page(page.render(dataclasses.replace(EMPTY, gallery=collapsed))).text
-    assert "No map: it takes three images whose embeddings are finite and differ." in text
+    assert "No map: it needs at least three images whose embeddings are finite and differ." in text
 
 
 def test_classes_come_worst_first(full):
