@@ -142,7 +142,9 @@ class _NoMessage(grpc.aio.ServerInterceptor):
         def parse(content: bytes):
             try:
                 return handler.request_deserializer(content)
-            except Exception as error:  # DecodeError; its class depends on protobuf's implementation.
+            except (
+                Exception
+            ) as error:  # DecodeError; its class depends on protobuf's implementation.
                 return error
 
         async def answer(request, context):

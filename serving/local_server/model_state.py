@@ -47,7 +47,5 @@ class Model:
 
     def available(self) -> Version | None:
         """Returns the highest version that is AVAILABLE, or None."""
-        available = [
-            version for version in self.versions.values() if version.state == AVAILABLE
-        ]
+        available = [version for version in self.versions.values() if version.state == AVAILABLE]
         return max(available, key=lambda version: version.number, default=None)

@@ -134,7 +134,7 @@ def test_versions_labels_and_their_mistakes(address):
     [
         (np.zeros([8, 8, 3], np.float32), ValueError, "float32 .* give uint8"),
         (np.zeros([8, 8], np.uint8), ValueError, r"give uint8 \[H, W, 3\]"),
-        (3, TypeError, "int is no image"),
+        (3, TypeError, "type int is not an image"),
         ("nothing.jpg", FileNotFoundError, "nothing.jpg"),
     ],
 )

@@ -68,7 +68,7 @@ def test_an_ssl_config_of_paths_is_a_sentence(models_dir, tmp_path):
     config = tmp_path / "ssl.config"
     config.write_text('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"')
     line, status = serve(f"--model_base_path={models_dir}/half_plus", f"--ssl_config_file={config}")
-    assert "the SSLConfig does not hold together" in line and "PEM contents" in line and status == 1
+    assert "are not PEM or do not belong together" in line and "PEM contents" in line and status == 1
 
 
 @pytest.mark.slow

@@ -236,9 +236,9 @@ def test_a_query_by_key_needs_no_model(server, photos):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--embeddings=none.parquet", "q.jpg"), "there is no file 'none.parquet'"),
+        (("--embeddings=none.parquet", "q.jpg"), "the file 'none.parquet' does not exist"),
         (("--embeddings=photos/notes.txt", "q.jpg"), "end it in .parquet or .npy"),
-        (("--embeddings=bad.parquet", "q.jpg"), "holds no embeddings"),
+        (("--embeddings=bad.parquet", "q.jpg"), "does not hold embeddings"),
         (("--embeddings=one.npy", "q.jpg"), "'q.jpg' is neither a file nor a key"),
         (
             ("--embeddings=one.npy", "photos/notes.txt"),
