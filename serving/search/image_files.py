@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 from serving.errors import UserError
@@ -37,23 +38,49 @@ def _expand(argument: str) -> Iterator[str]:
     elif os.path.exists(argument):
         yield argument
     elif glob.has_magic(argument):
-        folder = argument
-        while glob.has_magic(folder):
-            folder = os.path.dirname(folder)
-        for path in glob.iglob(argument, recursive=True):
-            if not _passes_a_circle(path, folder):  # `**` follows all links.
-                yield from images_below(path) if os.path.isdir(path) else [path]
+        root = argument
+        while glob.has_magic(root):
+            root = os.path.dirname(root)
+        for path in _matches(argument):
+            if not os.path.isdir(path):
+                yield path
+            elif not _is_circular(path, root):
+                yield from images_below(path, root)
 
 
-def images_below(folder: str) -> Iterator[str]:
+def _matches(pattern: str) -> Iterator[str]:
+    """Yields what a pattern matches; unlike glob's, its `**` does not follow circular links."""
+    head, *tail = re.split(r"(?<![^/])\*\*/", pattern, maxsplit=1)
+    if not tail:
+        yield from glob.iglob(pattern)
+        return
+    for start in glob.iglob(head) if head else ["./"]:
+        for folder, _ in _walk(start, start):
+            inside = os.path.join(glob.escape(folder), tail[0])
+            yield from _matches(inside if head else inside.removeprefix("./"))
+
+
+def images_below(folder: str, root: str | None = None) -> Iterator[str]:
     """Yields the images below a folder, by suffix: JPEG, PNG, BMP, GIF.
 
     The same files as byol_tf's training finds: links are followed, but not a link to a folder that
     contains the link; hidden files and folders are left out.
 
+    Args:
+        folder: Folder to search.
+        root: Folder above it from which on links may be circular; by default the folder itself.
+
     Raises:
         UserError: A folder cannot be read.
     """
+    for parent, names in _walk(folder, folder if root is None else root):
+        for name in names:
+            if name.lower().endswith(_SUFFIXES):
+                yield os.path.join(parent, name)
+
+
+def _walk(folder: str, root: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder with the names of its files."""
 
     def fail(error: OSError) -> None:
         raise UserError(
@@ -65,30 +92,20 @@ def images_below(folder: str) -> Iterator[str]:
         subfolders[:] = [
             name
             for name in subfolders
-            if not name.startswith(".") and not _is_circular(os.path.join(parent, name), folder)
+            if not name.startswith(".") and not _is_circular(os.path.join(parent, name), root)
         ]
-        for name in names:
-            if not name.startswith(".") and name.lower().endswith(_SUFFIXES):
-                yield os.path.join(parent, name)
+        yield parent, [name for name in names if not name.startswith(".")]
 
 
-def _is_circular(path: str, folder: str) -> bool:
-    """Returns whether `path`, below `folder`, is a link to a folder on the way down to it."""
+def _is_circular(path: str, root: str) -> bool:
+    """Returns whether `path` is a link to a folder on the way from `root` down to it."""
     if not os.path.islink(path):
         return False
     target, parent = os.path.realpath(path), path
-    while len(parent) > len(folder):
+    while len(parent) > len(root):
         parent = os.path.dirname(parent)
         if os.path.realpath(parent) == target:
             return True
-    return False
-
-
-def _passes_a_circle(path: str, folder: str) -> bool:
-    while len(path) > len(folder):
-        if _is_circular(path, folder):
-            return True
-        path = os.path.dirname(path)
     return False
 
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 from PIL import Image
 from serve import ROOT
 
+from byol_tf.sources import walk
 from serving.errors import UserError
 from serving.search import contact_sheet, embeddings, image_files, index
 from serving.search.saved_model import SavedModelTransport
@@ -338,6 +339,46 @@ def test_files_that_the_command_line_names(tmp_path):
     assert found("*/*.jpg", "**/*.jpeg") == ["a/1.jpg", "b/deep/4.jpeg"]
     with pytest.raises(UserError, match="names no image"):
         found("a", "c")
+
+
+@pytest.fixture
+def tangled(tmp_path):
+    """A folder of images with circular links, another link, hidden files and hidden folders."""
+    folder = tmp_path / "tangled"
+    outside = tmp_path / "outside"
+    for path in (
+        folder / "a" / "1.jpg",
+        folder / "a" / ".hidden.jpg",
+        folder / "b" / "deep" / "2.png",
+        folder / ".cache" / "3.jpg",
+        folder / "b" / ".thumbnails" / "4.jpg",
+        folder / "5.jpg",
+        outside / "6.jpg",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (folder / "a" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "b" / "deep" / "self").symlink_to(folder / "b" / "deep", target_is_directory=True)
+    (folder / "linked").symlink_to(outside, target_is_directory=True)
+    (outside / "back").symlink_to(folder, target_is_directory=True)
+    (folder / "7.jpg").symlink_to(folder / "5.jpg")
+    return folder
+
+
+def test_a_folder_has_the_files_that_training_finds_in_it(tangled):
+    expected = sorted(str(tangled / path) for path in walk.files_below(str(tangled)))
+    assert {"5.jpg", "7.jpg", "a/1.jpg", "b/deep/2.png", "linked/6.jpg"} <= {
+        os.path.relpath(path, tangled) for path in expected
+    }
+    assert len(expected) == len(set(map(os.path.basename, expected)))  # Each image once.
+    assert image_files.find([str(tangled)]) == expected
+    assert image_files.find([f"{tangled}/"]) == expected
+
+
+def test_a_pattern_follows_no_circular_link(tangled):
+    found = image_files.find([f"{tangled}/**/*.*"])
+    assert sorted(map(os.path.basename, found)) == ["1.jpg", "2.png", "5.jpg", "6.jpg", "7.jpg"]
+    assert image_files.find([f"{tangled}/**"]) == found
 
 
 def test_a_saved_model_that_is_no_encoder_is_a_sentence(models_dir, tmp_path):
