@@ -1,4 +1,4 @@
-"""Which folders are versions, which of them are wanted, and when one is at rest."""
+"""Which folders are versions, which of them are wanted, and whether their files still change."""
 
 import os
 import time

@@ -138,9 +138,8 @@ def test_scrapers_look_where_the_metrics_are():
 
 @ALL_FLAGS
 def test_every_flag_is_one_of_tensorflow_model_server(flags):
-    assert (
-        set(flags) <= KNOWN_FLAGS
-    )  # The server ignores an unknown flag, after printing the usage.
+    # The server ignores an unknown flag, after printing the usage.
+    assert set(flags) <= KNOWN_FLAGS
     parallelism = {f"tensorflow_{kind}_parallelism" for kind in ("session", "intra_op", "inter_op")}
     assert not parallelism <= set(flags)  # All three are an error.
 
@@ -150,7 +149,7 @@ def test_the_program_is_the_server_itself():
     assert _CONTAINER["command"] == ["tensorflow_model_server"]
 
 
-def test_deployments_differ_only_in_threads_connections_and_the_card():
+def test_deployments_differ_only_in_threads_connections_and_the_gpu():
     threads = {"tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism"}
 
     def common(flags):
@@ -272,7 +271,7 @@ def test_containers_run_without_root_on_a_root_they_cannot_write():
     assert not _CONTAINER["securityContext"]["allowPrivilegeEscalation"]
 
 
-def test_the_gpu_has_a_profile_and_a_card():
+def test_the_gpu_service_has_a_profile_and_a_device():
     assert _COMPOSE["byol-gpu"]["profiles"] == ["gpu"] and "profiles" not in _COMPOSE["byol"]
     (device,) = _COMPOSE["byol-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]

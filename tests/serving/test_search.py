@@ -1,4 +1,4 @@
-"""byol-embed and byol-neighbors as a user calls them: on real images, by an endpoint and by a SavedModel."""
+"""byol-embed and byol-neighbors as commands, on real images, with an endpoint and a SavedModel."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ from serving.search.saved_model import SavedModelTransport
 
 
 def call(command, *arguments, cwd, status=0):
-    """Runs a command; what it printed on both streams, without the progress bar."""
+    """Runs a command; returns its output, or the last line of its errors if `status` is not 0."""
     result = subprocess.run(
         [sys.executable, "-m", f"serving.search.{command}", *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -38,7 +38,7 @@ def call(command, *arguments, cwd, status=0):
 
 @pytest.fixture
 def photos(images_dir, tmp_path):
-    """40 images, one of them no image, in folders; names with a space, a quote and an umlaut among them."""
+    """Folders with 40 image files, one of them broken; one name has a space, quotes and an umlaut."""
     for file in sorted((images_dir / "test").glob("*/000[0-3].jpg")):
         target = tmp_path / "photos" / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def photos(images_dir, tmp_path):
         tmp_path / "photos" / "cat" / 'über "all" <b>.jpg'
     )
     (tmp_path / "photos" / "ship" / "0001.jpg").write_bytes(b"no image")
-    (tmp_path / "photos" / "notes.txt").write_text("no image, and nobody says it is")
+    (tmp_path / "photos" / "notes.txt").write_text("not an image, by its suffix")
     return tmp_path
 
 
@@ -103,7 +103,7 @@ def test_called_again_it_embeds_only_what_is_new(server, photos):
     assert after.keys == [*before.keys, "photos/aaa.jpg"]
     np.testing.assert_array_equal(after.values[:39], values)
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
-    # As if it had been killed between writing the output and removing what it was written from.
+    # As after a kill between writing the output and removing its parts.
     parts = embeddings.Parts(str(photos / "out.npy"), after.about)
     parts.add(after.keys[30:], after.values[30:])
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
@@ -187,7 +187,7 @@ def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
 def test_mistakes_are_a_sentence_and_leave_nothing(server, photos, arguments, sentence):
     arguments = [argument.format(server.address) for argument in arguments]
     if "none/" in arguments[0]:
-        (photos / "none").write_text("a file, no folder")
+        (photos / "none").write_text("a file, not a folder")
     assert sentence in call("embed", *arguments, cwd=photos, status=1)
     assert sorted(path.name for path in photos.iterdir() if path.name != "none") == ["photos"]
 
@@ -381,7 +381,7 @@ def test_a_pattern_follows_no_circular_link(tangled):
     assert image_files.find([f"{tangled}/**"]) == found
 
 
-def test_a_saved_model_that_is_no_encoder_is_a_sentence(models_dir, tmp_path):
+def test_a_saved_model_that_is_not_an_encoder_is_a_sentence(models_dir, tmp_path):
     with pytest.raises(UserError, match="has no signature"):
         SavedModelTransport(str(models_dir / "half_plus" / "2"))
     (tmp_path / "saved_model.pb").write_bytes(b"nothing")
