@@ -1,4 +1,4 @@
-"""The shared start of byol-serve, byol-embed and byol-neighbors: absl flags, errors as one sentence."""
+"""How byol-serve, byol-embed and byol-neighbors run: absl flags, errors as one sentence."""
 
 import logging as python_logging
 import os

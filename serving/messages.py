@@ -19,7 +19,7 @@ _SCALARS = {
 def define(
     package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]
 ) -> dict[str, type[Message]]:
-    """Makes message classes in a descriptor pool of their own, so that they cannot clash with others.
+    """Makes message classes in a descriptor pool of their own, so that no names clash.
 
     Args:
         package: Package of the messages; it does not appear on the wire.

@@ -40,7 +40,7 @@ class _Tries:
         return max(0.001, self._end - time.monotonic())
 
     def wait_after(self, error: EmbeddingError) -> float:
-        """Returns the seconds to wait before the next try; raises `error` if there is no next try."""
+        """Returns the seconds to wait before the next try; raises `error` if there is none."""
         wait = self._wait * random.uniform(0.5, 1.0)
         if error.code != "UNAVAILABLE" or not self._retries or time.monotonic() + wait >= self._end:
             raise error
@@ -247,7 +247,7 @@ class AsyncEmbeddingClient:
         self._in_flight = in_flight
 
     async def embed(self, images: Iterable[Image]) -> np.ndarray:
-        """Returns the embeddings of images, see `EmbeddingClient.embed`; files are read as needed."""
+        """Returns the embeddings of images; see `EmbeddingClient.embed`. Reads files as needed."""
         rows: dict[int, np.ndarray] = {}
         running: set[asyncio.Future[None]] = set()
 

@@ -1,1 +1,1 @@
-"""`byol-serve`: serves SavedModels over TF Serving's protocol, for development and single machines."""
+"""`byol-serve`: SavedModels over TF Serving's protocol, for development and single machines."""

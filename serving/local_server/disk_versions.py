@@ -1,4 +1,4 @@
-"""Versions on disk: which folders are versions, which a policy wants, and whether files still change."""
+"""Versions on disk: which folders are versions, which are wanted, and whether they still change."""
 
 import os
 import time
@@ -29,7 +29,7 @@ def on_disk(base_path: str) -> dict[int, str]:
 
 
 def wanted(config: model_server_config_pb2.ModelConfig) -> dict[int, str]:
-    """Returns the paths, by number, of the versions on disk that the model's version policy selects.
+    """Returns the paths, by number, of the versions on disk that the version policy selects.
 
     Raises:
         OSError: The folder `base_path` does not exist or cannot be read.

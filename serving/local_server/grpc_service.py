@@ -142,9 +142,7 @@ class _NoMessage(grpc.aio.ServerInterceptor):
         def parse(content: bytes):
             try:
                 return handler.request_deserializer(content)
-            except (
-                Exception
-            ) as error:  # DecodeError; its class depends on protobuf's implementation.
+            except Exception as error:  # DecodeError; its class depends on protobuf.
                 return error
 
         async def answer(request, context):

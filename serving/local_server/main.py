@@ -69,7 +69,7 @@ async def _serve(batching) -> None:
 
     threads = 4 * (os.cpu_count() or 1)
     if batching:
-        # Each request waits in a thread; enough for two batches of single images keeps the model busy.
+        # Each request waits in a thread; two batches of single images keep the model busy.
         threads = max(threads, min(2 * batching.max_batch_size, 128))
     grpc_server = GrpcServer(
         store,

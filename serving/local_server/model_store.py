@@ -190,7 +190,7 @@ class ModelStore:
                     )
 
     def wait(self, names: Sequence[str], go_on: Callable[[], bool] = lambda: True) -> None:
-        """Waits until each of these models has an AVAILABLE version, or all its versions have failed.
+        """Waits until each of these models has an AVAILABLE version or all its versions failed.
 
         Args:
             names: Names of the models.

@@ -33,7 +33,7 @@ from serving.local_server.status import HTTP_STATUS, invalid, reported
 _SPEC = "([^/:]+)(?:/(?i:versions)/([0-9]+)|/(?i:labels)/([^/:]+))?"
 _INFERENCE = re.compile(f"(?i:/v1/models)/{_SPEC}:(classify|regress|predict)")
 _ABOUT = re.compile(f"(?i:/v1/models)(?:/{_SPEC})?(/(?i:metadata))?")
-# Maximum bytes of a body as sent (TF Serving has no limit), and of an unpacked gzip body (TF Serving's).
+# Maximum bytes of a body as sent (TF Serving has no limit) and of an unpacked gzip body (its limit).
 _MAX_BODY = 256 << 20
 _MAX_UNPACKED = 100 << 20
 # Seconds that a client may take to send a request, and may be silent between two requests.
@@ -44,7 +44,7 @@ _JSON = "application/json"
 
 
 class RestServer:
-    """A REST server that listens until it is drained. Must be made and used in a running event loop.
+    """A REST server that listens until it is drained; made and used in a running event loop.
 
     Args:
         store: Store of the models.

@@ -29,8 +29,8 @@ v1 = tf.compat.v1
 
 # Loading builds Python graphs and keeps one core busy; two loads at a time gain nothing.
 _LOADING = threading.Lock()
-# Errors that another request of the same batch can cause. A full queue and a missed deadline are the
-# request's own.
+# Errors that another request of the same batch can cause. A full queue and a missed deadline are
+# the request's own.
 _MAYBE_A_NEIGHBOURS = (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError)
 
 
@@ -116,7 +116,7 @@ class Servable:
                 try:
                     results = self._run(self._ends(signature_name, outputs, True), values, timeout)
                 except _MAYBE_A_NEIGHBOURS:
-                    # One bad image fails its whole batch. Run again alone, only its own request fails.
+                    # One bad image fails its whole batch; run again alone, only its request fails.
                     results = self._run(self._ends(signature_name, outputs, False), values, timeout)
             else:
                 results = self._run(self._ends(signature_name, outputs, False), values, timeout)
@@ -151,8 +151,8 @@ class Servable:
     def close(self) -> None:
         """Frees variables, tables and batching threads; `run` must not be called afterwards."""
         self._session.close()
-        # The graph's Python objects form cycles, and glibc keeps freed memory in pieces too small for
-        # the next version: without collect and trim, each swap of versions costs 25 MB.
+        # The graph's Python objects form cycles, and glibc keeps freed memory in pieces too small
+        # for the next version: without collect and trim, each swap of versions costs 25 MB.
         del self._session, self._batched, self._ends
         gc.collect()
         with contextlib.suppress(AttributeError):  # Other C libraries have no malloc_trim.

@@ -85,7 +85,7 @@ def as_status(error: Exception) -> StatusError:
 
 
 def reported(error: Exception) -> StatusError:
-    """Returns the status to send to the client; logs the exception with its trace if it is a bug."""
+    """Returns the status for the client; logs the exception with its trace if it is a bug."""
     status = as_status(error)
     if status.code == Code.INTERNAL and not isinstance(error, StatusError):
         logging.error("a request failed", exc_info=error)

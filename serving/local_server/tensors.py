@@ -67,7 +67,7 @@ def _check_fill(proto: tensor_pb2.TensorProto) -> None:
 
 
 def to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:
-    """Returns an output as a proto, in the typed fields (`float_val`, ...) that TF Serving 2.15 uses."""
+    """Converts an output, in the typed fields (`float_val`, ...) that TF Serving 2.15 uses."""
     dtype = tf.string if value.dtype.kind in "OSU" else tf.as_dtype(value.dtype)
     if dtype in (tf.float16, tf.bfloat16):
         field, value = "half_val", value.view(np.uint16)

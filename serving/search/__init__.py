@@ -1,1 +1,1 @@
-"""Commands on top of the endpoint: embeddings of image folders, and the nearest images to an image."""
+"""Commands on top of the endpoint: embeddings of folders, and the nearest images to an image."""

@@ -1,4 +1,4 @@
-"""The page of byol-neighbors: each query and its neighbours, in one HTML file with its thumbnails."""
+"""The page of byol-neighbors: queries and their neighbours, in one HTML file with thumbnails."""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""byol-embed: writes the embeddings of images, from an endpoint or an exported encoder, to one file.
+"""byol-embed: writes embeddings of images, by an endpoint or an exported encoder, to one file.
 
     byol-embed --address=localhost:8500 --output=photos.parquet photos/ 'more/*.jpg'
     byol-embed --saved_model=exported/byol/1 --output=photos.parquet --index photos/

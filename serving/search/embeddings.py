@@ -165,7 +165,7 @@ def _write_npy(path: str, parts: Iterable[Embeddings], count: int) -> list[str]:
 
 
 class Parts:
-    """Finished embeddings of a run of byol-embed, in a folder beside its output; they survive a kill.
+    """Finished embeddings of a run, in a folder beside its output; they survive a kill.
 
     Args:
         output: Output of the run; the folder is `OUTPUT.parts`.

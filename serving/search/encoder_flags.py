@@ -1,4 +1,4 @@
-"""The flags of byol-embed and byol-neighbors that choose the encoder: an endpoint or a SavedModel."""
+"""Flags of byol-embed and byol-neighbors that choose the encoder: an endpoint or a SavedModel."""
 
 import dataclasses
 from typing import Any

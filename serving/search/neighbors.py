@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _values(searched: "Index", arguments: list[str], rows: list[int | None]) -> np.ndarray:
-    """Returns the queries' embeddings `[Q, D]`, from the file if it has them, else by the encoder."""
+    """Returns the queries' embeddings `[Q, D]`: from the file if possible, else by the encoder."""
     unknown = [argument for argument, row in zip(arguments, rows, strict=True) if row is None]
     for argument in unknown:
         if not os.path.exists(argument):

@@ -9,7 +9,7 @@ from serving.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields a temporary path to write to; at the end it replaces `path`, or is removed on an error.
+    """Yields a temporary path to write to, which replaces `path` at the end unless an error occurs.
 
     Raises:
         UserError: The file cannot be written.

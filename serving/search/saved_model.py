@@ -49,7 +49,7 @@ class SavedModelTransport:
         try:
             embeddings = self._model.signatures[signature](**inputs)["embedding"].numpy()
         except self._tf.errors.OpError as error:
-            # The text is the last line before the list of nodes, after the places of their definition.
+            # The reason is the last line before the list of nodes; their definitions come before it.
             text = error.message.partition("\n\t [[")[0].strip().splitlines()[-1]
             raise EmbeddingError(self._code(error), f"{target}: {text}") from error
         return checked(embeddings, batch, self.path)
@@ -64,7 +64,7 @@ class SavedModelTransport:
         return 0
 
     def digest(self) -> str:
-        """Returns a hash of the graph and of the index with the weights' checksums; copies share it."""
+        """Returns a hash of the graph and the weights' checksums, equal for copies of the model."""
         digest = hashlib.sha256()
         for name in ("saved_model.pb", "variables/variables.index"):
             with open(os.path.join(self.path, name), "rb") as file:

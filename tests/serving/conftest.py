@@ -36,7 +36,7 @@ def models_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(encoder_dir, models_dir, tmp_path_factory):
-    """`byol-serve` with the models byol, half_plus (both versions; labels stable: 2, canary: 3), echo."""
+    """`byol-serve` with byol, half_plus (both versions; labels stable: 2, canary: 3) and echo."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models.config").write_text(
         f"""

@@ -253,7 +253,7 @@ def test_no_server_is_unavailable():
 
 @contextlib.contextmanager
 def http_server(*answers):
-    """Answers POSTs with (status, body) in turn, repeating the last; yields its URL and connections."""
+    """Answers POSTs with (status, body) in turn; yields its URL and the connections."""
     script, connections = list(answers), []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""User errors of byol-serve: one sentence and a status, before TensorFlow is imported if possible."""
+"""User errors of byol-serve: one sentence and a status, if possible before TensorFlow's import."""
 
 import os
 import subprocess

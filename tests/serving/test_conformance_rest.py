@@ -1,4 +1,4 @@
-"""REST as TensorFlow Serving 2.15 answers it: URLs, codes, headers and the exact text of the bodies."""
+"""REST as TensorFlow Serving 2.15 answers it: URLs, codes, headers and exact bodies."""
 
 import base64
 import gzip

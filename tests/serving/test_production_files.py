@@ -371,7 +371,7 @@ def test_health_is_not_where_nobody_listens():
 
 @pytest.fixture(scope="module")
 def production(byol_serve_flags, encoder_dir, tmp_path_factory):
-    """byol-serve with the compose file's flags and the config files; only paths and ports differ."""
+    """byol-serve with the compose file's flags and config files, but other paths and ports."""
     folder = tmp_path_factory.mktemp("production")
     for name in CONFIGS:
         text = (SERVING / name).read_text()

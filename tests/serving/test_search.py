@@ -38,7 +38,7 @@ def call(command, *arguments, cwd, status=0):
 
 @pytest.fixture
 def photos(images_dir, tmp_path):
-    """Folders with 40 image files, one of them broken; one name has a space, quotes and an umlaut."""
+    """Folders with 40 image files; one is broken, one has spaces, quotes and an umlaut."""
     for file in sorted((images_dir / "test").glob("*/000[0-3].jpg")):
         target = tmp_path / "photos" / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
