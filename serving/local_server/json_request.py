@@ -20,8 +20,8 @@ from serving.local_server.tensors import type_name
 
 _MAX_SHOWN = 256  # Characters of the client's JSON that an error quotes.
 _MAX_DIMENSIONS = 32  # NumPy's limit.
-# NumPy type whose range integers of each type must fit. As in TF Serving, integers of the narrow
-# types are checked as int32 and then wrapped.
+# Integers must fit the range of this NumPy type. Those of narrow types are checked as int32 and then
+# wrapped, as in TF Serving.
 _INTEGERS: dict[tf.DType, type[np.integer]] = {
     tf.int32: np.int32,
     tf.int16: np.int32,

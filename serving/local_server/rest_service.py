@@ -33,7 +33,7 @@ from serving.local_server.status import HTTP_STATUS, invalid, reported
 _SPEC = "([^/:]+)(?:/(?i:versions)/([0-9]+)|/(?i:labels)/([^/:]+))?"
 _INFERENCE = re.compile(f"(?i:/v1/models)/{_SPEC}:(classify|regress|predict)")
 _ABOUT = re.compile(f"(?i:/v1/models)(?:/{_SPEC})?(/(?i:metadata))?")
-# Maximum bytes of a body as sent (TF Serving has no limit) and of an unpacked gzip body (its limit).
+# Maximum bytes of a body as sent (TF Serving has no limit), and of an unpacked one (its limit).
 _MAX_BODY = 256 << 20
 _MAX_UNPACKED = 100 << 20
 # Seconds that a client may take to send a request, and may be silent between two requests.

@@ -49,7 +49,7 @@ class SavedModelTransport:
         try:
             embeddings = self._model.signatures[signature](**inputs)["embedding"].numpy()
         except self._tf.errors.OpError as error:
-            # The reason is the last line before the list of nodes; their definitions come before it.
+            # The reason is the last line before the list of nodes, after their definitions.
             text = error.message.partition("\n\t [[")[0].strip().splitlines()[-1]
             raise EmbeddingError(self._code(error), f"{target}: {text}") from error
         return checked(embeddings, batch, self.path)

@@ -83,6 +83,10 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
             found.values, by_the_model(encoder_dir, photos, found.keys), rtol=0, atol=1e-5
         )
         assert not list(photos.glob("*.parts")) and not list(photos.glob("*.tmp*"))
+    about = embeddings.read(str(photos / "model.parquet")).about
+    assert re.fullmatch("[0-9a-f]{16}", about["model"]["SavedModel"]) and about["root"] == str(
+        photos
+    )
     table = pq.read_table(photos / "grpc.parquet")
     assert table.column_names == ["key", "embedding"] and len(table["embedding"][0]) == 128
     assert np.load(photos / "rest.npy").shape == (39, 128)
@@ -140,20 +144,17 @@ def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path
     assert not parts.exists()
 
 
-def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
-    call("embed", f"--address={server.address}", "--output=out.parquet", "photos/cat", cwd=photos)
-    line = call(
-        "embed",
-        f"--saved_model={encoder_dir}/1",
-        "--output=out.parquet",
-        "photos",
-        cwd=photos,
-        status=1,
-    )
+def test_embeddings_of_two_models_are_not_mixed(server, photos):
+    one = embeddings.Embeddings(["photos/cat/0001.jpg"], np.ones([1, 128], np.float32))
+    about = {"model": {"SavedModel": "0123456789abcdef"}}
+    embeddings.write(str(photos / "out.parquet"), [one], 1, about)
+    address = f"--address={server.address}"
+    line = call("embed", address, "--output=out.parquet", "photos", cwd=photos, status=1)
     assert line.startswith(
-        "error: 'out.parquet' holds embeddings of model byol, version 1, and this is SavedModel"
+        "error: 'out.parquet' holds embeddings of SavedModel 0123456789abcdef, and this is model "
+        "byol, version 1: they cannot be mixed."
     )
-    line = call("neighbors", f"--saved_model={encoder_dir}/1", "--embeddings=out.parquet", "photos/dog/0000.jpg",
+    line = call("neighbors", address, "--embeddings=out.parquet", "photos/dog/0000.jpg",
                 cwd=photos, status=1)  # fmt: skip
     assert "cannot be mixed" in line
 
