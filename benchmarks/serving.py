@@ -1,15 +1,15 @@
-"""How much of a model's own speed is left at the endpoint, how long does an answer take, and does memory stay?
+"""Measures the endpoint's throughput against the model's own, its latency, and its memory over time.
 
     python benchmarks/serving.py                       # ResNet-50, photos of 224 pixels
-    python benchmarks/serving.py --network=resnet18    # a hundred times as many requests a second
+    python benchmarks/serving.py --network=resnet18    # a hundred times as many requests per second
 
-A real `byol-serve` with serving/batching.config, in a process of its own, asked by this one over
-loopback, on the same cores. The rival and ceiling: the same SavedModel called in a third process with the
-best batch size, timed before and after, while the others are idle.
-  single    clients with one image a request, rising numbers of them at once, gRPC and REST
-  whole     4 requests of 32 images under way
-  half      single images at random times (Poisson), half as many as could be answered: latency
-  memory    of the server, before and after as many requests as an hour brings at 30 a second
+A real `byol-serve` with serving/batching.config runs in its own process; this process sends requests
+over loopback, on the same cores. The ceiling is the same SavedModel called in a third process with
+the best batch size, timed before and after, while the others are idle.
+  single    rising numbers of clients with one image per request, gRPC and REST
+  whole     4 requests of 32 images at the same time
+  half      latency of single images at random times (Poisson), at half of the maximum rate
+  memory    memory of the server over --soak requests (108000 are one hour at 30 per second)
 
 Target: gRPC at least 0.85 of the ceiling; memory flat.
 """
@@ -41,11 +41,12 @@ NETWORKS = {  # depth, width, image size, stem
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 CLIENTS = (1, 4, 16, 64, 128)
 TARGET = 0.85
-# Each number of rows is slow at its first runs: what a server meets in its first minute is not measured.
+# Time before a measurement starts, as a fraction of --seconds: each batch size is slow at its first runs.
 WARM_UP = 0.3
 
 
 def export(folder: pathlib.Path, network: str) -> None:
+    """Saves an encoder with random weights as version 1 of `byol`."""
     from byol_tf import export as byol_export
     from byol_tf.models import networks
 
@@ -56,7 +57,7 @@ def export(folder: pathlib.Path, network: str) -> None:
 
 
 def ceiling(model: pathlib.Path, files: list[bytes], seconds: float) -> dict[int, float]:
-    """Images a second of the SavedModel in this process, by batch size."""
+    """Measures images per second of the SavedModel in this process, by batch size."""
     import tensorflow as tf
 
     run = tf.saved_model.load(str(model)).signatures["serving_default"]
@@ -72,8 +73,8 @@ def ceiling(model: pathlib.Path, files: list[bytes], seconds: float) -> dict[int
     return speeds
 
 
-def in_a_process(step: str, args: argparse.Namespace, folder: pathlib.Path):
-    """What a step prints as JSON, run where its TensorFlow is gone afterwards."""
+def in_a_process(step: str, args: argparse.Namespace, folder: pathlib.Path) -> dict:
+    """Runs a step in another process, which frees its TensorFlow; returns the JSON it prints."""
     command = [
         sys.executable,
         __file__,
@@ -90,7 +91,7 @@ def in_a_process(step: str, args: argparse.Namespace, folder: pathlib.Path):
 async def closed_loop(
     address: str, files: list[bytes], clients: int, size: int, seconds: float
 ) -> dict:
-    """Each client sends its next request when it has its answer."""
+    """Measures clients that each send their next request when they have their answer."""
     from serving.client import AsyncEmbeddingClient
 
     latencies, ends, counting = [], [], time.perf_counter() + WARM_UP * seconds
@@ -111,14 +112,14 @@ async def closed_loop(
                     ends.append(end)
 
         await asyncio.gather(*map(one, range(clients)))
-    # Answers of a batch come together: from one batch's end to another's, so that none is counted in part.
+    # The answers of a batch come together, so the time runs from the end of one batch to that of another.
     first = min(ends)
     counted = [end for end in ends if first + 0.05 < end <= stop]
     return summary(latencies, len(counted) * size / (max(counted) - first))
 
 
 async def open_loop(address: str, files: list[bytes], rate: float, seconds: float) -> dict:
-    """Requests of one image at random times, however long their answers take."""
+    """Measures requests of one image sent at random times, however long their answers take."""
     from serving.client import AsyncEmbeddingClient
 
     rng = np.random.default_rng(0)
@@ -128,9 +129,8 @@ async def open_loop(address: str, files: list[bytes], rate: float, seconds: floa
 
         async def one(file: bytes, due: float) -> None:
             await client.embed([file])
-            latencies.append(
-                time.perf_counter() - due
-            )  # From when it was due, not from when it was sent.
+            # From when it was due, not from when it was sent.
+            latencies.append(time.perf_counter() - due)
 
         begin = due = time.perf_counter()
         for file in itertools.cycle(files):
@@ -144,27 +144,30 @@ async def open_loop(address: str, files: list[bytes], rate: float, seconds: floa
 
 
 def summary(latencies: list[float], speed: float) -> dict:
+    """Returns one measurement: images per second and percentiles of the latency."""
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000
     return {"images_per_second": speed, "p50_ms": p50, "p99_ms": p99, "requests": len(latencies)}
 
 
 def resident_mib(process: subprocess.Popen) -> float:
+    """Returns the resident memory of a process in MiB."""
     with open(f"/proc/{process.pid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
 
 
-def soak(server, files: list[bytes], requests: int) -> list[float]:
-    """Memory of the server at the beginning (warm), and after each tenth of the requests."""
+def soak(process: subprocess.Popen, address: str, files: list[bytes], requests: int) -> list[float]:
+    """Returns memory of the warm server in MiB, at the beginning and after each tenth of the requests."""
     memory = []
     tenth = requests // 10
     for _ in range(11):
-        memory.append(resident_mib(server.process))
+        memory.append(resident_mib(process))
         if len(memory) <= 10:
-            asyncio.run(a_number_of(server.address, files, tenth))
+            asyncio.run(send(address, files, tenth))
     return memory
 
 
-async def a_number_of(address: str, files: list[bytes], count: int) -> None:
+async def send(address: str, files: list[bytes], count: int) -> None:
+    """Sends `count` requests of one image from 32 clients."""
     from serving.client import AsyncEmbeddingClient
 
     left = iter(range(count))
@@ -178,14 +181,15 @@ async def a_number_of(address: str, files: list[bytes], count: int) -> None:
 
 
 def main() -> None:
+    """Runs the benchmark, prints its tables and records the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=NETWORKS, default="resnet50")
-    parser.add_argument("--seconds", type=float, default=15, help="each measurement")
+    parser.add_argument("--seconds", type=float, default=15, help="seconds per measurement")
     parser.add_argument(
         "--soak",
         type=int,
         default=0,
-        help="requests to watch memory over; 108000 are an hour's at 30/s",
+        help="requests over which to measure memory; 108000 are one hour at 30 per second",
     )
     parser.add_argument("--step", choices=["export", "ceiling"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -236,7 +240,7 @@ def main() -> None:
                 )
                 half = open_loop(address, files, max(single) / 2, 2 * args.seconds)
                 results[f"{protocol} half load"] = asyncio.run(half)
-            memory = soak(server, files, args.soak) if args.soak else []
+            memory = soak(server.process, server.address, files, args.soak) if args.soak else []
         after = in_a_process("ceiling", args, folder)
 
     top = max(max(speeds.values()) for speeds in (before, after))

@@ -1,4 +1,4 @@
 """The embedding endpoint: a local server that speaks TF Serving's protocol, its client, and search.
 
-Knows only SavedModels and the TF Serving API; imports neither byol_tf nor pipelines.
+It knows only SavedModels and the TF Serving API; it imports neither byol_tf nor pipelines.
 """

@@ -1,9 +1,10 @@
-"""What byol-serve, byol-embed and byol-neighbors have in common: absl flags, and sentences for mistakes."""
+"""How byol-serve, byol-embed and byol-neighbors run: absl flags, errors as one sentence."""
 
 import logging as python_logging
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -14,8 +15,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs `main(arguments)` under absl; a `UserError` becomes one sentence and exit status 1.
 
     Args:
-        main: what to run, with what is left of the command line after its flags. The docstring of
-            its module heads `--help`.
+        main: Function to run, called with the arguments that are not flags. `--help` starts with
+            the docstring of its module.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -25,20 +26,19 @@ def run(main: Callable[[list[str]], None]) -> None:
             _fail(str(error))
         except KeyboardInterrupt:
             _fail("interrupted.", 130)
-        except BrokenPipeError:  # Of `| head`: nobody reads on, which is no mistake.
+        except BrokenPipeError:  # As with `| head`: the reader has enough, which is not an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    # absl takes help and flags from the program's main module, which for a console script is pip's wrapper.
+    # absl takes help and flags from the main module, which for a console script is pip's wrapper.
     module = sys.modules[main.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "2"
-    )  # TensorFlow's C++ notices are not for users.
+    # TensorFlow's C++ notices are not for users.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
-    for name in ("faiss", "httpx", "tensorflow"):  # They tell of each import, request and restore.
+    for name in ("faiss", "httpx", "tensorflow"):  # They log each import, request and restore.
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
     app.run(guarded, flags_parser=_parse_flags)
 
@@ -50,6 +50,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(f"{str(error).strip().splitlines()[-1].strip()} (see --help)")
 
 
-def _fail(sentence: str, status: int = 1) -> None:
+def _fail(sentence: str, status: int = 1) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)

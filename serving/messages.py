@@ -1,4 +1,4 @@
-"""Protobuf messages declared in Python: those that no package ships, or only behind a heavy import."""
+"""Protobuf messages declared in Python, for those that no package ships without a heavy import."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,15 +19,16 @@ _SCALARS = {
 def define(
     package: str, messages: Mapping[str, Sequence[tuple[str, int, str]]]
 ) -> dict[str, type[Message]]:
-    """Makes message classes, in a descriptor pool of their own where they meet nobody else's.
+    """Makes message classes in a descriptor pool of their own, so that no names clash.
 
     Args:
-        package: of the messages; on the wire it does not matter.
-        messages: name → fields (name, number, type). A type is a scalar, a name in `messages`, or a
-            wrapper such as `google.protobuf.Int64Value`; `repeated TYPE`; `map TYPE`, by string.
+        package: Package of the messages; it does not appear on the wire.
+        messages: Fields (name, number, type) of each message by name. A type is a scalar, a name in
+            `messages`, a wrapper such as `google.protobuf.Int64Value`, `repeated TYPE`, or
+            `map TYPE` with strings as keys.
 
     Returns:
-        The classes by name.
+        Classes by name.
     """
     file = descriptor_pb2.FileDescriptorProto(
         name=f"{package}.proto",

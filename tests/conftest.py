@@ -17,6 +17,12 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-cases", type=int, default=200, help="Number of cases per fuzz test (default: 200)."
+    )
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(0)

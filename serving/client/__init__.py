@@ -1,4 +1,4 @@
-"""Clients of the embedding endpoint; they import no TensorFlow."""
+"""Clients of the embedding endpoint. They do not import TensorFlow."""
 
 from serving.client.client import AsyncEmbeddingClient, EmbeddingClient
 from serving.client.transport import EmbeddingError, Tls

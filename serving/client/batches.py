@@ -1,51 +1,56 @@
-"""Images in any form → batches that one request can carry."""
+"""Groups images of any form into batches that one request can carry."""
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from serving.client.transport import Batch
 
-Image = str | os.PathLike | bytes | np.ndarray
+Image: TypeAlias = str | os.PathLike | bytes | np.ndarray
 
-# Bytes of a batch, so that a few large photos make a request too.
+# Maximum bytes of a batch: a few large photos are enough for one request.
 _MAX_BYTES = 32 << 20
 
 
 def in_batches(images: Iterable[Image], batch_size: int) -> Iterator[Batch]:
-    """Batches of at most `batch_size` images, files with files and arrays with arrays of their shape.
+    """Yields batches of at most `batch_size` images: of files, or of arrays of one shape.
 
     Args:
-        images: paths of files, their contents, or arrays uint8 [H, W, 3], also mixed; one array
-            [N, H, W, 3] is N of the last. Read as they are needed.
-        batch_size: at least 1.
+        images: Paths of files, their contents, or arrays uint8 `[H, W, 3]`, also mixed; one array
+            `[N, H, W, 3]` is N images. They are read as they are needed.
+        batch_size: Maximum number of images, at least 1.
 
     Raises:
-        OSError: a file cannot be read.
-        ValueError: an array has another type or shape.
-        TypeError: something is no image.
+        OSError: A file cannot be read.
+        ValueError: An array has another type or shape.
+        TypeError: A value is not an image.
     """
-    waiting: dict[tuple, tuple[list[int], list]] = {}
-    sizes: dict[tuple, int] = {}
+    waiting: dict[tuple[int, ...], tuple[list[int], list]] = {}
+    sizes: dict[tuple[int, ...], int] = {}
     for index, image in enumerate(images):
         value = content(image)
-        kind = () if isinstance(value, bytes) else value.shape
+        shape = () if isinstance(value, bytes) else value.shape
         size = len(value) if isinstance(value, bytes) else value.nbytes
-        if kind in waiting and sizes[kind] + size > _MAX_BYTES:
-            yield Batch(*waiting.pop(kind))
-        indices, values = waiting.setdefault(kind, ([], []))
-        sizes[kind] = size + (sizes[kind] if values else 0)
+        if shape in waiting and sizes[shape] + size > _MAX_BYTES:
+            yield _batch(*waiting.pop(shape))
+        indices, values = waiting.setdefault(shape, ([], []))
+        sizes[shape] = size + (sizes[shape] if values else 0)
         indices.append(index)
         values.append(value)
         if len(values) == batch_size:
-            yield Batch(*waiting.pop(kind))
+            yield _batch(*waiting.pop(shape))
     for indices, values in waiting.values():
-        yield Batch(indices, values)
+        yield _batch(indices, values)
+
+
+def _batch(indices: list[int], values: list) -> Batch:
+    return Batch(indices, values if isinstance(values[0], bytes) else np.stack(values))
 
 
 def content(image: Image) -> bytes | np.ndarray:
-    """What is sent of an image; see `in_batches`."""
+    """Returns what a request carries of an image; see `in_batches`."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -58,5 +63,6 @@ def content(image: Image) -> bytes | np.ndarray:
         with open(image, "rb") as file:
             return file.read()
     raise TypeError(
-        f"{type(image).__name__} is no image; give a path, bytes of a file, or a uint8 array."
+        f"a value of type {type(image).__name__} is not an image; give a path, the bytes of a "
+        "file, or a uint8 array."
     )

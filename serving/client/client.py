@@ -1,25 +1,34 @@
-"""`EmbeddingClient`: images in, embeddings out, from any server that speaks TF Serving's protocol."""
+"""`EmbeddingClient`: embeddings of images from any server that speaks TF Serving's protocol."""
 
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
 
 from serving.client.batches import Image, in_batches
 from serving.client.grpc_transport import AsyncGrpcTransport, GrpcTransport
 from serving.client.rest_transport import AsyncRestTransport, RestTransport
-from serving.client.transport import Batch, EmbeddingError, Target, Tls, Transport
+from serving.client.transport import (
+    AsyncTransport,
+    Batch,
+    EmbeddingError,
+    Target,
+    Tls,
+    Transport,
+)
 
+_T = TypeVar("_T")
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # Seconds.
 
 
 class _Tries:
-    """How long a call still has, and how long it waits before it tries again.
+    """The time left for a call, and the waits before its retries.
 
-    Only UNAVAILABLE is worth a second try: no server, a full queue, a restart. Everything else would
-    be answered the same, or be paid for twice.
+    Only UNAVAILABLE is retried: no server, a full queue, a restart. Other errors would come again, or
+    the work would be done twice.
     """
 
     def __init__(self, timeout: float, retries: int):
@@ -31,7 +40,7 @@ class _Tries:
         return max(0.001, self._end - time.monotonic())
 
     def wait_after(self, error: EmbeddingError) -> float:
-        """Seconds to wait before the next try; raises `error` where there is none."""
+        """Returns the seconds to wait before the next try; raises `error` if there is none."""
         wait = self._wait * random.uniform(0.5, 1.0)
         if error.code != "UNAVAILABLE" or not self._retries or time.monotonic() + wait >= self._end:
             raise error
@@ -61,22 +70,23 @@ def _joined(rows: dict[int, np.ndarray]) -> np.ndarray:
 
 
 class EmbeddingClient:
-    """Embeddings from an endpoint, over connections that are kept. Safe to use from several threads.
+    """Client of an embedding endpoint. It keeps its connections; several threads may share it.
 
     Args:
-        address: "HOST:PORT" for gRPC; "http://HOST:PORT" or "https://HOST:PORT" for REST, over which
-            files are sent at a third more bytes, and arrays, as JSON numbers, at several times as many.
-        model_name: of the model.
-        version: of the model; None for the newest.
-        label: of a version, such as "stable", in its place.
-        timeout: seconds that one request may take, its retries included.
-        batch_size: images a request carries; larger ones suit larger servers.
-        retries: after the first try, while the server is UNAVAILABLE; with waits of 0.1 s and then
-            twice the last, up to 5 s.
-        tls: certificates; with it gRPC is encrypted. https takes those the system trusts without.
+        address: Address of the server: "HOST:PORT" for gRPC; "http://HOST:PORT" or
+            "https://HOST:PORT" for REST, which sends a third more bytes for files, and several times
+            as many for arrays, as JSON numbers.
+        model_name: Name of the model.
+        version: Version of the model; None for the newest.
+        label: Label of a version, such as "stable", instead of its number.
+        timeout: Seconds that one request may take, including its retries.
+        batch_size: Maximum number of images per request; larger servers are faster with more.
+        retries: Retries while the server is UNAVAILABLE, after waits that double from 0.1 s to 5 s.
+        tls: Certificates. None means plain text for gRPC, and the authorities that the system trusts
+            for https.
 
     Raises:
-        ValueError: a number is out of range, or both version and label are given.
+        ValueError: A number is out of range, or both version and label are given.
     """
 
     def __init__(
@@ -93,7 +103,7 @@ class EmbeddingClient:
     ):
         target = Target(model_name, version, label)
         _check(batch_size, timeout, retries)
-        transport = (
+        transport: Transport = (
             RestTransport(address, tls) if _is_rest(address) else GrpcTransport(address, tls)
         )
         self._set_up(transport, target, timeout, batch_size, retries)
@@ -101,14 +111,21 @@ class EmbeddingClient:
     @classmethod
     def over(
         cls, transport: Transport, target: Target, *, timeout: float = 3600.0, batch_size: int = 32
-    ):
-        """A client that sends its requests over `transport`."""
+    ) -> "EmbeddingClient":
+        """Returns a client that sends its requests over `transport`, without retries."""
         _check(batch_size, timeout, 0)
         client = cls.__new__(cls)
         client._set_up(transport, target, timeout, batch_size, retries=0)
         return client
 
-    def _set_up(self, transport, target, timeout, batch_size, retries) -> None:
+    def _set_up(
+        self,
+        transport: Transport,
+        target: Target,
+        timeout: float,
+        batch_size: int,
+        retries: int,
+    ) -> None:
         self._transport = transport
         self._target = target
         self._timeout = timeout
@@ -116,33 +133,37 @@ class EmbeddingClient:
         self._retries = retries
 
     def embed(self, images: Iterable[Image]) -> np.ndarray:
-        """The embeddings of images.
+        """Returns the embeddings of images.
 
         Args:
-            images: see `batches.in_batches`.
+            images: Files or arrays, see `batches.in_batches`.
 
         Returns:
-            float32 [N, D], in the order of the images; [0, 0] for none.
+            Embeddings, float32 `[N, D]`, in the order of the images; `[0, 0]` without images.
 
         Raises:
-            EmbeddingError: the endpoint does not answer, or refuses an image. `embed_each` tells
-                which, and gives the others.
-            OSError, ValueError, TypeError: of `in_batches`.
+            EmbeddingError: The endpoint does not answer, or refuses an image. `embed_each` tells
+                which one, and embeds the others.
+            OSError, ValueError, TypeError: From `in_batches`.
         """
-        rows = {}
+        rows: dict[int, np.ndarray] = {}
         for batch in in_batches(images, self._batch_size):
             rows.update(zip(batch.indices, self._predict(batch), strict=True))
         return _joined(rows)
 
     def embed_each(self, images: Iterable[Image]) -> list[np.ndarray | EmbeddingError]:
-        """As `embed`, with an error in the place of each image that the endpoint refuses.
+        """Returns the embedding of each image, or the error if the endpoint refuses that image.
 
-        A batch that is refused is halved until the images to blame stand alone.
+        A refused batch is halved until each bad image is alone.
+
+        Args:
+            images: Files or arrays, see `batches.in_batches`.
 
         Raises:
-            EmbeddingError: the endpoint fails for another reason than its input.
+            EmbeddingError: The endpoint fails for another reason than a bad image.
+            OSError, ValueError, TypeError: From `in_batches`.
         """
-        results = {}
+        results: dict[int, np.ndarray | EmbeddingError] = {}
         for batch in in_batches(images, self._batch_size):
             results.update(self._predict_each(batch))
         return [results[index] for index in range(len(results))]
@@ -161,17 +182,17 @@ class EmbeddingClient:
         ) | self._predict_each(Batch(batch.indices[half:], batch.values[half:]))
 
     def version(self) -> int:
-        """The version that answers now: what the label names, or the newest.
+        """Returns the version that answers now: the one that the label names, or the newest.
 
         Raises:
-            EmbeddingError: there is none, or no server.
+            EmbeddingError: No such version or no server answers.
         """
         return self._try(lambda seconds: self._transport.version(self._target, seconds))
 
     def _predict(self, batch: Batch) -> np.ndarray:
         return self._try(lambda seconds: self._transport.predict(self._target, batch, seconds))
 
-    def _try(self, call):
+    def _try(self, call: Callable[[float], _T]) -> _T:
         tries = _Tries(self._timeout, self._retries)
         while True:
             try:
@@ -180,23 +201,24 @@ class EmbeddingClient:
                 time.sleep(tries.wait_after(error))
 
     def close(self) -> None:
-        """Ends its connections."""
+        """Closes the connections."""
         self._transport.close()
 
     def __enter__(self) -> "EmbeddingClient":
         return self
 
-    def __exit__(self, *unused) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
 
 class AsyncEmbeddingClient:
-    """The same for asyncio, with several requests under way at once. To be made in a running event loop.
+    """`EmbeddingClient` for asyncio, with several requests at the same time.
+
+    Must be made in a running event loop.
 
     Args:
-        in_flight: requests under way at most; two keep a server busy that batches by itself, more
-            one that batches across requests.
-        Others: of `EmbeddingClient`.
+        in_flight: Maximum number of requests at the same time. Two keep a server busy; one that
+            batches across requests needs more. The other arguments are those of `EmbeddingClient`.
     """
 
     def __init__(
@@ -214,7 +236,7 @@ class AsyncEmbeddingClient:
     ):
         _check(batch_size, timeout, retries)
         self._target = Target(model_name, version, label)
-        self._transport = (
+        self._transport: AsyncTransport = (
             AsyncRestTransport(address, tls)
             if _is_rest(address)
             else AsyncGrpcTransport(address, tls)
@@ -225,8 +247,9 @@ class AsyncEmbeddingClient:
         self._in_flight = in_flight
 
     async def embed(self, images: Iterable[Image]) -> np.ndarray:
-        """As `EmbeddingClient.embed`; files are read on the way, a request's worth at a time."""
-        rows, running = {}, set()
+        """Returns the embeddings of images; see `EmbeddingClient.embed`. Reads files as needed."""
+        rows: dict[int, np.ndarray] = {}
+        running: set[asyncio.Future[None]] = set()
 
         async def one(batch: Batch) -> None:
             rows.update(zip(batch.indices, await self._predict(batch), strict=True))
@@ -240,13 +263,13 @@ class AsyncEmbeddingClient:
                         task.result()
             await asyncio.gather(*running)
         finally:
-            for task in running:  # After an error the others are for nobody.
+            for task in running:  # After an error, nobody needs the other results.
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
         return _joined(rows)
 
     async def version(self) -> int:
-        """As `EmbeddingClient.version`."""
+        """Returns the version that answers now, see `EmbeddingClient.version`."""
         return await self._try(lambda seconds: self._transport.version(self._target, seconds))
 
     async def _predict(self, batch: Batch) -> np.ndarray:
@@ -254,7 +277,7 @@ class AsyncEmbeddingClient:
             lambda seconds: self._transport.predict(self._target, batch, seconds)
         )
 
-    async def _try(self, call):
+    async def _try(self, call: Callable[[float], Awaitable[_T]]) -> _T:
         tries = _Tries(self._timeout, self._retries)
         while True:
             try:
@@ -263,11 +286,11 @@ class AsyncEmbeddingClient:
                 await asyncio.sleep(tries.wait_after(error))
 
     async def close(self) -> None:
-        """Ends its connections."""
+        """Closes the connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> "AsyncEmbeddingClient":
         return self
 
-    async def __aexit__(self, *unused) -> None:
+    async def __aexit__(self, *unused: object) -> None:
         await self.close()

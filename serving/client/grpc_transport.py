@@ -1,4 +1,4 @@
-"""Requests over gRPC: one channel, which keeps its connection and makes a new one where it is lost."""
+"""Requests over gRPC: one channel, which keeps its connection and reconnects if it is lost."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from serving.client.transport import Batch, EmbeddingError, Target, Tls, checked
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _OPTIONS = (
-    # gRPC's own limit is 4 MiB, which a thousand embeddings exceed.
+    # gRPC's default limit is 4 MiB; a thousand embeddings exceed it.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Retries are the client's, and the same for REST.
+    # `EmbeddingClient` retries, in the same way for gRPC and REST.
     ("grpc.enable_retries", 0),
-    # After a restart of the server, new tries begin at once and not after gRPC's own back-off.
+    # After a restart of the server, reconnect at once and not after gRPC's default back-off.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -52,14 +52,14 @@ def _predict_request(target: Target, batch: Batch):
     request = wire.PredictRequest(model_spec=_spec(target, signature), output_filter=["embedding"])
     tensor = request.inputs[name]
     tensor.tensor_shape.dim.add(size=len(batch.values))
-    if batch.are_files:
+    if isinstance(batch.values, np.ndarray):
+        tensor.dtype = wire.DT_UINT8
+        for size in batch.values.shape[1:]:
+            tensor.tensor_shape.dim.add(size=size)
+        tensor.tensor_content = batch.values.tobytes()
+    else:
         tensor.dtype = wire.DT_STRING
         tensor.string_val.extend(batch.values)
-    else:
-        tensor.dtype = wire.DT_UINT8
-        for size in batch.values[0].shape:
-            tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = np.stack(batch.values).tobytes()
     return request
 
 
@@ -72,7 +72,7 @@ def _embeddings(response, batch: Batch, who: str) -> np.ndarray:
         values = np.frombuffer(tensor.tensor_content, "<f4").astype(np.float32)
     else:
         values = np.fromiter(tensor.float_val, np.float32, len(tensor.float_val))
-    if values.size == 1:  # One value stands for all.
+    if values.size == 1:  # A TensorProto may give one value for all elements.
         values = np.full(np.prod(shape), values[0])
     return checked(values.reshape(shape), batch, who)
 
@@ -92,7 +92,7 @@ def _errors(address: str, target: Target) -> Iterator[None]:
 
 
 def _methods(channel):
-    """Predict and GetModelMetadata as callables, of either kind of channel."""
+    """Returns Predict and GetModelMetadata of a channel, blocking or asyncio, as callables."""
     return tuple(
         channel.unary_unary(
             path,
@@ -107,11 +107,11 @@ def _methods(channel):
 
 
 class GrpcTransport:
-    """A `Transport` over gRPC.
+    """`Transport` over gRPC.
 
     Args:
-        address: "HOST:PORT".
-        tls: None for a connection in plain text.
+        address: Address of the server, "HOST:PORT".
+        tls: Certificates, or None for plain text.
     """
 
     def __init__(self, address: str, tls: Tls | None):
@@ -130,16 +130,15 @@ class GrpcTransport:
 
     def version(self, target: Target, timeout: float) -> int:
         with _errors(self._address, target):
-            return self._metadata(
-                _metadata_request(target), timeout=timeout
-            ).model_spec.version.value
+            response = self._metadata(_metadata_request(target), timeout=timeout)
+        return response.model_spec.version.value
 
     def close(self) -> None:
         self._channel.close()
 
 
 class AsyncGrpcTransport:
-    """The same for asyncio."""
+    """`AsyncTransport` over gRPC; arguments as for `GrpcTransport`."""
 
     def __init__(self, address: str, tls: Tls | None):
         self._address = address

@@ -1,4 +1,4 @@
-"""Requests over REST: httpx keeps connections and verifies certificates."""
+"""Requests over REST, with httpx, which keeps connections and verifies certificates."""
 
 import base64
 import contextlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from serving.client.transport import Batch, EmbeddingError, Target, Tls, checked
 
-# What TF Serving's HTTP status stands for; where it stands for several codes, the commonest.
+# Code of each HTTP status of TF Serving; the most common one if a status has several codes.
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -28,11 +28,11 @@ _CODES = {
 
 
 def _options(tls: Tls | None) -> dict:
-    """Of either kind of httpx's clients."""
+    """Returns the options of httpx's clients, blocking or asyncio."""
     context = ssl.create_default_context(cafile=tls.root_certificates if tls else None)
     if tls and tls.certificate_chain:
         context.load_cert_chain(tls.certificate_chain, tls.private_key)
-    # httpx keeps 20 connections at most; beyond that each request would make one anew.
+    # By default httpx keeps at most 20 connections; beyond that each request would open a new one.
     return {
         "verify": context,
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
@@ -48,10 +48,10 @@ def _path(target: Target) -> str:
 
 def _predict_body(batch: Batch) -> bytes:
     signature, _ = batch.signature
-    if batch.are_files:
-        instances = [{"b64": base64.b64encode(value).decode()} for value in batch.values]
+    if isinstance(batch.values, np.ndarray):
+        instances = batch.values.tolist()
     else:
-        instances = [value.tolist() for value in batch.values]
+        instances = [{"b64": base64.b64encode(value).decode()} for value in batch.values]
     return json.dumps({"signature_name": signature, "instances": instances}).encode()
 
 
@@ -60,7 +60,7 @@ def _embeddings(response: httpx.Response, batch: Batch, who: str) -> np.ndarray:
         embeddings = np.array(response.json()["predictions"], np.float32)
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingError(
-            "INTERNAL", f"{who} answers with something else than predictions: {error}"
+            "INTERNAL", f"{who} does not answer with predictions ({error})"
         ) from error
     return checked(embeddings, batch, who)
 
@@ -70,7 +70,7 @@ def _version(response: httpx.Response, who: str) -> int:
         return int(response.json()["model_spec"]["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingError(
-            "INTERNAL", f"{who} answers with something else than metadata: {error}"
+            "INTERNAL", f"{who} does not answer with metadata ({error})"
         ) from error
 
 
@@ -80,7 +80,7 @@ def _errors(who: str) -> Iterator[None]:
         yield
     except httpx.TimeoutException as error:
         raise EmbeddingError("DEADLINE_EXCEEDED", f"{who}: no answer in time") from error
-    except httpx.TransportError as error:  # No connection, or one that broke.
+    except httpx.TransportError as error:  # No connection, or a broken one.
         raise EmbeddingError("UNAVAILABLE", f"{who}: {error}") from error
 
 
@@ -95,11 +95,11 @@ def _check(response: httpx.Response, who: str) -> httpx.Response:
 
 
 class RestTransport:
-    """A `Transport` over REST.
+    """`Transport` over REST.
 
     Args:
-        address: "http://HOST:PORT" or "https://HOST:PORT".
-        tls: for https; None for the authorities that the system trusts.
+        address: Address of the server, "http://HOST:PORT" or "https://HOST:PORT".
+        tls: Certificates for https; None for the authorities that the system trusts.
     """
 
     def __init__(self, address: str, tls: Tls | None):
@@ -124,7 +124,7 @@ class RestTransport:
 
 
 class AsyncRestTransport:
-    """The same for asyncio."""
+    """`AsyncTransport` over REST; arguments as for `RestTransport`."""
 
     def __init__(self, address: str, tls: Tls | None):
         self._address = address.rstrip("/")

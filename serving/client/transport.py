@@ -1,4 +1,4 @@
-"""What gRPC and REST have in common: whom they ask, for what, and how they fail."""
+"""What gRPC and REST share: the target and images of a request, and the errors."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ class EmbeddingError(Exception):
     """The endpoint did not answer, or answered with an error.
 
     Attributes:
-        code: name of the canonical status code, such as "UNAVAILABLE" or "INVALID_ARGUMENT".
+        code: Name of the canonical status code, such as "UNAVAILABLE" or "INVALID_ARGUMENT".
     """
 
     def __init__(self, code: str, message: str):
@@ -21,13 +21,13 @@ class EmbeddingError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
-    """Files in PEM format.
+    """Certificate files in PEM format.
 
     Attributes:
-        root_certificates: of the authority that signed the server's certificate; None for those the
-            system trusts.
-        private_key: of the client, where the server verifies clients.
-        certificate_chain: that belongs to the key.
+        root_certificates: File of the authority that signed the server's certificate; None for the
+            authorities that the system trusts.
+        private_key: File of the client's key, for servers that verify clients.
+        certificate_chain: File of the certificate that belongs to the key.
     """
 
     root_certificates: str | None = None
@@ -37,17 +37,22 @@ class Tls:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Which model, and which version of it: the newest, a number, or what a label names.
+    """A model and its version: a number, the version that a label names, or the newest.
+
+    Attributes:
+        model_name: Name of the model.
+        version: Number of the version, or None.
+        label: Label of the version, or None.
 
     Raises:
-        ValueError: both a number and a label are given.
+        ValueError: Both a number and a label are given.
     """
 
     model_name: str
     version: int | None = None
     label: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.version is not None and self.label:
             raise ValueError(
                 f"both version {self.version} and label '{self.label}' are given; give one."
@@ -60,45 +65,56 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Images that one request carries.
+    """The images of one request.
 
     Attributes:
-        indices: the positions of the images among all that are asked for.
-        values: files as bytes, or arrays uint8 [H, W, 3] of one shape.
+        indices: Positions of the images among all that the caller asked for.
+        values: Contents of image files, or one array of images, uint8 `[N, H, W, 3]`.
     """
 
     indices: Sequence[int]
-    values: Sequence[bytes] | Sequence[np.ndarray]
-
-    @property
-    def are_files(self) -> bool:
-        """Whether the images are files and not arrays."""
-        return isinstance(self.values[0], bytes)
+    values: Sequence[bytes] | np.ndarray
 
     @property
     def signature(self) -> tuple[str, str]:
-        """Signature and input that take such values."""
-        return ("serving_default", "image_bytes") if self.are_files else ("pixels", "images")
+        """Names of the signature and of its input that take these values."""
+        if isinstance(self.values, np.ndarray):
+            return "pixels", "images"
+        return "serving_default", "image_bytes"
 
 
 class Transport(Protocol):
-    """How requests travel. Safe to use from several threads."""
+    """How requests reach a model. Implementations may be used from several threads."""
 
     def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
-        """The embeddings of a batch, float32 [N, D]; raises `EmbeddingError`."""
+        """Returns the embeddings of a batch, float32 `[N, D]`; raises `EmbeddingError`."""
 
     def version(self, target: Target, timeout: float) -> int:
-        """The version that answers for the target now; raises `EmbeddingError`."""
+        """Returns the version that answers for the target now; raises `EmbeddingError`."""
 
     def close(self) -> None:
-        """Ends its connections."""
+        """Closes the connections."""
+
+
+class AsyncTransport(Protocol):
+    """`Transport` for asyncio."""
+
+    async def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
+        """Returns the embeddings of a batch, float32 `[N, D]`; raises `EmbeddingError`."""
+
+    async def version(self, target: Target, timeout: float) -> int:
+        """Returns the version that answers for the target now; raises `EmbeddingError`."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
 
 
 def checked(embeddings: np.ndarray, batch: Batch, who: str) -> np.ndarray:
-    """Raises `EmbeddingError` unless there is one embedding an image."""
+    """Returns the embeddings; raises `EmbeddingError` unless there is one per image."""
     if embeddings.ndim != 2 or len(embeddings) != len(batch.values):
         raise EmbeddingError(
             "INTERNAL",
-            f"{who} answers {len(batch.values)} images with {embeddings.shape}, not [N, D]",
+            f"{who} answers {len(batch.values)} images with an array of shape "
+            f"{list(embeddings.shape)}, not [{len(batch.values)}, D]",
         )
     return embeddings

@@ -1,13 +1,13 @@
 """The part of TF Serving's messages that a client of embeddings sends and reads.
 
-`tensorflow_serving.apis` has them all, and importing it imports TensorFlow: seconds, and hundreds of
-megabytes in every process that only wants to ask a server. A test holds names, numbers and types here
-against it.
+`tensorflow_serving.apis` has them all, but importing it imports TensorFlow: seconds, and hundreds of
+megabytes, in every process that only asks a server. A test compares names, numbers and types here
+with it.
 """
 
 from serving import messages
 
-# Of tensorflow.DataType.
+# Values of tensorflow.DataType.
 DT_FLOAT, DT_UINT8, DT_STRING = 1, 4, 7
 
 _CLASSES = messages.define(
@@ -17,7 +17,7 @@ _CLASSES = messages.define(
         "Dim": [("size", 1, "int64")],
         "TensorShapeProto": [("dim", 2, "repeated Dim")],
         "TensorProto": [
-            ("dtype", 1, "int32"),  # An enum: the same on the wire.
+            ("dtype", 1, "int32"),  # An enum, which is the same on the wire.
             ("tensor_shape", 2, "TensorShapeProto"),
             ("tensor_content", 4, "bytes"),
             ("float_val", 5, "repeated float"),

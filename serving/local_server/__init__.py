@@ -1,1 +1,1 @@
-"""`byol-serve`: TF Serving's protocol over SavedModels, for development and single machines."""
+"""`byol-serve`: SavedModels over TF Serving's protocol, for development and single machines."""

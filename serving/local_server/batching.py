@@ -1,7 +1,7 @@
-"""Cross-request batching by TensorFlow's own BatchFunction operation, put into a loaded graph.
+"""Cross-request batching with TensorFlow's BatchFunction operation, added to a loaded graph.
 
-It is the scheduler of TF Serving's batching session (`shared_batch_scheduler.h`), with the same
-parameters: requests that wait are concatenated along dimension 0, run once, and split again.
+It uses the scheduler of TF Serving's batching session (`shared_batch_scheduler.h`) with the same
+parameters: waiting requests are concatenated along dimension 0, run once, and split again.
 """
 
 import dataclasses
@@ -9,10 +9,6 @@ import os
 
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
-
-# The public decorator, tf.nondifferentiable_batch_function, has no way to name the outputs' types of
-# a function that is itself made of a graph; the operation below it is what it calls.
-from tensorflow.python.ops import gen_batch_ops
 
 from serving.errors import UserError
 
@@ -22,17 +18,17 @@ class Batching:
     """`BatchingParameters` of TF Serving, with its defaults.
 
     Attributes:
-        max_batch_size: rows that one batch holds at most.
-        batch_timeout_micros: how long the first request of a batch waits for others, microseconds.
-        max_enqueued_batches: batches that wait before requests are refused with UNAVAILABLE.
-        num_batch_threads: batches that run at the same time.
-        allowed_batch_sizes: a batch is padded to the next of these; the last is max_batch_size, or
-            less where large requests are split.
-        enable_large_batch_splitting: whether a request may be cut to fill batches; else one of more
-            than max_batch_size rows is refused.
+        max_batch_size: Maximum rows of a batch.
+        batch_timeout_micros: Microseconds that the first request of a batch waits for others.
+        max_enqueued_batches: Batches that may wait; beyond that, requests get UNAVAILABLE.
+        num_batch_threads: Batches that run at the same time.
+        allowed_batch_sizes: Sizes that a batch is padded to, increasing. The last one is
+            max_batch_size, or less if large requests are split.
+        enable_large_batch_splitting: Whether a request may be split to fill batches; otherwise a
+            request of more than max_batch_size rows is refused.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: A value is out of range.
     """
 
     max_batch_size: int = 1000
@@ -42,7 +38,7 @@ class Batching:
     allowed_batch_sizes: tuple[int, ...] = ()
     enable_large_batch_splitting: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("max_batch_size", 1),
             ("batch_timeout_micros", 0),
@@ -69,16 +65,16 @@ class Batching:
 def batched(
     graph: tf.Graph, signature: meta_graph_pb2.SignatureDef, batching: Batching
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """Adds a batched twin of a signature to the graph it was loaded into.
+    """Adds a batched copy of a signature to the graph it was loaded into.
 
     Args:
-        graph: holds the signature's tensors; not finalized.
-        signature: has inputs and outputs, dimension 0 of which is the batch.
-        batching: the parameters.
+        graph: Graph with the signature's tensors; not finalized.
+        signature: Signature with inputs and outputs, whose dimension 0 is the batch.
+        batching: Parameters of the batching.
 
     Returns:
-        Placeholders by input name and tensors by output name. Variables and tables are those of the
-        original, which names in the same session stand for.
+        Placeholders by input name and tensors by output name. The copy shares the original's
+        variables and tables: their resources have the same names in the same session.
     """
     inputs = sorted(signature.inputs)
     outputs = sorted(signature.outputs)
@@ -106,7 +102,7 @@ def batched(
         function = tf.function(run, autograph=False).get_concrete_function(
             *(tf.TensorSpec(placeholder.shape, placeholder.dtype) for placeholder in placeholders)
         )
-        results = gen_batch_ops.batch_function(
+        results = tf.raw_ops.BatchFunction(
             in_tensors=placeholders,
             captured_tensors=function.captured_inputs,
             f=function,

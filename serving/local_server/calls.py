@@ -1,72 +1,109 @@
-"""The calls of both protocols, each from a request message to a response message.
+"""What each call of the protocols does; gRPC and REST differ only in how messages travel.
 
-What differs between gRPC and REST is only how messages travel; what they mean is here.
+Every call takes and returns a message, except REST's predict, which stays with JSON and arrays.
 """
 
 import time
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,
+    model_pb2,
     predict_pb2,
     regression_pb2,
 )
 
-from serving.local_server import metrics, model_config
+from serving.local_server import json_request, json_response, metrics, model_config
 from serving.local_server.model_store import ModelStore
 from serving.local_server.predict import predict_with
-from serving.local_server.status import Code, StatusError, as_status, invalid
+from serving.local_server.status import Code, StatusError, invalid
 
 
 def predict(
     store: ModelStore, request: predict_pb2.PredictRequest, timeout: float | None
 ) -> predict_pb2.PredictResponse:
-    """PredictionService.Predict.
+    """Answers PredictionService.Predict.
 
     Raises:
-        StatusError: of `ModelStore.use` and `predict_with`; INVALID_ARGUMENT without a model_spec.
+        StatusError: From `ModelStore.lease` or `predict_with`; INVALID_ARGUMENT without a
+            model_spec.
     """
     _check_spec(request)
-    with store.use(request.model_spec) as version:
+    with store.lease(request.model_spec) as version:
         begin = time.perf_counter()
         response = predict_with(version.servable, request, timeout)
-        observe_run(request.model_spec.name, begin)
+        metrics.observe_run(request.model_spec.name, begin)
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = version.number
     return response
 
 
-def observe_run(model_name: str, begin: float) -> None:
-    """Counts a run that began at `begin` (`time.perf_counter`) in the metric of latencies."""
-    latency = metrics.RUNTIME_LATENCY.labels(model_name, "Predict", "TF1")
-    latency.observe((time.perf_counter() - begin) * 1e6)
+def predict_json(
+    store: ModelStore, spec: model_pb2.ModelSpec, document: dict[str, Any], timeout: float
+) -> str:
+    """Answers REST's predict.
+
+    Args:
+        store: Store of the models.
+        spec: Model, version or label, and signature of the request.
+        document: Body of the request, from `json_request.parse`.
+        timeout: Seconds that the model may take.
+
+    Returns:
+        Body of the response: rows for "instances", columns for "inputs".
+
+    Raises:
+        StatusError: From `ModelStore.lease`, `json_request.to_tensors`, `Servable.run` or
+            `json_response`; INVALID_ARGUMENT for a signature that does not exist or has no inputs.
+    """
+    name = spec.signature_name or "serving_default"
+    with store.lease(spec) as version:
+        signature = version.servable.signature(name)
+        if signature is None:
+            raise invalid(f'Serving signature name: "{name}" not found in signature def')
+        if not signature.inputs:
+            raise invalid(
+                f"Failed to get input map for signature: {spec.signature_name or 'DEFAULT'}"
+            )
+        inputs, by_row = json_request.to_tensors(document, signature.inputs)
+        begin = time.perf_counter()
+        outputs = version.servable.run(name, inputs, timeout=timeout)
+        metrics.observe_run(spec.name, begin)
+    return json_response.rows(outputs) if by_row else json_response.columns(outputs)
 
 
 def classify(
     store: ModelStore, request: classification_pb2.ClassificationRequest, timeout: float | None
-):
-    """PredictionService.Classify, as TF Serving answers where a signature does not have that form.
+) -> NoReturn:
+    """Refuses PredictionService.Classify, with TF Serving's error if the signature does not fit.
 
     Raises:
-        StatusError: always; UNIMPLEMENTED where the signature does have it.
+        StatusError: Always; UNIMPLEMENTED for a signature that TF Serving would answer.
     """
     del timeout
-    _one_shot(store, request, "classification", {"classes", "scores"})
+    _refuse(store, request, "classification", {"classes", "scores"})
 
 
-def regress(store: ModelStore, request: regression_pb2.RegressionRequest, timeout: float | None):
-    """PredictionService.Regress, likewise."""
+def regress(
+    store: ModelStore, request: regression_pb2.RegressionRequest, timeout: float | None
+) -> NoReturn:
+    """Refuses PredictionService.Regress, with TF Serving's error if the signature does not fit.
+
+    Raises:
+        StatusError: Always; UNIMPLEMENTED for a signature that TF Serving would answer.
+    """
     del timeout
-    _one_shot(store, request, "regression", {"outputs"})
+    _refuse(store, request, "regression", {"outputs"})
 
 
-def _one_shot(store: ModelStore, request, kind: str, outputs: set[str]) -> None:
-    """The checks of TF Serving's classifier.cc and regressor.cc, in their order."""
+def _refuse(store: ModelStore, request, kind: str, outputs: set[str]) -> NoReturn:
+    """Makes the checks of TF Serving's classifier.cc and regressor.cc, in their order."""
     _check_spec(request)
-    with store.use(request.model_spec) as version:
+    with store.lease(request.model_spec) as version:
         name = request.model_spec.signature_name or "serving_default"
         signature = version.servable.signature(name)
     if signature is None:
@@ -92,11 +129,11 @@ def _one_shot(store: ModelStore, request, kind: str, outputs: set[str]) -> None:
 def get_model_metadata(
     store: ModelStore, request: get_model_metadata_pb2.GetModelMetadataRequest
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """PredictionService.GetModelMetadata: the signatures of a version.
+    """Answers PredictionService.GetModelMetadata with the signatures of a version.
 
     Raises:
-        StatusError: INVALID_ARGUMENT unless `signature_def`, and nothing else, is asked for; of
-            `ModelStore.use`.
+        StatusError: From `ModelStore.lease`; INVALID_ARGUMENT unless the request asks for
+            `signature_def` and nothing else.
     """
     _check_spec(request)
     if not request.metadata_field:
@@ -106,7 +143,7 @@ def get_model_metadata(
             raise invalid(f"Metadata field {field} is not supported")
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    with store.use(request.model_spec) as version:
+    with store.lease(request.model_spec) as version:
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version.number
         for name, signature in version.servable.signatures.items():
@@ -118,10 +155,10 @@ def get_model_metadata(
 def get_model_status(
     store: ModelStore, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """ModelService.GetModelStatus.
+    """Answers ModelService.GetModelStatus.
 
     Raises:
-        StatusError: of `ModelStore.status`; INVALID_ARGUMENT without a model_spec.
+        StatusError: From `ModelStore.status`; INVALID_ARGUMENT without a model_spec.
     """
     _check_spec(request)
     return store.status(request.model_spec)
@@ -130,52 +167,20 @@ def get_model_status(
 def reload_config(
     store: ModelStore, request: model_management_pb2.ReloadConfigRequest, go_on: Callable[[], bool]
 ) -> model_management_pb2.ReloadConfigResponse:
-    """ModelService.HandleReloadConfigRequest: answers when every new model has loaded, or failed to.
+    """Answers ModelService.HandleReloadConfigRequest once every new model has loaded or failed.
 
     Args:
-        store: whose config is replaced.
-        request: with the new one.
-        go_on: whether somebody still waits for the answer.
+        store: Store whose config is replaced.
+        request: Request with the new config.
+        go_on: Returns whether the client still waits for the answer.
 
     Raises:
-        StatusError: of `model_config.checked`, `ModelStore.configure` and `ModelStore.wait`.
+        StatusError: From `model_config.checked`, `ModelStore.configure` or `ModelStore.wait`.
     """
     store.wait(store.configure(model_config.checked(request.config)), go_on)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.error_code = Code.OK
     return response
-
-
-class Counted:
-    """Counts a call: by its code, and its latency where it succeeds. A context manager.
-
-    Args:
-        store: whose models have a name of their own in the metrics; others are counted under none,
-            for clients could make up as many as they like.
-        model_name: as the client gave it.
-        api: "Predict", ...
-        entrypoint: "GRPC" or "REST".
-    """
-
-    def __init__(self, store: ModelStore, model_name: str, api: str, entrypoint: str):
-        self._name = model_name if store.knows(model_name) else ""
-        self._labels = (api, entrypoint)
-
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter()
-
-    def __exit__(self, kind, error, trace) -> None:
-        code = (
-            as_status(error).code
-            if isinstance(error, Exception)
-            else Code.CANCELLED
-            if error
-            else Code.OK
-        )
-        metrics.REQUESTS.labels(self._name, code.name).inc()
-        if code == Code.OK:
-            latency = metrics.REQUEST_LATENCY.labels(self._name, *self._labels)
-            latency.observe((time.perf_counter() - self._begin) * 1e6)
 
 
 def _check_spec(request) -> None:

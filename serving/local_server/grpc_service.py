@@ -1,7 +1,7 @@
 """The gRPC side: PredictionService, ModelService, health and reflection on one asyncio server.
 
-Predictions run in a pool of threads, questions about models apart from them, so that the server says how
-it is when it is busy. A client that opens a stream and hangs holds no thread.
+Predictions run in a pool of threads, and status calls outside it, so that a busy server still reports
+its state. A client that opens a stream and hangs holds no thread.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.errors import UserError
-from serving.local_server import calls
+from serving.local_server import calls, metrics
 from serving.local_server.model_store import ModelStore
 from serving.local_server.status import reported
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LONGEST_MESSAGE = 1024  # Characters; TF Serving's grpc_status_util.cc.
 _OPTIONS = {
-    # TF Serving's bound, the largest a protobuf message can be.
+    # TF Serving's limit: the largest possible protobuf message.
     "grpc.max_receive_message_length": 2**31 - 1,
     "grpc.max_send_message_length": 2**31 - 1,
-    # Else a second server on the same port would take half of the requests.
+    # Otherwise a second server on the same port would take half of the requests.
     "grpc.so_reuseport": 0,
 }
 _PREDICTION, _MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
@@ -35,9 +35,9 @@ _SERVICES = (_PREDICTION, _MODEL, health.SERVICE_NAME)
 
 
 def _register_descriptors() -> None:
-    """Lets reflection find the services.
+    """Registers the services' descriptors, so that reflection finds them.
 
-    tensorflow-serving-api's modules of the services are older than protobuf's C implementation: they
+    The service modules of tensorflow-serving-api are older than protobuf's C implementation: they
     register their file and then fail to set an option on it.
     """
     for name in ("prediction_service_pb2", "model_service_pb2"):
@@ -46,17 +46,17 @@ def _register_descriptors() -> None:
 
 
 class GrpcServer:
-    """A server that listens, until it is drained.
+    """A gRPC server that listens until it is drained.
 
     Args:
-        store: the models.
-        address: "HOST:PORT".
-        max_threads: calls that run at the same time; others wait.
-        credentials: for TLS, or None.
-        options: channel arguments by name, before which ours give way.
+        store: Store of the models.
+        address: Address to listen on, "HOST:PORT".
+        max_threads: Calls that run at the same time; others wait.
+        credentials: Credentials for TLS, or None for plain text.
+        options: Channel arguments by name; they override the defaults.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: The server cannot listen on the address.
     """
 
     def __init__(
@@ -92,21 +92,21 @@ class GrpcServer:
             ) from error
 
     async def start(self) -> None:
-        """Begins to answer."""
+        """Starts to answer."""
         await self._server.start()
-        # The last two are the names that TF Serving's own health service knows.
+        # TF Serving's health service knows the last two names.
         for name in ("", *_SERVICES, "PredictionService", "ModelService"):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, seconds: float) -> None:
-        """Says so to health checks, takes no new calls, and waits for those that run."""
+        """Reports NOT_SERVING, refuses new calls, and waits up to `seconds` for running ones."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(seconds)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def _answer(pool: futures.Executor | None, context: grpc.aio.ServicerContext, call: Callable):
-    """The result of a call, or its failure as gRPC's."""
+    """Runs a call in the pool and returns its result; aborts with a gRPC status if it fails."""
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
     except Exception as error:
@@ -118,7 +118,10 @@ async def _answer(pool: futures.Executor | None, context: grpc.aio.ServicerConte
 
 
 def _remaining(context: grpc.aio.ServicerContext) -> Callable[[], float | None]:
-    """How much of the client's deadline is left, asked when a thread takes the call up."""
+    """Returns a function that tells the seconds left of the client's deadline, None without one.
+
+    It is called when a thread takes up the call, which may be long after the call arrived.
+    """
     loop = asyncio.get_running_loop()
     remaining = context.time_remaining()
     end = None if remaining is None else loop.time() + remaining
@@ -126,9 +129,9 @@ def _remaining(context: grpc.aio.ServicerContext) -> Callable[[], float | None]:
 
 
 class _NoMessage(grpc.aio.ServerInterceptor):
-    """Answers bytes that are no message with INTERNAL, as gRPC does in C++.
+    """Answers bytes that are not a message with INTERNAL, as gRPC does in C++.
 
-    grpc.aio would take them for a bug of ours: UNKNOWN, and a trace in the log.
+    grpc.aio would treat them as a bug of this server: UNKNOWN, and a trace in the log.
     """
 
     async def intercept_service(self, continuation, handler_call_details):
@@ -139,7 +142,7 @@ class _NoMessage(grpc.aio.ServerInterceptor):
         def parse(content: bytes):
             try:
                 return handler.request_deserializer(content)
-            except Exception as error:  # DecodeError, of whichever implementation of protobuf.
+            except Exception as error:  # DecodeError; its class depends on protobuf.
                 return error
 
         async def answer(request, context):
@@ -181,7 +184,8 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         remaining = _remaining(context)
 
         def call():
-            with calls.Counted(self._store, request.model_spec.name, api, "GRPC"):
+            name = self._store.known_name(request.model_spec.name)
+            with metrics.Counted(name, api, "GRPC"):
                 return method(self._store, request, remaining())
 
         return await _answer(self._pool, context, call)
@@ -190,7 +194,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, store: ModelStore):
         self._store = store
-        # One at a time, and apart from all else: a reload waits for loads, which may take minutes.
+        # One at a time, in a thread of its own: a reload waits for loads, which may take minutes.
         self._reloads = futures.ThreadPoolExecutor(1, "reload")
 
     async def GetModelStatus(self, request, context):

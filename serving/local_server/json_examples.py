@@ -1,4 +1,4 @@
-"""A REST classify or regress request: its examples are read, and checked, before the model is looked up."""
+"""Checks of a REST classify or regress request's examples, made before the model is looked up."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raises INVALID_ARGUMENT unless the document has a list of examples, and their context if any."""
+    """Raises INVALID_ARGUMENT unless the document has valid "examples" and, if any, "context"."""
     if "context" in document:
         _example(document["context"])
     if "examples" not in document:
@@ -55,7 +55,9 @@ def _add(feature: feature_pb2.Feature, name: str, item: Any) -> None:
         raise invalid(
             f"Feature: {name} has element with unexpected JSON type: {type(item).__name__}"
         )
-    there = feature.WhichOneof("kind")
-    if there not in (None, kind):
-        raise invalid(f"Unexpected element type in feature: {name} expecting type: {_KINDS[there]}")
+    earlier = feature.WhichOneof("kind")
+    if earlier not in (None, kind):
+        raise invalid(
+            f"Unexpected element type in feature: {name} expecting type: {_KINDS[earlier]}"
+        )
     getattr(feature, kind).value.append(item)

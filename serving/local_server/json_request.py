@@ -1,7 +1,7 @@
-"""A REST predict request's JSON → tensors, by the rules of TF Serving's util/json_tensor.cc.
+"""REST predict requests: JSON -> tensors, by the rules of TF Serving's util/json_tensor.cc.
 
-Lists are checked a level at a time rather than a value at a time, so that a million numbers cost a
-few passes at C speed.
+Lists are checked one level at a time, not one value at a time, so that a million numbers cost a few
+passes at C speed.
 """
 
 import base64
@@ -18,10 +18,11 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from serving.local_server.status import Code, StatusError, invalid
 from serving.local_server.tensors import type_name
 
-_MOST_SHOWN = 256  # Characters of a client's own JSON that an error quotes.
-_MOST_DIMENSIONS = 32  # NumPy's.
-# Types whose integers are checked as int32 only, as in TF Serving, and narrowed afterwards.
-_INTEGERS = {
+_MAX_SHOWN = 256  # Characters of the client's JSON that an error quotes.
+_MAX_DIMENSIONS = 32  # NumPy's limit.
+# Integers must fit the range of this NumPy type. Those of narrow types are checked as int32 and then
+# wrapped, as in TF Serving.
+_INTEGERS: dict[tf.DType, type[np.integer]] = {
     tf.int32: np.int32,
     tf.int16: np.int32,
     tf.int8: np.int32,
@@ -45,11 +46,11 @@ TensorInfos = Mapping[str, meta_graph_pb2.TensorInfo]
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The top-level object of a request.
+    """Parses the body of a request, a JSON object.
 
     Raises:
-        StatusError: INVALID_ARGUMENT if it is no JSON in UTF-8, too deep, or no object, or if its
-            signature_name is no string.
+        StatusError: INVALID_ARGUMENT if the body is not JSON in UTF-8, is nested too deeply or is
+            not an object, or if its signature_name is not a string.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
@@ -59,7 +60,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid("JSON Parse error: The document is nested too deeply") from error
     except json.JSONDecodeError as error:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-    except ValueError as error:  # No UTF-8, or a number of thousands of digits.
+    except ValueError as error:  # Not UTF-8, or a number with thousands of digits.
         raise invalid(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {shown(document)} Is not object")
@@ -71,19 +72,19 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def to_tensors(document: dict[str, Any], infos: TensorInfos) -> tuple[dict[str, np.ndarray], bool]:
-    """The inputs of a request.
+    """Converts a request to the inputs of a signature.
 
     Args:
-        document: of `parse`.
-        infos: the signature's inputs.
+        document: Request from `parse`.
+        infos: Inputs of the signature by name.
 
     Returns:
-        The inputs by name, strings as arrays of dtype object; whether they came by row
-        ("instances") and not by column ("inputs").
+        Inputs by name, strings as arrays of dtype object; and whether they were given by row
+        ("instances") instead of by column ("inputs").
 
     Raises:
-        StatusError: INVALID_ARGUMENT if the document does not have that form or values of these
-            types; UNIMPLEMENTED for a type JSON is not converted to.
+        StatusError: INVALID_ARGUMENT if the document does not have this form or its values do not
+            have these types; UNIMPLEMENTED for a type that JSON is not converted to.
     """
     if "instances" in document and "inputs" in document:
         raise invalid(
@@ -134,7 +135,7 @@ def _from_instances(document: dict[str, Any], infos: TensorInfos) -> dict[str, n
 
 
 def _stacked(rows: list[Any], dtype: tf.DType, key: str) -> np.ndarray:
-    """Rows of one shape as one tensor; the slow way names the row that is to blame."""
+    """Stacks rows of one shape to a tensor; if that fails, finds the bad row for the error."""
     try:
         return _tensor(rows, dtype)
     except StatusError:
@@ -179,8 +180,9 @@ def _from_inputs(value: Any, infos: TensorInfos) -> dict[str, np.ndarray]:
 
 
 def _tensor(value: Any, dtype: tf.DType) -> np.ndarray:
-    """A value, or lists of lists of them; the first element of each level decides the shape."""
-    shape, level = [], [value]
+    """Converts nested lists to a tensor; the first element of each level decides the shape."""
+    shape: list[int] = []
+    level = [value]
     while level and isinstance(level[0], list):
         size = len(level[0])
         for item in level:
@@ -194,9 +196,9 @@ def _tensor(value: Any, dtype: tf.DType) -> np.ndarray:
                     f"Encountered list at unexpected size: {len(item)} at level: {len(shape)} expected size: {size}"
                 )
         shape.append(size)
-        if len(shape) > _MOST_DIMENSIONS:
+        if len(shape) > _MAX_DIMENSIONS:
             raise invalid(
-                f"Encountered list at unexpected level: {len(shape)} expected < {_MOST_DIMENSIONS}"
+                f"Encountered list at unexpected level: {len(shape)} expected < {_MAX_DIMENSIONS}"
             )
         level = list(itertools.chain.from_iterable(level))
     return _leaves(level, dtype, len(shape)).reshape(shape)
@@ -212,7 +214,7 @@ def _leaves(values: list[Any], dtype: tf.DType, rank: int) -> np.ndarray:
         return result
     if dtype in _FLOATS:
         _require(values, kinds <= {int, float}, (int, float), dtype)
-        with np.errstate(over="ignore"):  # Out of range is infinite, as in TF Serving.
+        with np.errstate(over="ignore"):  # Out of range becomes infinite, as in TF Serving.
             return np.array(
                 [_as_float(value) for value in values] if int in kinds else values, np.float64
             ).astype(dtype.as_numpy_dtype)
@@ -240,7 +242,7 @@ def _require(values: list[Any], fits: bool, kinds: tuple[type, ...], dtype: tf.D
 def _as_float(value: float) -> float:
     try:
         return float(value)
-    except OverflowError:  # An integer of more than 308 digits.
+    except OverflowError:  # An integer with more than 308 digits.
         return float("inf") if value > 0 else float("-inf")
 
 
@@ -252,17 +254,17 @@ def _type_error(value: Any, dtype: tf.DType) -> StatusError:
 
 
 def is_base64(value: Any) -> bool:
-    """Whether a value is an object `{"b64": "..."}` and nothing else."""
+    """Returns whether a value is an object with the one entry `"b64": "..."`."""
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def decode_base64(value: Mapping[str, str]) -> bytes:
-    """The bytes of an `is_base64` object; standard alphabet, padding may be left out.
+    """Decodes an `is_base64` object; standard alphabet, padding is optional.
 
     Raises:
-        StatusError: INVALID_ARGUMENT.
+        StatusError: INVALID_ARGUMENT if the text is not base64.
     """
-    text = "".join(value["b64"].split())  # Line breaks are no error: many encoders make them.
+    text = "".join(value["b64"].split())  # Line breaks are fine: many encoders make them.
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -284,17 +286,17 @@ def _is_named(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as an error quotes it: the beginning of its JSON."""
+    """Returns the beginning of a value's JSON, to quote it in an error."""
     text = json.dumps(_beginning(value))
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
 
 
 def _beginning(value: Any, depth: int = 4) -> Any:
-    """The first few entries, so that quoting a request of megabytes does not cost as much."""
+    """Keeps the first few entries, so that quoting a request of megabytes is cheap."""
     if isinstance(value, dict):
         return {
             key: _beginning(item, depth - 1) for key, item in itertools.islice(value.items(), depth)
         }
     if isinstance(value, list):
         return [_beginning(item, depth - 1) for item in value[:depth]]
-    return value[:_MOST_SHOWN] if isinstance(value, str) else value
+    return value[:_MAX_SHOWN] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Tensors → a REST predict response's JSON, digit for digit as TF Serving's util/json_tensor.cc writes it."""
+"""REST predict responses: tensors -> JSON, digit for digit as TF Serving's util/json_tensor.cc."""
 
 import base64
 import json
@@ -15,17 +15,19 @@ _INDENT = "    "
 
 
 def rows(outputs: Mapping[str, np.ndarray]) -> str:
-    """`{"predictions": [...]}`, an element a row: the value, or an object where there are several outputs.
+    """Returns `{"predictions": [...]}`, one element per row.
+
+    An element is the value of the only output, or an object of the outputs if there are several.
 
     Raises:
-        StatusError: INVALID_ARGUMENT if an output has no dimension 0, or not that of the others, or
-            a type that JSON is not written from.
+        StatusError: INVALID_ARGUMENT if an output has no dimension 0, if its dimension 0 differs
+            from the others', or if its type has no JSON form.
     """
-    size = None
-    for name, value in outputs.items():
+    size = 0
+    for position, (name, value) in enumerate(outputs.items()):
         if value.ndim == 0:
             raise invalid(f"Tensor name: {name} has no shape information ")
-        if size not in (None, len(value)):
+        if position and len(value) != size:
             raise invalid(
                 f"Tensor name: {name} has inconsistent batch size: {len(value)} expecting: {size}"
             )
@@ -49,10 +51,10 @@ def rows(outputs: Mapping[str, np.ndarray]) -> str:
 
 
 def columns(outputs: Mapping[str, np.ndarray]) -> str:
-    """`{"outputs": ...}`: the value, or an object of them where there are several outputs.
+    """Returns `{"outputs": ...}`: the only output's value, or an object of the outputs.
 
     Raises:
-        StatusError: INVALID_ARGUMENT for a type that JSON is not written from.
+        StatusError: INVALID_ARGUMENT for a type that has no JSON form.
     """
     if len(outputs) == 1:
         ((name, value),) = outputs.items()
@@ -67,12 +69,12 @@ def columns(outputs: Mapping[str, np.ndarray]) -> str:
 
 
 def error(message: str) -> str:
-    """`{"error": message}`."""
+    """Returns `{"error": message}`."""
     return json.dumps({"error": message}, indent=4, ensure_ascii=False)
 
 
 def _split(elements: list[str], value: np.ndarray) -> list[str]:
-    """The rows of a tensor, each on one line."""
+    """Formats each row of a tensor on one line."""
     count = math.prod(value.shape[1:])
     return [
         _line(iter(elements[row * count : (row + 1) * count]), value.shape[1:])
@@ -98,7 +100,7 @@ def _column(elements: Iterator[str], shape: tuple[int, ...], depth: int) -> str:
 
 
 def _elements(name: str, value: np.ndarray) -> list[str]:
-    """All values in order, as JSON."""
+    """Formats all values in order as JSON."""
     match value.dtype:
         case np.float32:
             return _floats(value, 9)
@@ -117,21 +119,21 @@ def _elements(name: str, value: np.ndarray) -> list[str]:
 
 
 def _floats(value: np.ndarray, digits: int) -> list[str]:
-    """Six significant digits if they read back to the same value, else all."""
+    """Formats floats with six significant digits if they read back to the same value, else all."""
     flat = value.ravel()
     items = flat.tolist()
     short = _formatted("%.6g", items)
     with np.errstate(over="ignore"):
         same = np.array(short, np.float64).astype(value.dtype) == flat if items else []
     result = [
-        text if fits else "%.*g" % (digits, item)
+        text if fits else f"{item:.{digits}g}"
         for text, fits, item in zip(short, same, items, strict=True)
     ]
     return [_json_number(text) for text in result]
 
 
 def _formatted(pattern: str, items: list[float]) -> list[str]:
-    # One call of % for all is several times faster than one for each.
+    # One call of % for all items is several times faster than one call per item.
     return (" ".join([pattern] * len(items)) % tuple(items)).split()
 
 
@@ -153,5 +155,5 @@ def _bytes(item: bytes | str) -> str:
 
 
 def _text(item: bytes | str) -> str:
-    # Bytes that are no UTF-8 would make the whole answer unreadable for most clients.
+    # Bytes that are not UTF-8 would make the whole answer unreadable for most clients.
     return json.dumps(_as_bytes(item).decode("utf-8", "replace"), ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""One try to load a version: complete, warm and counted, or an error and nothing left of it."""
+"""One attempt to load a version: a warm servable, or an error that leaves nothing behind."""
 
 import time
 
-from serving.local_server import metrics, versions
+from serving.local_server import disk_versions, metrics
 from serving.local_server.batching import Batching
 from serving.local_server.servable import Servable
 from serving.local_server.status import Code, StatusError
@@ -10,23 +10,23 @@ from serving.local_server.warmup import warm_up
 
 
 def load(path: str, batching: Batching | None) -> Servable:
-    """A servable that has answered its warm-up requests.
+    """Loads a version, replays its warm-up requests and records both in the metrics.
 
     Args:
-        path: of the version's folder.
-        batching: how to batch across requests, or None.
+        path: Folder of the version.
+        batching: Parameters of batching across requests, or None for no batching.
 
     Raises:
-        StatusError: of `Servable` and `warm_up`; ABORTED if the files changed on the way.
+        StatusError: From `Servable` or `warm_up`; ABORTED if the files changed during the load.
     """
     begin = time.perf_counter()
-    before, _ = versions.fingerprint(path)
+    before, _ = disk_versions.fingerprint(path)
     servable = None
     try:
         servable = Servable(path, batching)
         warm = time.perf_counter()
         count = warm_up(servable, path)
-        if versions.fingerprint(path)[0] != before:
+        if disk_versions.fingerprint(path)[0] != before:
             raise StatusError(Code.ABORTED, "the files changed while they were loaded")
     except Exception:
         if servable:

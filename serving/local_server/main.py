@@ -2,8 +2,8 @@
 
     byol-serve --model_name=byol --model_base_path=serving/byol --rest_api_port=8501
 
-Flags are those of tensorflow_model_server, and so are their defaults but for --host: it listens on
-loopback only until told otherwise.
+The flags and their defaults are those of tensorflow_model_server, except --host: by default the
+server listens on the loopback address only.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from serving import command
 from serving.errors import UserError
 
 _FLAGS = flags.FLAGS
-# What requests may still take when the server is told to stop, seconds.
+# Seconds that running requests get to finish when the server is told to stop.
 _DRAIN_SECONDS = 30.0
 
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("--batching_parameters_file is given without --enable_batching; add it.")
     if not (_FLAGS.model_config_file or _FLAGS.model_base_path):
         raise UserError("there is nothing to serve; give --model_base_path or --model_config_file.")
-    # Only now, when the flags are known to be good: this imports TensorFlow.
+    # After the checks of the flags, which should fail at once: this imports TensorFlow.
     from serving.local_server import settings_files
     from serving.local_server.batching import Batching
 
@@ -69,7 +69,7 @@ async def _serve(batching) -> None:
 
     threads = 4 * (os.cpu_count() or 1)
     if batching:
-        # Each request waits in a thread of its own; two batches of them keep the model busy.
+        # Each request waits in a thread; two batches of single images keep the model busy.
         threads = max(threads, min(2 * batching.max_batch_size, 128))
     grpc_server = GrpcServer(
         store,
@@ -100,7 +100,7 @@ async def _serve(batching) -> None:
     following = asyncio.create_task(_follow_config(store))
     await stop.wait()
     following.cancel()
-    logging.info("stopping: no new requests; those that run have %.0f s", _DRAIN_SECONDS)
+    logging.info("stopping: no new requests; running ones have %.0f s to finish", _DRAIN_SECONDS)
     store.stop()
     await asyncio.gather(
         grpc_server.drain(_DRAIN_SECONDS),
@@ -109,13 +109,13 @@ async def _serve(batching) -> None:
 
 
 async def _load(store, stop: asyncio.Event) -> bool:
-    """Waits until every model answers, as TF Serving does before it opens a port.
+    """Loads the models and waits until each one answers, as TF Serving does before it opens a port.
 
     Returns:
-        False if the server was told to stop before.
+        False if the server was told to stop in the meantime.
 
     Raises:
-        UserError: the config is wrong, or a model does not load.
+        UserError: The config is wrong, or a model does not load.
     """
     from serving.local_server import model_config, settings_files
     from serving.local_server.status import StatusError
@@ -139,7 +139,7 @@ async def _load(store, stop: asyncio.Event) -> bool:
 
 
 async def _follow_config(store) -> None:
-    """Does what the config file says whenever its text has changed; what is wrong with it is only logged."""
+    """Applies the config file whenever its content changes; only logs what is wrong with it."""
     from serving.local_server import model_config, settings_files
     from serving.local_server.status import StatusError
 
@@ -150,7 +150,7 @@ async def _follow_config(store) -> None:
             config = settings_files.read_models(_FLAGS.model_config_file)
             if last is not None and config != last:
                 logging.info("%s has changed", _FLAGS.model_config_file)
-                await asyncio.to_thread(lambda: store.configure(model_config.checked(config)))
+                await asyncio.to_thread(store.configure, model_config.checked(config))
             last = config
         except (UserError, StatusError) as error:
             logging.error("the models stay as they are: %s", error)
@@ -164,14 +164,14 @@ def _check_base_path(path: str) -> None:
         )
     if os.path.exists(os.path.join(path, "saved_model.pb")):
         raise UserError(
-            f"--model_base_path={path} is a model itself; give the folder above it, in which versions are "
-            "folders named by numbers."
+            f"--model_base_path={path} is a model itself; give the folder above it, whose subfolders are "
+            "versions named by numbers."
         )
 
 
 def _channel_arguments(text: str) -> dict[str, int | str]:
-    """`k=v,k=v`, a value being an integer if it reads as one."""
-    arguments = {}
+    """Parses "NAME=VALUE,..."; a value is an integer if it looks like one."""
+    arguments: dict[str, int | str] = {}
     for pair in filter(None, text.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
@@ -183,7 +183,7 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
 
 
 def run() -> None:
-    """Console entry point."""
+    """Defines the flags and runs the command (console entry point)."""
     _define_flags()
     command.run(main)
 
@@ -192,30 +192,32 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
-        "Address to listen on. The default is reached from this machine only; 0.0.0.0 from everywhere, as "
-        "tensorflow_model_server: then think of --ssl_config_file.",
+        "Address to listen on. The default is reachable from this machine only; 0.0.0.0 (the default of "
+        "tensorflow_model_server) from everywhere, so consider --ssl_config_file.",
     )
-    flags.DEFINE_integer("port", 8500, "Port of gRPC.", lower_bound=1, upper_bound=65535)
+    flags.DEFINE_integer("port", 8500, "Port for gRPC.", lower_bound=1, upper_bound=65535)
     flags.DEFINE_integer(
-        "rest_api_port", 0, "Port of REST; 0 for none.", lower_bound=0, upper_bound=65535
+        "rest_api_port", 0, "Port for REST; 0 disables REST.", lower_bound=0, upper_bound=65535
     )
-    flags.DEFINE_string("model_name", "default", "Name of the model; without --model_config_file.")
+    flags.DEFINE_string(
+        "model_name", "default", "Name of the model at --model_base_path in requests."
+    )
     flags.DEFINE_string(
         "model_base_path",
         None,
-        "Folder of the model, in which versions are folders named by numbers; the highest is served. A new "
-        "one takes over when it has loaded and answered its warm-up requests.",
+        "Folder of the model, whose subfolders are versions named by numbers; the highest is served. A new "
+        "version takes over when it has loaded and answered its warm-up requests.",
     )
     flags.DEFINE_string(
         "model_config_file",
         None,
-        "ModelServerConfig in text format: several models, version policies, labels. Takes the place of "
+        "ModelServerConfig file in text format: several models, version policies, labels. Replaces "
         "--model_name and --model_base_path.",
     )
     flags.DEFINE_float(
         "model_config_file_poll_wait_seconds",
         0.0,
-        "Seconds between two looks at --model_config_file, whose changes are then followed; 0 reads it once.",
+        "Seconds between two checks of --model_config_file for changes; 0 reads it only once.",
         lower_bound=0.0,
     )
     flags.DEFINE_bool(
@@ -224,55 +226,66 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "batching_parameters_file",
         None,
-        "BatchingParameters in text format; TF Serving's defaults without it.",
+        "BatchingParameters file in text format; without it, TF Serving's defaults apply.",
     )
     flags.DEFINE_string(
         "ssl_config_file",
         None,
-        "SSLConfig in text format, with the PEM contents of server_key, server_cert, custom_ca. It applies to "
-        "gRPC and, unlike TF Serving's, to REST.",
+        "SSLConfig file in text format, with the PEM contents of server_key, server_cert and custom_ca. It "
+        "applies to gRPC and, unlike in TF Serving, to REST too.",
     )
     flags.DEFINE_string(
         "monitoring_config_file",
         None,
-        "MonitoringConfig in text format: Prometheus metrics on the REST port.",
+        "MonitoringConfig file in text format; enables Prometheus metrics on the REST port.",
     )
     flags.DEFINE_float(
         "file_system_poll_wait_seconds",
         1.0,
-        "Seconds between two looks for new versions; 0 looks once.",
+        "Seconds between two checks for new versions; 0 checks only once.",
         lower_bound=0.0,
     )
     flags.DEFINE_integer(
-        "max_num_load_retries", 5, "Tries after the first to load a version.", lower_bound=0
+        "max_num_load_retries",
+        5,
+        "Retries before the server gives up on loading a version.",
+        lower_bound=0,
     )
     flags.DEFINE_integer(
         "load_retry_interval_micros",
         60_000_000,
-        "Microseconds between two tries; negative for none.",
+        "Microseconds between two attempts to load a version; negative means 0.",
     )
     flags.DEFINE_bool(
         "allow_version_labels_for_unavailable_models",
         False,
-        "Whether a new label may name a version that has not loaded yet, as it must at the first start.",
+        "Whether a new label may name a version that has not loaded yet; labels in the config file at start "
+        "need this.",
     )
     flags.DEFINE_integer(
         "grpc_max_threads",
         0,
-        "gRPC calls that run at the same time; 0 for 4 times the CPUs or, with batching, two batches, at most 128.",
+        "gRPC calls that run at the same time; 0 means 4 times the CPUs or, with batching, enough for two "
+        "batches of single images, at most 128.",
         lower_bound=0,
     )
-    flags.DEFINE_integer("rest_api_num_threads", 0, "The same of REST.", lower_bound=0)
+    flags.DEFINE_integer(
+        "rest_api_num_threads",
+        0,
+        "REST requests that run at the same time; 0 as in --grpc_max_threads.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer(
         "rest_api_timeout_in_ms",
         30_000,
-        "Milliseconds that a model may take for a REST request.",
+        "Milliseconds that the model may take for a REST request.",
         lower_bound=1,
     )
     flags.DEFINE_string(
         "grpc_channel_arguments",
         "",
-        "Of the gRPC server, NAME=VALUE,...; grpc.max_receive_message_length=67108864 bounds requests to 64 MiB.",
+        "Channel arguments of the gRPC server, NAME=VALUE,...; for example, "
+        "grpc.max_receive_message_length=67108864 limits requests to 64 MiB.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a ModelServerConfig may ask for: checked whole before anything of it is done."""
+"""Checks of a ModelServerConfig, all made before any of it takes effect."""
 
 import os
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from serving.local_server.status import invalid
 def checked(
     config: model_server_config_pb2.ModelServerConfig,
 ) -> list[model_server_config_pb2.ModelConfig]:
-    """The models of a config.
+    """Returns the models of a config.
 
     Raises:
-        StatusError: INVALID_ARGUMENT for anything but a model_config_list, a name missing or used
-            twice, a base_path that is missing or relative, or a platform other than tensorflow.
+        StatusError: INVALID_ARGUMENT for anything but a model_config_list, a missing or repeated
+            name, a missing or relative base_path, or a platform other than tensorflow.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -43,7 +43,7 @@ def checked(
 
 
 def _check_names(names: Iterable[str]) -> None:
-    seen = set()
+    seen: set[str] = set()
     for name in names:
         if not name:
             raise invalid("A model in the config has no name")
@@ -53,7 +53,7 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def single(name: str, base_path: str) -> model_server_config_pb2.ModelServerConfig:
-    """The config of one model, as `--model_name` and `--model_base_path` give it."""
+    """Returns the config of one model, from `--model_name` and `--model_base_path`."""
     config = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(
         name=name, base_path=os.path.abspath(base_path), model_platform="tensorflow"

@@ -1,8 +1,8 @@
-"""The models and their versions: what is wanted, what is loaded, what answers.
+"""The models and their versions: which are wanted, which are loaded, which answer.
 
-The life of a version is TF Serving's (core/basic_manager.cc): START, LOADING (warm-up and retries
-included), AVAILABLE, UNLOADING, END. The old version answers until the new one can
-(availability_preserving_policy), and is freed when the last request on it is done.
+A version goes through TF Serving's states (core/basic_manager.cc): START, LOADING (including
+warm-up and retries), AVAILABLE, UNLOADING, END. The old version answers until the new one can
+(availability_preserving_policy) and is freed when its last request is done.
 """
 
 import contextlib
@@ -14,25 +14,33 @@ from absl import logging
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.local_server import versions
+from serving.local_server import disk_versions
 from serving.local_server.batching import Batching
 from serving.local_server.loading import load
+from serving.local_server.model_state import (
+    AVAILABLE,
+    END,
+    LOADING,
+    START,
+    UNLOADING,
+    Model,
+    Version,
+)
 from serving.local_server.status import Code, StatusError, as_status, invalid
-from serving.local_server.version import AVAILABLE, END, LOADING, START, UNLOADING, Model, Version
 
-# A folder in which nothing has changed for this long is not being copied any more.
+# A folder that has not changed for this long is no longer being copied.
 _QUIET_SECONDS = 2.0
 
 
 class ModelStore:
-    """Loads what the config wants, unloads what it no longer wants, and hands out what answers.
+    """Loads the versions that the config wants, unloads the others, and lends them to requests.
 
     Args:
-        poll_seconds: how often the folders are looked at; 0 once, when the config comes.
-        max_load_retries: tries after the first, before a version is given up.
-        retry_seconds: between two tries.
-        batching: how to batch, or None.
-        labels_before_versions: whether a new label may name a version that is not available.
+        poll_seconds: Seconds between two looks at the folders; 0 to look only when a config arrives.
+        max_load_retries: Retries before the server gives up on a version.
+        retry_seconds: Seconds between two attempts to load.
+        batching: Parameters of batching across requests, or None for no batching.
+        labels_before_versions: Whether a new label may name a version that is not AVAILABLE.
     """
 
     def __init__(
@@ -56,13 +64,13 @@ class ModelStore:
         self._stopped = threading.Event()
         self._poller = threading.Thread(target=self._poll_for_ever, name="poll", daemon=True)
 
-    # What requests need.
+    # For requests.
 
     @contextlib.contextmanager
-    def use(self, spec: model_pb2.ModelSpec) -> Iterator[Version]:
-        """Lends the version that the spec names, which stays loaded as long as it is used.
+    def lease(self, spec: model_pb2.ModelSpec) -> Iterator[Version]:
+        """Lends the version that the spec names; it stays loaded until it is given back.
 
-        Neither version nor label: the highest that answers now.
+        Without version and label, that is the highest version that is AVAILABLE.
 
         Raises:
             StatusError: INVALID_ARGUMENT without a name or for an unknown label; NOT_FOUND if the
@@ -84,10 +92,10 @@ class ModelStore:
             number = self._number(spec)
             model = self._models.get(spec.name)
             if number is None:
-                version = model and model.available()
+                version = model.available() if model else None
                 asked = f"Latest({spec.name})"
             else:
-                version = model and model.versions.get(number)
+                version = model.versions.get(number) if model else None
                 asked = f"Specific({spec.name}, {number})"
             if version is None or version.state != AVAILABLE:
                 raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
@@ -106,16 +114,16 @@ class ModelStore:
             case _:
                 return None
 
-    def knows(self, name: str) -> bool:
-        """Whether there is or was a model of that name."""
+    def known_name(self, name: str) -> str:
+        """Returns the name if there is or was such a model, and "" otherwise."""
         with self._changed:
-            return name in self._models
+            return name if name in self._models else ""
 
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-        """Every version the server has known, highest first, or the one that `spec` names by number.
+        """Returns the state of each known version, highest first, or of the number in `spec` only.
 
         Raises:
-            StatusError: NOT_FOUND if there is none.
+            StatusError: NOT_FOUND if the server knows no such version.
         """
         response = get_model_status_pb2.GetModelStatusResponse()
         with self._changed:
@@ -137,20 +145,20 @@ class ModelStore:
                 entry.status.error_message = version.error.message if version.error else ""
         return response
 
-    # What the operator asks for.
+    # For the operator.
 
     def configure(self, models: Sequence[model_server_config_pb2.ModelConfig]) -> list[str]:
-        """Replaces the config; what it leaves out is unloaded.
+        """Replaces the config; models that it leaves out are unloaded.
 
         Args:
-            models: of `model_config.checked`.
+            models: Configs from `model_config.checked`.
 
         Returns:
-            The names that are new.
+            Names of the models that are new.
 
         Raises:
-            StatusError: FAILED_PRECONDITION for a label on a version that is not available; nothing
-                has changed then.
+            StatusError: FAILED_PRECONDITION for a label on a version that is not AVAILABLE; nothing
+                has changed in this case.
         """
         with self._changed:
             labels = {model.name: dict(model.version_labels) for model in models}
@@ -182,14 +190,14 @@ class ModelStore:
                     )
 
     def wait(self, names: Sequence[str], go_on: Callable[[], bool] = lambda: True) -> None:
-        """Waits until each of these models has a version AVAILABLE, or has given up all it has.
+        """Waits until each of these models has an AVAILABLE version or all its versions failed.
 
         Args:
-            names: of models.
-            go_on: asked several times a second; where it says no, the wait is over.
+            names: Names of the models.
+            go_on: Called several times per second; the wait ends when it returns False.
 
         Raises:
-            StatusError: UNKNOWN if versions failed to load and no other of the model answers.
+            StatusError: UNKNOWN if all versions of a model failed to load.
         """
 
         def undecided(model: Model) -> bool:
@@ -209,21 +217,21 @@ class ModelStore:
                 if version.error
             ]
         if failed:
-            # With TF Serving's own count of braces.
+            # TF Serving's message has this extra brace too.
             listed = "".join(f"{entry}}}, " for entry in failed)
             raise StatusError(
                 Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}"
             )
 
     def start(self) -> None:
-        """Begins to look at the folders every `poll_seconds`."""
+        """Starts to look at the folders every `poll_seconds`."""
         self._poller.start()
 
     def stop(self) -> None:
-        """Ends polling and retries; what is loaded stays until the process ends."""
+        """Stops polling and retries; loaded versions stay until the process ends."""
         self._stopped.set()
 
-    # What follows from both.
+    # Loading and unloading.
 
     def _poll_for_ever(self) -> None:
         while not self._stopped.wait(self._poll_seconds or 0.5):
@@ -231,34 +239,33 @@ class ModelStore:
                 continue
             try:
                 self.poll()
-            except (
-                Exception
-            ):  # The next poll may do better, and the server must not stop following.
+            except Exception:  # The next poll may succeed, and polling must not stop.
                 logging.exception("looking for new versions failed")
 
     def _any_at_start(self) -> bool:
-        """Whether a version still waits for its files to be at rest."""
+        """Returns whether a version still waits until its files stop changing."""
         with self._changed:
             return any(v.state == START for m in self._models.values() for v in m.versions.values())
 
     def poll(self) -> None:
-        """Looks at the folders once, and starts the loads and unloads that follow.
+        """Looks at the folders once and starts the necessary loads and unloads.
 
-        A missing base_path changes nothing for its model, and nothing for others.
+        If a model's base_path is missing, that model stays as it is, and so do the others.
         """
         with self._polling:
             with self._changed:
                 configs = {name: model.config for name, model in self._models.items()}
             for name, config in configs.items():
                 try:
-                    found = versions.wanted(config) if config else {}
+                    found = disk_versions.wanted(config) if config else {}
                 except OSError as error:
                     self._complain(name, f"cannot look for versions of {name}: {error}")
                     continue
                 if config and not found:
                     self._complain(
                         name,
-                        f"no version of {name} in {config.base_path}: no folder named by a number",
+                        f"no version of {name} in {config.base_path}: "
+                        "it has no folder whose name is a number that the version policy selects",
                     )
                 for number, path in found.items():
                     self._look_at(name, number, path)
@@ -277,15 +284,16 @@ class ModelStore:
             model.complaint = complaint
 
     def _look_at(self, name: str, number: int, path: str) -> None:
-        """Notes a wanted version; begins to load it once its files have been at rest for a while.
+        """Registers a wanted version and starts to load it once its files have stopped changing.
 
-        So a copy in progress is not loaded, whatever its order: TF Serving would.
+        So a copy in progress is not loaded, in whatever order its files arrive. (TF Serving would
+        load it.)
         """
         with self._changed:
             known = self._models[name].versions
             version = known.get(number)
             gone = version and version.state == END and (not version.error or not version.wanted)
-            if version is None or gone:  # New, or vanished and back.
+            if version is None or gone:  # New, or removed and put back.
                 version = known[number] = Version(number, path)
                 self._changed.notify_all()
             if version.state != START:
@@ -299,7 +307,7 @@ class ModelStore:
         ).start()
 
     def _load(self, name: str, version: Version) -> None:
-        """Loads and warms up, with retries, until it works, is given up or is no longer wanted."""
+        """Loads and warms up a version, with retries, until it works, fails or is not wanted."""
         what = f"{name} version {version.number} from {version.path}"
         for retries_left in range(self._max_load_retries, -1, -1):
             try:
@@ -309,7 +317,7 @@ class ModelStore:
                 failure = as_status(error)
                 logging.error(
                     "cannot load %s: %s (%s)", what, failure.message,
-                    f"{retries_left} more tries" if retries_left else "giving up",
+                    f"{retries_left} retries left" if retries_left else "giving up",
                 )  # fmt: skip
             go_on = retries_left > 0 and self._still_wanted(version, self._retry_seconds)
             while go_on and not _at_rest(version):
@@ -326,7 +334,7 @@ class ModelStore:
             self._unload_unwanted(self._models[name])
 
     def _still_wanted(self, version: Version, seconds: float) -> bool:
-        """Waits between two tries; False as soon as nobody wants the version any more."""
+        """Waits between two attempts; returns False as soon as the version is no longer wanted."""
         end = time.monotonic() + seconds
         with self._changed:
             while version.wanted and not self._stopped.is_set():
@@ -344,7 +352,7 @@ class ModelStore:
         unwanted = sorted((v for v in up if not v.wanted), key=lambda version: version.number)
         replaced = any(version.wanted for version in up)
         if any(version.wanted for version in model.versions.values()) and not replaced:
-            unwanted = unwanted[:-1]  # The highest answers until a wanted one can.
+            unwanted = unwanted[:-1]  # The highest one answers until a wanted one can.
         for version in unwanted:
             self._set(version, UNLOADING)
             threading.Thread(
@@ -354,7 +362,8 @@ class ModelStore:
     def _unload(self, version: Version) -> None:
         with self._changed:
             self._changed.wait_for(lambda: version.in_flight == 0)
-            servable, version.servable = version.servable, None
+            servable = version.servable
+            del version.servable
         servable.close()
         with self._changed:
             self._set(version, END)
@@ -366,10 +375,10 @@ class ModelStore:
 
 
 def _at_rest(version: Version) -> bool:
-    """Whether the version's files have not changed for a while, so that nobody is copying them."""
-    seen, age = versions.fingerprint(version.path)
+    """Returns whether the version's files have not changed for a while, so no copy is under way."""
+    seen, age = disk_versions.fingerprint(version.path)
     now = time.monotonic()
     if seen != version.seen:
         version.seen, version.seen_since = seen, now
-    # By the file system's clock, or by ours where the two disagree.
+    # By the file system's clock, or by this machine's if the two disagree.
     return max(age, now - version.seen_since) >= _QUIET_SECONDS

@@ -1,6 +1,6 @@
-"""Predict: from a request to tensors, through a signature, and back. Both protocols end here.
+"""Predict on one version: request -> tensors -> signature -> response.
 
-Checks, their order and their texts are TF Serving's (servables/tensorflow/predict_util.cc).
+The checks, their order and their messages are TF Serving's (servables/tensorflow/predict_util.cc).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from serving.local_server.status import Code, StatusError, invalid
 def predict_with(
     servable: Servable, request: predict_pb2.PredictRequest, timeout: float | None
 ) -> predict_pb2.PredictResponse:
-    """Answers a request with this version.
+    """Answers a request with one version.
 
     Args:
-        servable: the version; the request's name, version and label are not looked at.
-        request: as it came.
-        timeout: seconds, or None.
+        servable: The version; the name, version and label in the request are ignored.
+        request: Request of the client or of the warm-up.
+        timeout: Seconds that the model may take, or None for no limit.
 
     Returns:
-        The outputs, and the name of the signature that gave them.
+        Response with the outputs and the name of the signature.
 
     Raises:
-        StatusError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for inputs and
-            outputs that do not fit it, and what the run says.
+        StatusError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for inputs or
+            outputs that do not fit it, or an error of `Servable.run`.
     """
     name = request.model_spec.signature_name or "serving_default"
     signature = servable.signature(name)
@@ -46,7 +46,7 @@ def predict_with(
 
 
 def check_names(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, object]) -> None:
-    """Raises INVALID_ARGUMENT unless `inputs` has the names of the signature's inputs."""
+    """Raises INVALID_ARGUMENT unless `inputs` has exactly the names of the signature's inputs."""
     given, expected = set(inputs), set(signature.inputs)
     if len(given) != len(expected):
 
@@ -66,8 +66,8 @@ def check_names(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, obj
 
 
 def check_outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> None:
-    """Raises INVALID_ARGUMENT unless `wanted` are different outputs of the signature."""
-    seen = set()
+    """Raises INVALID_ARGUMENT unless `wanted` are distinct outputs of the signature."""
+    seen: set[str] = set()
     for name in wanted:
         if name not in signature.outputs:
             raise invalid(

@@ -1,7 +1,7 @@
 """The REST side on Tornado: TF Serving's URLs (model_servers/http_rest_api_util.cc) and metrics.
 
-Tornado reads requests on the event loop, so that slow clients cost no thread; what they ask for
-runs in a pool of threads.
+Tornado reads requests on the event loop, so that slow clients hold no thread; predictions run in a
+pool of threads.
 """
 
 import asyncio
@@ -11,12 +11,14 @@ import time
 import urllib.parse
 import zlib
 from concurrent import futures
+from typing import NoReturn
 
 from absl import logging
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
+    get_model_status_pb2,
     model_pb2,
     regression_pb2,
 )
@@ -27,14 +29,14 @@ from serving.local_server import calls, json_examples, json_request, json_respon
 from serving.local_server.model_store import ModelStore
 from serving.local_server.status import HTTP_STATUS, invalid, reported
 
-# Words of the path in any case, but the verb in lower case.
+# The words of a path may have any case; the verb must be lower case.
 _SPEC = "([^/:]+)(?:/(?i:versions)/([0-9]+)|/(?i:labels)/([^/:]+))?"
 _INFERENCE = re.compile(f"(?i:/v1/models)/{_SPEC}:(classify|regress|predict)")
 _ABOUT = re.compile(f"(?i:/v1/models)(?:/{_SPEC})?(/(?i:metadata))?")
-# Bytes of a body as it comes; TF Serving sets none. Unpacked, a gzipped body has TF Serving's.
+# Maximum bytes of a body as sent (TF Serving has no limit), and of an unpacked one (its limit).
 _MAX_BODY = 256 << 20
 _MAX_UNPACKED = 100 << 20
-# Seconds that a client may take to send a request, and may say nothing between two.
+# Seconds that a client may take to send a request, and may be silent between two requests.
 _BODY_TIMEOUT = 300
 _IDLE_TIMEOUT = 600
 
@@ -42,18 +44,18 @@ _JSON = "application/json"
 
 
 class RestServer:
-    """A server that listens, until it is drained. To be made and used in a running event loop.
+    """A REST server that listens until it is drained; made and used in a running event loop.
 
     Args:
-        store: the models.
-        address: host and port.
-        max_threads: requests that run at the same time; others wait.
-        timeout: of a run, seconds.
-        ssl_context: for TLS, or None.
-        metrics_path: where Prometheus finds its metrics, or None for nowhere.
+        store: Store of the models.
+        address: Host and port to listen on.
+        max_threads: Requests that run at the same time; others wait.
+        timeout: Seconds that the model may take for a request.
+        ssl_context: Context for TLS, or None for plain text.
+        metrics_path: URL path of the Prometheus metrics, or None for no metrics.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: The server cannot listen on the address.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class RestServer:
             ) from error
 
     async def drain(self, seconds: float) -> None:
-        """Takes no new connections, and waits for the requests that run."""
+        """Refuses new connections and waits up to `seconds` for running requests."""
         self._draining = True
         self._server.stop()
         if self._running:
@@ -102,7 +104,7 @@ class RestServer:
         task.add_done_callback(self._running.discard)
 
     async def _answer(self, request: httputil.HTTPServerRequest) -> None:
-        # Status and metrics are asked for most when all threads are busy with predictions.
+        # Not in the pool, whose threads may all be busy: status and metrics matter most just then.
         pool = self._pool if request.method == "POST" else None
         try:
             status, kind, text = await asyncio.get_running_loop().run_in_executor(
@@ -118,18 +120,18 @@ class RestServer:
         headers["Date"] = httputil.format_timestamp(time.time())
         if self._draining:
             headers["Connection"] = "close"
+        connection = request.connection
+        assert connection is not None  # Tornado sets it on every request that it has received.
         try:
             head = httputil.ResponseStartLine("HTTP/1.1", status, reason)
-            # Without a future for each write: what the client does not wait for, nobody waits for.
-            request.connection.write_headers(
-                head, headers, b"" if request.method == "HEAD" else body
-            )
-            request.connection.finish()
+            # The futures of the writes are not awaited: nothing is left to do after them.
+            connection.write_headers(head, headers, b"" if request.method == "HEAD" else body)
+            connection.finish()
         except Exception as error:
             logging.debug("the client is gone: %s", error)
 
     def _respond(self, request: httputil.HTTPServerRequest) -> tuple[int, str, str]:
-        """Status, content type and body; raises what went wrong. In a thread."""
+        """Returns status, content type and body of the response. Runs in a thread."""
         path = request.uri or ""
         if self._metrics_path and path.partition("?")[0] == self._metrics_path:
             if path != self._metrics_path:
@@ -138,58 +140,44 @@ class RestServer:
         if not path.lower().startswith("/v1/"):
             return 404, "text/html", _NOT_FOUND
         if request.method == "OPTIONS":
-            # Without CORS, which is off in TF Serving too: no headers, only the code.
+            # CORS is off, as by default in TF Serving: no headers, only the status.
             origin = request.headers.get("Origin", "")
             return (200 if re.search("https?://", origin) else 400), _JSON, ""
         return 200, _JSON, self._call(request, path)
 
     def _call(self, request: httputil.HTTPServerRequest, path: str) -> str:
         if request.method == "POST" and (match := _INFERENCE.fullmatch(path)):
-            *spec, method = match.groups()
-            spec = _model_spec(*spec)
-            with calls.Counted(self._store, spec.name, method, "REST"):
+            name, version, label, method = match.groups()
+            spec = _model_spec(name, version, label)
+            with metrics.Counted(self._store.known_name(spec.name), method, "REST"):
                 document = json_request.parse(_body(request))
                 spec.signature_name = document.get("signature_name", "")
                 if method == "predict":
-                    return self._predict(spec, document)
+                    return calls.predict_json(self._store, spec, document, self._timeout)
                 json_examples.check(document)
-                return self._one_shot(spec, method)
+                self._refuse(spec, method)
         if request.method == "GET" and (match := _ABOUT.fullmatch(path)):
             name, version, label, metadata = match.groups()
             if not name:
                 raise invalid("Missing model name in request.")
             spec = _model_spec(name, version, label)
-            with calls.Counted(self._store, spec.name, "", "REST"):
-                return (
-                    self._metadata(spec) if metadata else _as_json(self._store.status(spec)) + "\n"
-                )
+            with metrics.Counted(self._store.known_name(spec.name), "", "REST"):
+                return self._metadata(spec) if metadata else self._status(spec)
         raise invalid(f"Malformed request: {request.method} {path}")
 
-    def _predict(self, spec: model_pb2.ModelSpec, document: dict) -> str:
-        name = spec.signature_name or "serving_default"
-        with self._store.use(spec) as version:
-            signature = version.servable.signature(name)
-            if signature is None:
-                raise invalid(f'Serving signature name: "{name}" not found in signature def')
-            if not signature.inputs:
-                raise invalid(
-                    f"Failed to get input map for signature: {spec.signature_name or 'DEFAULT'}"
-                )
-            inputs, by_row = json_request.to_tensors(document, signature.inputs)
-            begin = time.perf_counter()
-            outputs = version.servable.run(name, inputs, timeout=self._timeout)
-            calls.observe_run(spec.name, begin)
-        return json_response.rows(outputs) if by_row else json_response.columns(outputs)
-
-    def _one_shot(self, spec: model_pb2.ModelSpec, method: str) -> str:
+    def _refuse(self, spec: model_pb2.ModelSpec, method: str) -> NoReturn:
+        # One empty example stands for all that were read: only whether there are any matters.
         if method == "classify":
-            request = classification_pb2.ClassificationRequest(model_spec=spec)
-            call = calls.classify
-        else:
-            request = regression_pb2.RegressionRequest(model_spec=spec)
-            call = calls.regress
-        request.input.example_list.examples.add()  # As many as were read; only whether there are any counts.
-        return call(self._store, request, self._timeout)
+            classification = classification_pb2.ClassificationRequest(model_spec=spec)
+            classification.input.example_list.examples.add()
+            calls.classify(self._store, classification, self._timeout)
+        regression = regression_pb2.RegressionRequest(model_spec=spec)
+        regression.input.example_list.examples.add()
+        calls.regress(self._store, regression, self._timeout)
+
+    def _status(self, spec: model_pb2.ModelSpec) -> str:
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+        return _as_json(calls.get_model_status(self._store, request)) + "\n"
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> str:
         request = get_model_metadata_pb2.GetModelMetadataRequest(
@@ -226,7 +214,7 @@ def _body(request: httputil.HTTPServerRequest) -> bytes:
     try:
         body = unpacker.decompress(request.body, _MAX_UNPACKED)
     except zlib.error:
-        return b""  # For which TF Serving takes what it cannot unpack.
+        return b""  # TF Serving treats what it cannot unpack as an empty body.
     return body if unpacker.eof else b""
 
 

@@ -1,7 +1,8 @@
-"""One loaded version of a model: a SavedModel in a session of its own, as TF Serving holds it.
+"""One loaded version of a model: a SavedModel in its own session, as in TF Serving.
 
-A session rather than `tf.saved_model.load`: it runs tensors by name as the protocol asks, takes a
-deadline, gives TF Serving's errors for they are the runtime's, and frees all it held when closed.
+A session instead of `tf.saved_model.load`: it runs tensors by name as the protocol asks, takes a
+deadline, reports the same errors as TF Serving (both come from the runtime), and frees everything
+when it is closed.
 """
 
 import contextlib
@@ -16,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
-# The C API's run. Session.run above it checks shapes, which TF Serving leaves to the graph, converts
-# types, and takes longer than a small model.
+# The C API's run. Session.run, which wraps it, checks shapes (TF Serving leaves that to the graph),
+# converts types, and takes longer than a small model.
 from tensorflow.python.client import pywrap_tf_session
 
 from serving.local_server.batching import Batching, batched
@@ -26,21 +27,25 @@ from serving.local_server.tensors import type_name
 
 v1 = tf.compat.v1
 
-# Loading builds Python graphs and takes a core; two at a time gain nothing.
+# Loading builds Python graphs and keeps one core busy; two loads at a time gain nothing.
 _LOADING = threading.Lock()
-# What one request can do to the others of its batch. Queue full and deadlines are the request's own.
+# Errors that another request of the same batch can cause. A full queue and a missed deadline are
+# the request's own.
 _MAYBE_A_NEIGHBOURS = (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError)
 
 
 class Servable:
-    """A SavedModel that answers.
+    """A loaded SavedModel that runs its signatures.
 
     Args:
-        path: of the SavedModel's folder.
-        batching: how to batch across requests, or None.
+        path: Folder of the SavedModel.
+        batching: Parameters of batching across requests, or None for no batching.
+
+    Attributes:
+        signatures: Signatures by name.
 
     Raises:
-        StatusError: it does not load; NOT_FOUND if there is no SavedModel at `path`.
+        StatusError: The SavedModel does not load; NOT_FOUND if `path` holds none.
     """
 
     def __init__(self, path: str, batching: Batching | None = None):
@@ -50,27 +55,29 @@ class Servable:
                 f"Could not find SavedModel .pb at supplied export directory path: {path}",
             )
         graph = tf.Graph()
-        self._batching = batching
+        self._max_batch_size = batching.max_batch_size if batching else 0
         self._session = v1.Session(graph=graph)
         try:
             with _LOADING, graph.as_default():
                 meta_graph = v1.saved_model.loader.load(self._session, ["serve"], path)
-                self.signatures = dict(meta_graph.signature_def)
+                self.signatures: dict[str, meta_graph_pb2.SignatureDef] = dict(
+                    meta_graph.signature_def
+                )
                 self._batched = {
                     name: batched(graph, signature, batching)
                     for name, signature in self.signatures.items()
                     if batching and signature.inputs and signature.outputs
                 }
             graph.finalize()
-            self._session._extend_graph()  # Which Session.run would do.
+            self._session._extend_graph()  # Session.run would do this.
         except Exception as error:
             self._session.close()
             raise as_status(error) from error
-        # A client may choose its outputs in many ways, and not all are kept.
+        # Bounded: clients may ask for any combination of outputs.
         self._ends = functools.lru_cache(maxsize=64)(self._find_ends)
 
     def signature(self, name: str) -> meta_graph_pb2.SignatureDef | None:
-        """The signature of that name, or None; the empty name stands for `serving_default`."""
+        """Returns the signature of that name, or None; an empty name means `serving_default`."""
         return self.signatures.get(name or "serving_default")
 
     def run(
@@ -83,17 +90,17 @@ class Servable:
         """Runs a signature.
 
         Args:
-            signature_name: of a signature that exists.
-            inputs: a value for each input.
-            outputs: names of those to compute, all where empty.
-            timeout: seconds from now in which it has to be done, or None for no limit.
+            signature_name: Name of a signature that exists.
+            inputs: Value of each input by name.
+            outputs: Names of the outputs to compute; all if empty.
+            timeout: Seconds within which the run must finish, or None for no limit.
 
         Returns:
-            The outputs by name.
+            Outputs by name.
 
         Raises:
-            StatusError: as the runtime says; INVALID_ARGUMENT for a wrong type, without a run;
-                DEADLINE_EXCEEDED past the timeout.
+            StatusError: The runtime's error; INVALID_ARGUMENT for a wrong type, before the run;
+                DEADLINE_EXCEEDED after the timeout.
         """
         signature = self.signatures[signature_name]
         _check_types(signature, inputs)
@@ -109,14 +116,13 @@ class Servable:
                 try:
                     results = self._run(self._ends(signature_name, outputs, True), values, timeout)
                 except _MAYBE_A_NEIGHBOURS:
-                    # One bad image fails its whole batch, in TF Serving too. Alone, each request gets
-                    # what it deserves.
+                    # One bad image fails its whole batch; run again alone, only its request fails.
                     results = self._run(self._ends(signature_name, outputs, False), values, timeout)
             else:
                 results = self._run(self._ends(signature_name, outputs, False), values, timeout)
         except tf.errors.OpError as error:
             raise as_status(error) from error
-        # A string of rank 0 comes as bytes.
+        # A string of rank 0 is returned as bytes.
         results = [
             np.array(result, object) if isinstance(result, bytes) else result for result in results
         ]
@@ -143,26 +149,27 @@ class Servable:
         )
 
     def close(self) -> None:
-        """Frees variables, tables, batching threads; nothing may run any more."""
+        """Frees variables, tables and batching threads; `run` must not be called afterwards."""
         self._session.close()
-        # Python's graph is full of cycles, and glibc keeps what was freed in pieces too small for the
-        # next version: without these two lines a swap costs 25 MB.
+        # The graph's Python objects form cycles, and glibc keeps freed memory in pieces too small
+        # for the next version: without collect and trim, each swap of versions costs 25 MB.
         del self._session, self._batched, self._ends
         gc.collect()
         with contextlib.suppress(AttributeError):  # Other C libraries have no malloc_trim.
             ctypes.CDLL(None).malloc_trim(0)
 
     def _check_size(self, values: Sequence[np.ndarray]) -> None:
-        # As the batch function would; but that error must not send the request on alone.
-        most = self._batching.max_batch_size
+        # BatchFunction would refuse it too, but `run` would then retry the request alone.
         size = max(len(value) if value.ndim else 0 for value in values)
-        if size > most:
-            raise invalid(f"Task size {size} is larger than maximum input batch size {most}")
+        if size > self._max_batch_size:
+            raise invalid(
+                f"Task size {size} is larger than maximum input batch size {self._max_batch_size}"
+            )
 
     def _find_ends(
         self, signature_name: str, outputs: tuple[str, ...], batch: bool
     ) -> tuple[list, list]:
-        """Where to feed, in order of the inputs' names, and where to fetch."""
+        """Returns where to feed, in order of the inputs' names, and where to fetch."""
         if batch:
             feeds, fetches = self._batched[signature_name]
         else:
@@ -170,9 +177,10 @@ class Servable:
             tensor = self._session.graph.get_tensor_by_name
             feeds = {name: tensor(info.name) for name, info in signature.inputs.items()}
             fetches = {name: tensor(signature.outputs[name].name) for name in outputs}
-        return [feeds[name]._as_tf_output() for name in sorted(feeds)], [
-            fetches[n]._as_tf_output() for n in outputs
-        ]
+        return (
+            [feeds[name]._as_tf_output() for name in sorted(feeds)],
+            [fetches[name]._as_tf_output() for name in outputs],
+        )
 
 
 def _check_types(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:

@@ -1,8 +1,11 @@
 """The text-format files that flags name: models, batching, monitoring, TLS.
 
-tensorflow-serving-api ships the message of the first only; the others are declared here, with the
-names, numbers and types of TF Serving 2.15's proto files.
+tensorflow-serving-api ships only the first message; the others are declared here, with the names,
+numbers and types of TF Serving 2.15's proto files.
 """
+
+import dataclasses
+from typing import Any, TypeVar
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
@@ -12,6 +15,7 @@ from serving import messages
 from serving.errors import UserError
 from serving.local_server.batching import Batching
 
+_M = TypeVar("_M", bound=Message)
 _CLASSES = messages.define(
     "byol_tf.serving.settings",
     {
@@ -41,54 +45,74 @@ _CLASSES = messages.define(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class SslConfig:
+    """Contents of an `SSLConfig`.
+
+    Attributes:
+        server_key: PEM content of the server's key; not a path, nor are the others.
+        server_cert: PEM content of its certificate.
+        custom_ca: PEM content of the authority of the clients' certificates, or "".
+        client_verify: Whether clients need a certificate.
+    """
+
+    server_key: str
+    server_cert: str
+    custom_ca: str
+    client_verify: bool
+
+
 def read_models(path: str) -> model_server_config_pb2.ModelServerConfig:
-    """A `ModelServerConfig`.
+    """Reads a `ModelServerConfig`.
 
     Raises:
-        UserError: the file cannot be read, or is none.
+        UserError: The file cannot be read, or is not a ModelServerConfig.
     """
     return _read(path, model_server_config_pb2.ModelServerConfig())
 
 
 def read_batching(path: str) -> Batching:
-    """`BatchingParameters`; what the file leaves out has TF Serving's defaults.
+    """Reads `BatchingParameters`; fields that are not set get TF Serving's defaults.
 
     Raises:
-        UserError: the file cannot be read, is none, or asks for what TensorFlow's batch function lacks.
+        UserError: The file cannot be read, is not BatchingParameters, or asks for something that
+            TensorFlow's BatchFunction does not have.
     """
     message = _read(path, _CLASSES["BatchingParameters"]())
-    for name in ("pad_variable_length_inputs", "max_execution_batch_size"):
-        if any(field.name == name for field, _ in message.ListFields()):
+    values: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.name in ("pad_variable_length_inputs", "max_execution_batch_size"):
             raise UserError(
-                f"{path}: byol-serve has no {name}; remove it, or serve with tensorflow_model_server."
+                f"{path}: byol-serve has no {field.name}; remove it, or serve with "
+                "tensorflow_model_server."
             )
-    # thread_pool_name is a name in TF Serving's traces, and nothing here.
-    values = {
-        field.name: tuple(value) if field.label == field.LABEL_REPEATED else value.value
-        for field, value in message.ListFields()
-        if field.name != "thread_pool_name"
-    }
+        if field.name != "thread_pool_name":  # It names threads in TF Serving's traces only.
+            repeated = field.label == field.LABEL_REPEATED
+            values[field.name] = tuple(value) if repeated else value.value
     return Batching(**values)
 
 
 def read_metrics_path(path: str) -> str | None:
-    """Where a `MonitoringConfig` wants Prometheus's metrics; None where it does not want them.
+    """Reads the URL path of Prometheus's metrics from a `MonitoringConfig`; None if they are off.
 
     Raises:
-        UserError: the file cannot be read, or is none.
+        UserError: The file cannot be read, or is not a MonitoringConfig.
     """
     prometheus = _read(path, _CLASSES["MonitoringConfig"]()).prometheus_config
     return (prometheus.path or "/monitoring/prometheus/metrics") if prometheus.enable else None
 
 
-def read_ssl(path: str) -> Message:
-    """An `SSLConfig`: server_key, server_cert, custom_ca (PEM contents, not paths) and client_verify.
+def read_ssl(path: str) -> SslConfig:
+    """Reads an `SSLConfig`.
 
     Raises:
-        UserError: the file cannot be read, is none, or lacks a key, a certificate, or the authority
-            that clients are to be verified by.
+        UserError: The file cannot be read, is not an SSLConfig, or lacks a key, a certificate, or
+            the authority to verify clients with.
     """
-    config = _read(path, _CLASSES["SSLConfig"]())
+    message = _read(path, _CLASSES["SSLConfig"]())
+    config = SslConfig(
+        **{field.name: getattr(message, field.name) for field in dataclasses.fields(SslConfig)}
+    )
     if not (config.server_key and config.server_cert):
         raise UserError(f"{path}: server_key and server_cert are both needed, as PEM contents.")
     if config.client_verify and not config.custom_ca:
@@ -98,13 +122,15 @@ def read_ssl(path: str) -> Message:
     return config
 
 
-def _read(path: str, message: Message) -> Message:
+def _read(path: str, message: _M) -> _M:
     try:
         with open(path, encoding="utf-8") as file:
             return text_format.Parse(file.read(), message)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}).") from error
+        raise UserError(
+            f"the file '{path}' cannot be read ({error}); correct the path or its permissions."
+        ) from error
     except text_format.ParseError as error:
         raise UserError(
-            f"{path} is no {message.DESCRIPTOR.name} in text format: {error}."
+            f"{path} is not a {message.DESCRIPTOR.name} in text format: {error}."
         ) from error

@@ -1,4 +1,4 @@
-"""Status codes: one exception for what goes wrong in a request, as both protocols report it."""
+"""Status codes, and the one exception with which a request fails in both protocols."""
 
 import enum
 
@@ -7,7 +7,7 @@ from absl import logging
 
 
 class Code(enum.IntEnum):
-    """The canonical codes, which TensorFlow, gRPC and `StatusProto` number alike."""
+    """Canonical status codes, with the numbers of TensorFlow, gRPC and `StatusProto`."""
 
     OK = 0
     CANCELLED = 1
@@ -28,7 +28,7 @@ class Code(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
-# TF Serving's model_servers/http_server.cc; all others are 500.
+# From TF Serving's model_servers/http_server.cc; other codes are 500.
 HTTP_STATUS = {
     Code.OK: 200,
     Code.INVALID_ARGUMENT: 400,
@@ -48,7 +48,12 @@ HTTP_STATUS = {
 
 
 class StatusError(Exception):
-    """A request, a load or a reload failed with this code and message."""
+    """Failure of a request, a load or a reload.
+
+    Attributes:
+        code: Canonical status code.
+        message: Message for the client.
+    """
 
     def __init__(self, code: Code, message: str):
         super().__init__(message)
@@ -57,19 +62,20 @@ class StatusError(Exception):
 
 
 def invalid(message: str) -> StatusError:
-    """INVALID_ARGUMENT, by far the commonest."""
+    """Returns an INVALID_ARGUMENT error, the most common one."""
     return StatusError(Code.INVALID_ARGUMENT, message)
 
 
 def as_status(error: Exception) -> StatusError:
-    """Any exception as a status: TensorFlow's keep their code, Python's are INTERNAL.
+    """Converts an exception: TensorFlow's errors keep their code, others become INTERNAL.
 
-    What is not an error of TensorFlow's keeps its type's name: a KeyError's text alone says nothing.
+    The message of an INTERNAL error starts with the exception's type: a KeyError's text alone says
+    nothing.
     """
     if isinstance(error, StatusError):
         return error
     if isinstance(error, tf.errors.OpError):
-        # Python's session puts a heading of its own before the runtime's text.
+        # Python's session puts this heading before the runtime's text.
         return StatusError(
             Code(error.error_code), error.message.removeprefix("Graph execution error:").strip()
         )
@@ -79,7 +85,7 @@ def as_status(error: Exception) -> StatusError:
 
 
 def reported(error: Exception) -> StatusError:
-    """What a client is told of an exception; what is a bug of ours is in the log, too, with its trace."""
+    """Returns the status for the client; logs the exception with its trace if it is a bug."""
     status = as_status(error)
     if status.code == Code.INTERNAL and not isinstance(error, StatusError):
         logging.error("a request failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""TensorProto ↔ NumPy, with what a small message may ask for bounded."""
+"""Conversion between TensorProto and NumPy; a small message cannot claim a huge tensor."""
 
 import math
 
@@ -8,7 +8,7 @@ from tensorflow.core.framework import tensor_pb2
 
 from serving.local_server.status import invalid
 
-# A TensorProto may give one value for all of its elements: 30 bytes could ask for the whole memory.
+# A TensorProto may give one value for all its elements: 30 bytes could claim all memory.
 _MAX_FILL_BYTES = 64 << 20
 
 _VALUES = {
@@ -28,16 +28,20 @@ _VALUES = {
 
 
 def type_name(dtype: tf.DType) -> str:
-    """As TF Serving's messages name it: float, double, half; others as TensorFlow's Python does."""
+    """Returns the name in TF Serving's messages: float, double, half, or else TensorFlow's name."""
     return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, dtype.name)
 
 
 def from_proto(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
-    """The value of an input, strings as an array of dtype object.
+    """Returns the value of an input; strings as an array of dtype object.
+
+    Args:
+        name: Name of the input, for the error.
+        proto: Tensor of the request.
 
     Raises:
-        StatusError: INVALID_ARGUMENT "tensor parsing error: NAME" and why, if shape, type and values
-            do not fit each other, or more than 64 MiB would be filled with one value.
+        StatusError: INVALID_ARGUMENT "tensor parsing error: NAME (reason)" if shape, type and values
+            do not agree, or if more than 64 MiB would be filled with one value.
     """
     try:
         _check_fill(proto)
@@ -54,7 +58,7 @@ def _check_fill(proto: tensor_pb2.TensorProto) -> None:
         raise ValueError(f"the shape {sizes} has a negative size")
     dtype = tf.as_dtype(proto.dtype)
     size = math.prod(sizes) * max(1, dtype.size or 8)
-    # What is spelled out is bounded by the message itself.
+    # Values that the message spells out are bounded by its own size.
     given = len(proto.tensor_content) or proto.ByteSize() * 8
     if size > given and size > _MAX_FILL_BYTES:
         raise ValueError(
@@ -63,13 +67,13 @@ def _check_fill(proto: tensor_pb2.TensorProto) -> None:
 
 
 def to_proto(value: np.ndarray) -> tensor_pb2.TensorProto:
-    """An output, in the typed fields (`float_val`, ...) that TF Serving 2.15 fills."""
+    """Converts an output, in the typed fields (`float_val`, ...) that TF Serving 2.15 uses."""
     dtype = tf.string if value.dtype.kind in "OSU" else tf.as_dtype(value.dtype)
     if dtype in (tf.float16, tf.bfloat16):
         field, value = "half_val", value.view(np.uint16)
     elif dtype in _VALUES:
         field = _VALUES[dtype]
-    else:  # complex, quantized: rare, and TensorFlow knows their packing.
+    else:  # complex, quantized: rare, and TensorFlow knows how to pack them.
         return tf.make_tensor_proto(value)
     proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
     for size in value.shape:

@@ -1,4 +1,4 @@
-"""TLS of both sides from one SSLConfig: PEM contents, client certificates where they are demanded."""
+"""TLS for gRPC and REST from one SSLConfig."""
 
 import os
 import ssl
@@ -7,14 +7,11 @@ import tempfile
 import grpc
 
 from serving.errors import UserError
+from serving.local_server.settings_files import SslConfig
 
 
-def credentials(config) -> grpc.ServerCredentials:
-    """For gRPC, as TF Serving's.
-
-    Args:
-        config: of `settings_files.read_ssl`.
-    """
+def credentials(config: SslConfig) -> grpc.ServerCredentials:
+    """Returns the credentials of the gRPC server, made as in TF Serving."""
     return grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,
@@ -22,15 +19,18 @@ def credentials(config) -> grpc.ServerCredentials:
     )
 
 
-def context(config) -> ssl.SSLContext:
-    """For REST, which TF Serving leaves open: what demands credentials must not answer beside them.
+def context(config: SslConfig) -> ssl.SSLContext:
+    """Returns the context of the REST server.
+
+    TF Serving leaves REST in plain text. Here, a server that demands credentials demands them on
+    every port.
 
     Raises:
-        UserError: key, certificate or authority are no PEM, or do not belong together.
+        UserError: The key, certificate or authority is not PEM, or they do not belong together.
     """
     result = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        # The ssl module takes a key from a file only; it is ours alone, and gone at once.
+        # The ssl module reads a key from a file only; this one has mode 600 and is removed at once.
         with tempfile.TemporaryDirectory() as folder:
             for name, content in (("key", config.server_key), ("cert", config.server_cert)):
                 with open(
@@ -42,8 +42,9 @@ def context(config) -> ssl.SSLContext:
             result.load_verify_locations(cadata=config.custom_ca)
     except ssl.SSLError as error:
         raise UserError(
-            f"the SSLConfig does not hold together ({error}); it needs the PEM contents of a key, its "
-            "certificate and, to verify clients, their authority."
+            f"the key, certificate and authority in the SSLConfig are not PEM or do not belong "
+            f"together ({error}); give the PEM contents of a key, its certificate and, to verify "
+            "clients, their authority."
         ) from error
     if config.client_verify:
         result.verify_mode = ssl.CERT_REQUIRED

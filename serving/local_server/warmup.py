@@ -1,4 +1,4 @@
-"""Warm-up: the requests recorded beside a model are replayed before it is declared available."""
+"""Warm-up: replays the requests recorded beside a model before the model becomes AVAILABLE."""
 
 import os
 
@@ -14,17 +14,17 @@ _MAX_RECORDS = 1000
 
 
 def warm_up(servable: Servable, path: str) -> int:
-    """Replays the records of `path`/assets.extra, a TFRecord file of `PredictionLog`.
+    """Replays the `PredictionLog` records in the TFRecord file below `path`/assets.extra.
 
-    Names and versions in the records are not looked at, as in TF Serving: only the signature counts.
+    Names and versions in the records are ignored, as in TF Serving: only the signature counts.
 
     Returns:
-        How many requests were replayed; 0 without a file.
+        Number of replayed requests; 0 if there is no file.
 
     Raises:
-        StatusError: a request fails, with its error; DATA_LOSS if the file is no TFRecord;
-            INVALID_ARGUMENT for a record that is no PredictionLog, or more than 1000 of them;
-            UNIMPLEMENTED for one of a call that this server lacks.
+        StatusError: The error of a request that fails; DATA_LOSS if the file is not a TFRecord file;
+            INVALID_ARGUMENT for a record that is not a PredictionLog, or for more than 1000 records;
+            UNIMPLEMENTED for a call that this server does not have.
     """
     file = os.path.join(path, PATH)
     if not os.path.exists(file):
@@ -48,9 +48,7 @@ def warm_up(servable: Servable, path: str) -> int:
 def _replay(servable: Servable, record: bytes, file: str) -> int:
     try:
         log = prediction_log_pb2.PredictionLog.FromString(record)
-    except (
-        Exception
-    ) as error:  # DecodeError, which upb and the Python implementation name differently.
+    except Exception as error:  # DecodeError; its class depends on the implementation of protobuf.
         raise invalid(f"Failed to parse warmup record: {error} from {file}") from error
     kind = log.WhichOneof("log_type")
     if kind is None:

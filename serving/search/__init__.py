@@ -1,1 +1,1 @@
-"""What people want embeddings for: folders of images in, embeddings out, and the nearest images to one."""
+"""Commands on top of the endpoint: embeddings of folders, and the nearest images to an image."""

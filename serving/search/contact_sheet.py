@@ -1,4 +1,4 @@
-"""A page of images: each query and its neighbours, thumbnails inside, nothing else needed to look at it."""
+"""The page of byol-neighbors: queries and their neighbours, in one HTML file with thumbnails."""
 
 import base64
 import dataclasses
@@ -11,19 +11,19 @@ from PIL import Image
 
 from serving.search.replacing import replacing
 
-# Pixels; thumbnails are shown at half of it, so that they are sharp on dense screens.
+# Pixels; thumbnails are shown at half this size, to be sharp on dense screens.
 _THUMBNAIL = 320
 _TEMPLATE = pathlib.Path(__file__).with_name("contact_sheet.html")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A query and what is most like it.
+    """A query and the images most similar to it.
 
     Attributes:
-        query: as it was asked for.
-        picture: path of its image.
-        hits: keys with their cosine similarities, the most similar first.
+        query: Query as the user gave it.
+        picture: Path of its image.
+        hits: Keys with their cosine similarities, the most similar first.
     """
 
     query: str
@@ -35,14 +35,14 @@ def write(path: str, rows: list[Row], root: str, searched: int, source: str) -> 
     """Writes the page.
 
     Args:
-        path: of the HTML file.
-        rows: the queries.
-        root: folder that relative keys start from.
-        searched: how many images were searched.
-        source: where they are listed.
+        path: Path of the HTML file.
+        rows: Queries with their neighbours.
+        root: Folder that relative keys start from.
+        searched: Number of images that were searched.
+        source: File with their embeddings.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The page cannot be written.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.globals["thumbnail"] = lambda key: _thumbnail(os.path.join(root, key))
@@ -53,11 +53,11 @@ def write(path: str, rows: list[Row], root: str, searched: int, source: str) -> 
 
 
 def _thumbnail(path: str) -> str | None:
-    """The image as a data URI; None where it cannot be read any more."""
+    """Returns the image as a data URI, or None if it cannot be read any more."""
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # Of a JPEG, decodes only what is needed.
-            image = image.convert("RGB")
+        with Image.open(path) as opened:
+            opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # Decodes a JPEG no larger than needed.
+            image = opened.convert("RGB")
             image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     except (OSError, ValueError, Image.DecompressionBombError):
         return None

@@ -1,11 +1,11 @@
-"""byol-embed: embeddings of images, from an endpoint or an exported encoder, into one file.
+"""byol-embed: writes embeddings of images, by an endpoint or an exported encoder, to one file.
 
     byol-embed --address=localhost:8500 --output=photos.parquet photos/ 'more/*.jpg'
     byol-embed --saved_model=exported/byol/1 --output=photos.parquet --index photos/
 
-Parquet has the columns key, the image's path, and embedding; .npy has its keys in .keys.json beside
-it. Stopped at any moment, the same command goes on; called again, it embeds only what is new. Images
-that cannot be embedded are named and left out.
+A Parquet file has the columns key (the image's path) and embedding; a .npy file has its keys in
+.keys.json beside it. If the command is interrupted, run it again to continue; run it later to embed
+only new files. Images that cannot be embedded are listed and left out.
 """
 
 import os
@@ -22,10 +22,10 @@ from serving.errors import UserError
 from serving.search import embeddings, encoder_flags, image_files
 
 _FLAGS = flags.FLAGS
-# Requests under way at once: reading files, travel and the model's work overlap.
+# Requests at the same time, so that reading files, the network and the model's work overlap.
 _IN_FLIGHT = 4
-_IMAGES_A_PART = 1024
-_MOST_NAMED = 10
+_IMAGES_PER_PART = 1024
+_MAX_NAMED = 10
 
 
 def main(arguments: list[str]) -> None:
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
         embeddings.check_same_model(old.about, about, output)
     parts = embeddings.Parts(output, about)
     if old and parts.keys <= set(old.keys):
-        parts.clear()  # Of a run that ended after it had written its output, and before it could tidy up.
+        parts.clear()  # A run ended between writing its output and removing its parts.
     done = parts.keys | set(old.keys if old else ())
     waiting = [file for file in files if image_files.key(file) not in done]
     failed = _embed(encoder.client, waiting, parts)
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     if not count:
         parts.remove()
         raise UserError(
-            f"none of the {len(files)} images could be embedded; the first: {failed[0]}."
+            f"none of the {len(files)} images could be embedded; the first error: {failed[0]}."
         )
     if parts.keys:
         embeddings.write(output, _joined(old, parts), count, about)
@@ -74,10 +74,12 @@ def _joined(
 
 
 def _embed(client: EmbeddingClient, files: list[str], parts: embeddings.Parts) -> list[str]:
-    """Embeds files in order into parts; returns a line for each that could not be."""
+    """Embeds files in order into parts; returns one line per file that could not be embedded."""
     size = _FLAGS.batch_size
     batches = [files[start : start + size] for start in range(0, len(files), size)]
-    keys, rows, failed = [], [], []
+    keys: list[str] = []
+    rows: list[np.ndarray] = []
+    failed: list[str] = []
 
     def keep() -> None:
         if keys:
@@ -98,11 +100,12 @@ def _embed(client: EmbeddingClient, files: list[str], parts: embeddings.Parts) -
                     else:
                         failed.append(f"{file}: {str(result).splitlines()[0]}")
                 progress.update(len(batch))
-                if len(keys) >= _IMAGES_A_PART:
+                if len(keys) >= _IMAGES_PER_PART:
                     keep()
         except EmbeddingError as error:
             raise UserError(
-                f"{error} ({error.code}); what was embedded is kept, and the same command goes on."
+                f"{error} ({error.code}); finished embeddings are kept: run the same command again "
+                "to continue."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -110,8 +113,10 @@ def _embed(client: EmbeddingClient, files: list[str], parts: embeddings.Parts) -
     return failed
 
 
-def _in_order(pool, client, batches) -> Iterator[tuple[list[str], list]]:
-    """Batches with their results, a few of them under way at any time."""
+def _in_order(
+    pool: futures.Executor, client: EmbeddingClient, batches: list[list[str]]
+) -> Iterator[tuple[list[str], list[np.ndarray | Exception]]]:
+    """Yields batches with their results, keeping a few requests in flight."""
     running: list[tuple[list[str], futures.Future]] = []
     for batch in batches:
         running.append((batch, pool.submit(_embed_batch, client, batch)))
@@ -123,15 +128,16 @@ def _in_order(pool, client, batches) -> Iterator[tuple[list[str], list]]:
 
 
 def _embed_batch(client: EmbeddingClient, files: list[str]) -> list[np.ndarray | Exception]:
-    contents, results = [], {}
+    contents: dict[int, bytes] = {}
+    results: dict[int, np.ndarray | Exception] = {}
     for number, file in enumerate(files):
         try:
             with open(file, "rb") as opened:
-                contents.append((number, opened.read()))
+                contents[number] = opened.read()
         except OSError as error:
             results[number] = error
-    embedded = client.embed_each([content for _, content in contents])
-    results.update((number, result) for (number, _), result in zip(contents, embedded, strict=True))
+    embedded = client.embed_each(contents.values())
+    results.update(zip(contents, embedded, strict=True))
     return [results[number] for number in range(len(files))]
 
 
@@ -139,17 +145,17 @@ def _report(output: str, count: int, new: int, failed: list[str]) -> None:
     print(f"{output}: {count} embeddings, {new} of them new.")
     if failed:
         print(f"Left out, because they could not be embedded ({len(failed)}):")
-        for line in failed[:_MOST_NAMED]:
+        for line in failed[:_MAX_NAMED]:
             print(f"  {line}")
-        if len(failed) > _MOST_NAMED:
-            print(f"  and {len(failed) - _MOST_NAMED} more.")
+        if len(failed) > _MAX_NAMED:
+            print(f"  and {len(failed) - _MAX_NAMED} more.")
 
 
 def run() -> None:
-    """Console entry point."""
-    flags.DEFINE_string("output", None, "The file to write, .parquet or .npy.", required=True)
+    """Defines the flags and runs the command (console entry point)."""
+    flags.DEFINE_string("output", None, "File to write, .parquet or .npy.", required=True)
     flags.DEFINE_bool(
-        "index", False, "Whether to write a search index beside it, for byol-neighbors."
+        "index", False, "Whether to write a search index for byol-neighbors beside the output."
     )
     encoder_flags.define()
     flags.adopt_module_key_flags(encoder_flags)

@@ -1,11 +1,12 @@
-"""Embeddings in a file: Parquet with `key` and `embedding`, or .npy with its keys beside it.
+"""Files of embeddings: Parquet with `key` and `embedding`, or .npy with its keys beside it.
 
-What they belong to is in the file, too: the model that made them, and the folder that the keys start
-from. A file appears under its name only when it is complete.
+The file also records the model that made the embeddings and the folder that the keys start from.
+Files are written atomically.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -27,10 +28,11 @@ class Embeddings:
     """Embeddings and their keys.
 
     Attributes:
-        keys: N strings, paths of images.
-        values: float32 [N, D].
-        about: `model`, a dictionary that is equal for embeddings that may be compared, and `root`,
-            the folder that relative keys start from; empty where the file does not tell.
+        keys: Paths of the N images.
+        values: Embeddings, float32 `[N, D]`.
+        about: Origin of the embeddings: `model`, a dictionary that is equal for embeddings that may
+            be compared, and `root`, the folder that relative keys start from. Empty if the file
+            does not record it.
     """
 
     keys: list[str]
@@ -41,29 +43,29 @@ class Embeddings:
 def check_name(path: str) -> None:
     """Raises `UserError` unless `path` has the suffix of a format."""
     if not path.endswith((".parquet", ".npy")):
-        raise UserError(f"'{path}' names no format; end it in .parquet or .npy.")
+        raise UserError(f"'{path}' has no suffix of a known format; end it in .parquet or .npy.")
 
 
 def keys_path(path: str) -> str:
-    """Where the keys of a .npy file are."""
+    """Returns the path of the keys of a .npy file."""
     return f"{path.removesuffix('.npy')}.keys.json"
 
 
 def read(path: str) -> Embeddings:
-    """Reads a file that `write` wrote, or a Parquet file of the pipeline's CorpusEmbedder.
+    """Reads a file written by `write`, or a Parquet file of the pipeline's CorpusEmbedder.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: The file does not exist or does not hold embeddings.
     """
     with _reading(path):
         return _read_npy(path) if path.endswith(".npy") else _read_parquet(path)
 
 
 def read_keys(path: str) -> tuple[list[str], dict[str, Any]]:
-    """Keys and `about` of a file, as `read`, without the embeddings."""
+    """Reads the keys and `about` of a file like `read`, without the embeddings."""
     with _reading(path):
         if path.endswith(".npy"):
-            found = _read_npy(path)  # Mapped, not read.
+            found = _read_npy(path)  # The embeddings are memory-mapped, not read.
             return found.keys, found.about
         table = pq.read_table(path, columns=["key"])
         return table["key"].to_pylist(), _about(table.schema)
@@ -76,11 +78,12 @@ def _reading(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(
-            f"there is no file '{error.filename or path}'; make it with byol-embed --output={path}."
+            f"the file '{error.filename or path}' does not exist; make it with byol-embed "
+            f"--output={path}."
         ) from error
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise UserError(
-            f"'{path}' holds no embeddings with their keys ({error}); make it with byol-embed."
+            f"'{path}' does not hold embeddings with their keys ({error}); make it with byol-embed."
         ) from error
 
 
@@ -106,22 +109,22 @@ def _read_npy(path: str) -> Embeddings:
     keys = about.pop("keys")
     if values.ndim != 2 or len(values) > len(keys):
         raise ValueError(f"{list(values.shape)} numbers and {len(keys)} keys")
-    # Killed between the two files, the keys are those of the longer file that was to come.
+    # After a kill between writing the two files, the keys already include those of the new rows.
     keys = keys[: len(values)]
     return Embeddings(keys, values, about)
 
 
 def write(path: str, parts: Iterable[Embeddings], count: int, about: dict[str, Any]) -> None:
-    """Writes parts one after the other as one file, each held in memory only while it is written.
+    """Writes parts one after the other to one file; only one part is in memory at a time.
 
     Args:
-        path: `.parquet` or `.npy`.
-        parts: at least one, all of one D.
-        count: rows of all parts.
-        about: of `Embeddings`.
+        path: Path of the file, `.parquet` or `.npy`.
+        parts: At least one part; all have the same D.
+        count: Number of rows of all parts.
+        about: Origin of the embeddings, see `Embeddings`.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     if path.endswith(".npy"):
         with replacing(path) as temporary, replacing(keys_path(path)) as keys_temporary:
@@ -139,9 +142,8 @@ def _write_parquet(path: str, parts: Iterable[Embeddings], about: dict[str, Any]
     with pq.ParquetWriter(path, schema) as writer:
         for part in parts:
             for start in range(0, len(part.keys), _ROWS_AT_ONCE):  # A list's offsets have 31 bits.
-                keys, values = (
-                    of[start : start + _ROWS_AT_ONCE] for of in (part.keys, part.values)
-                )
+                keys = part.keys[start : start + _ROWS_AT_ONCE]
+                values = part.values[start : start + _ROWS_AT_ONCE]
                 offsets = pa.array(np.arange(len(keys) + 1) * values.shape[1], pa.int32())
                 column = pa.ListArray.from_arrays(offsets, pa.array(np.ravel(values), pa.float32()))
                 writer.write_table(
@@ -150,11 +152,12 @@ def _write_parquet(path: str, parts: Iterable[Embeddings], about: dict[str, Any]
 
 
 def _write_npy(path: str, parts: Iterable[Embeddings], count: int) -> list[str]:
-    keys, values = [], None
-    for part in parts:
-        if values is None:
-            shape = (count, part.values.shape[1])
-            values = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    remaining = iter(parts)
+    first = next(remaining)
+    shape = (count, first.values.shape[1])
+    values = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    keys: list[str] = []
+    for part in itertools.chain([first], remaining):
         values[len(keys) : len(keys) + len(part.keys)] = part.values
         keys += part.keys
     values.flush()
@@ -162,17 +165,17 @@ def _write_npy(path: str, parts: Iterable[Embeddings], count: int) -> list[str]:
 
 
 class Parts:
-    """What a run of byol-embed has done so far, in a folder beside its output; survives a kill.
+    """Finished embeddings of a run, in a folder beside its output; they survive a kill.
 
     Args:
-        output: of the run; the folder is `OUTPUT.parts`.
-        about: of `Embeddings`.
+        output: Output of the run; the folder is `OUTPUT.parts`.
+        about: Origin of the embeddings, see `Embeddings`.
 
     Attributes:
-        keys: of the embeddings that are kept.
+        keys: Keys of the finished embeddings.
 
     Raises:
-        UserError: the folder holds the work of another model.
+        UserError: The folder holds embeddings of another model, or cannot be made.
     """
 
     def __init__(self, output: str, about: dict[str, Any]):
@@ -196,41 +199,41 @@ class Parts:
             self.keys.update(keys)
 
     def add(self, keys: list[str], values: np.ndarray) -> None:
-        """Keeps more embeddings."""
+        """Saves more embeddings."""
         file = os.path.join(self._folder, f"{len(self._files):06d}.parquet")
         write(file, [Embeddings(keys, values)], len(keys), self._about)
         self._files.append(file)
         self.keys.update(keys)
 
     def all(self) -> Iterator[Embeddings]:
-        """What was kept, a part at a time."""
+        """Reads the embeddings, one part at a time."""
         return map(read, self._files)
 
     def clear(self) -> None:
-        """Forgets what was kept."""
+        """Deletes the embeddings."""
         for name in os.listdir(self._folder):
             os.remove(os.path.join(self._folder, name))
         self._files.clear()
         self.keys.clear()
 
     def remove(self) -> None:
-        """Removes the folder."""
+        """Deletes the embeddings and the folder."""
         self.clear()
         os.rmdir(self._folder)
 
 
 def check_same_model(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
-    """Raises `UserError` if the embeddings `where` come from another model: they cannot be compared.
+    """Raises `UserError` if existing embeddings come from another model: they cannot be compared.
 
     Args:
-        before: what is known `about` those; nothing, where their file does not tell.
-        now: about the others.
-        where: a path.
+        before: Origin of the existing embeddings; empty if their file does not record it.
+        now: Origin of the new embeddings.
+        where: Path of the existing embeddings.
     """
     if "model" in before and before["model"] != now["model"]:
         raise UserError(
             f"'{where}' holds embeddings of {_named(before['model'])}, and this is {_named(now['model'])}: they "
-            "cannot be mixed. Give another --output, remove the old one, or ask for the same version."
+            "cannot be mixed. Give another --output, remove the old one, or give the same version."
         )
 
 

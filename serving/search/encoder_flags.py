@@ -1,4 +1,4 @@
-"""The flags that say who embeds, of byol-embed and byol-neighbors: an endpoint or a SavedModel."""
+"""Flags of byol-embed and byol-neighbors that choose the encoder: an endpoint or a SavedModel."""
 
 import dataclasses
 from typing import Any
@@ -14,11 +14,12 @@ _FLAGS = flags.FLAGS
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Who embeds.
+    """The encoder that the flags choose.
 
     Attributes:
-        client: asks for one version only, for embeddings of two cannot be compared.
-        model: what tells this model from others; goes into the embeddings' file.
+        client: Client that asks for one fixed version: embeddings of two versions cannot be
+            compared.
+        model: Identity of the model, recorded in the embeddings' file.
     """
 
     client: EmbeddingClient
@@ -30,38 +31,44 @@ def define() -> None:
     flags.DEFINE_string(
         "address",
         None,
-        "Of the endpoint: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for REST.",
+        "Address of the endpoint: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for REST.",
     )
     flags.DEFINE_string(
         "saved_model",
         None,
-        "An exported encoder, MODEL or MODEL/VERSION, in the place of an endpoint.",
+        "Folder of an exported encoder, MODEL or MODEL/VERSION, to use instead of an endpoint.",
     )
-    flags.DEFINE_string("model_name", "byol", "Of the model at the endpoint.")
+    flags.DEFINE_string("model_name", "byol", "Name of the model at the endpoint.")
     flags.DEFINE_integer(
-        "model_version", None, "Of the model; by default the newest, as of the start."
+        "model_version",
+        None,
+        "Version of the model; by default the version that is newest when the command starts.",
     )
     flags.DEFINE_string(
-        "model_label", None, "Of a version of the model, in the place of its number."
+        "model_label", None, "Label of a version of the model, instead of its number."
     )
-    flags.DEFINE_integer("batch_size", 32, "Images a request.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Number of images per request.", lower_bound=1)
     flags.DEFINE_float(
-        "timeout", 60.0, "Seconds that a request may take, retries included.", lower_bound=0.001
+        "timeout", 60.0, "Seconds that a request may take, including retries.", lower_bound=0.001
     )
     flags.DEFINE_string(
-        "tls_root_certificates", None, "PEM file of the authority that signed the server."
+        "tls_root_certificates",
+        None,
+        "PEM file of the authority that signed the server's certificate.",
     )
     flags.DEFINE_string(
-        "tls_private_key", None, "PEM file of the client's key, where the server demands one."
+        "tls_private_key", None, "PEM file of the client's key, for servers that verify clients."
     )
-    flags.DEFINE_string("tls_certificate", None, "PEM file of the client's certificate.")
+    flags.DEFINE_string(
+        "tls_certificate", None, "PEM file of the client's certificate, for --tls_private_key."
+    )
 
 
 def open_encoder() -> Encoder:
-    """The encoder that the flags name.
+    """Opens the encoder that the flags choose.
 
     Raises:
-        UserError: none or two are named, or the one named does not answer.
+        UserError: The flags choose none or two, or the chosen encoder does not answer.
     """
     if (_FLAGS.address is None) == (_FLAGS.saved_model is None):
         raise UserError("give either --address of an endpoint or --saved_model.")
@@ -86,7 +93,7 @@ def open_encoder() -> Encoder:
         with connect(_FLAGS.model_version, _FLAGS.model_label) as client:
             version = client.version()
     except (ValueError, OSError) as error:
-        raise UserError(f"the flags do not fit: {error}") from error
+        raise UserError(f"wrong flags of the endpoint: {error}") from error
     except EmbeddingError as error:
         raise UserError(
             f"{error} ({error.code}); is the endpoint up, and the model's name right?"

@@ -1,7 +1,7 @@
 """Exact nearest neighbours by cosine similarity, with Faiss.
 
-Exact, for it is fast enough: a flat index compares a query with every embedding, at the speed of
-memory. Saved to a file it is mapped and not read, and the embeddings themselves are not looked at.
+A flat index compares a query with every embedding, at the speed of memory; that is fast enough, so
+the search is exact. A saved index is memory-mapped, and the embeddings themselves are not read.
 """
 
 import dataclasses
@@ -19,37 +19,38 @@ _ROWS_AT_ONCE = 65536
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What can be searched.
+    """An index of N embeddings.
 
     Attributes:
-        keys: of the N embeddings.
-        about: of `Embeddings`.
-        flat: N unit vectors of size D.
+        keys: Keys of the embeddings.
+        about: Origin of the embeddings, see `Embeddings`.
+        flat: Faiss index of the N unit vectors of size D.
     """
 
     keys: list[str]
     about: dict[str, Any]
-    flat: faiss.IndexFlatIP
+    flat: faiss.Index
 
     def unit(self, row: int) -> np.ndarray:
-        """An embedding divided by its length, float32 [D]."""
+        """Returns an embedding divided by its length, float32 `[D]`."""
         return self.flat.reconstruct(row)
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k most similar embeddings of each query.
+        """Finds the k embeddings most similar to each query.
 
         Args:
-            queries: float [Q, D], of any length.
-            k: at least 1.
+            queries: Vectors of any length, float `[Q, D]`.
+            k: Number of neighbours, at least 1.
 
         Returns:
-            Cosine similarities float32 and rows int64, both [Q, min(k, N)], the most similar first.
+            Cosine similarities, float32, and rows, int64, both `[Q, min(k, N)]`, the most similar
+            first.
         """
         return self.flat.search(_unit(queries), min(k, len(self.keys)))
 
 
 def build(found: embeddings.Embeddings) -> Index:
-    """An index of embeddings, in memory."""
+    """Builds an index of embeddings in memory."""
     flat = faiss.IndexFlatIP(found.values.shape[1])
     for start in range(0, len(found.keys), _ROWS_AT_ONCE):
         flat.add(_unit(found.values[start : start + _ROWS_AT_ONCE]))
@@ -57,7 +58,7 @@ def build(found: embeddings.Embeddings) -> Index:
 
 
 def index_path(embeddings_path: str) -> str:
-    """Where the index of a file of embeddings is."""
+    """Returns the path of the index of a file of embeddings."""
     return f"{embeddings_path}.faiss"
 
 
@@ -65,20 +66,20 @@ def save(index: Index, embeddings_path: str) -> None:
     """Writes the index beside its embeddings.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The index cannot be written.
     """
     with replacing(index_path(embeddings_path)) as temporary:
         try:
             faiss.write_index(index.flat, temporary)
-        except RuntimeError as error:  # Faiss's way to say that the disk is full.
+        except RuntimeError as error:  # Faiss raises this if the disk is full.
             raise OSError(str(error)) from error
 
 
 def open_or_build(embeddings_path: str) -> Index:
-    """The saved index, unless there is none or the embeddings are newer; then one is built.
+    """Opens the saved index, or builds one if it does not exist or the embeddings are newer.
 
     Raises:
-        UserError: of `embeddings.read`.
+        UserError: From `embeddings.read`.
     """
     path = index_path(embeddings_path)
     if os.path.exists(path) and os.path.getmtime(path) >= os.path.getmtime(embeddings_path):

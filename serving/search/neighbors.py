@@ -1,11 +1,12 @@
-"""byol-neighbors: the images most like a given one, as a list and as a page to look at.
+"""byol-neighbors: finds the images most similar to given ones; prints a list and writes a page.
 
     byol-neighbors --embeddings=photos.parquet --saved_model=exported/byol/1 --output=like.html query.jpg
 
-A query is an image file, or the key of an image in the embeddings, for which no model is needed.
+A query is an image file, or the key of an image in the embeddings, which needs no model.
 """
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -15,6 +16,9 @@ from serving.client import EmbeddingError
 from serving.errors import UserError
 from serving.search import contact_sheet, embeddings, encoder_flags, image_files
 
+if TYPE_CHECKING:
+    from serving.search.index import Index
+
 _FLAGS = flags.FLAGS
 
 
@@ -22,13 +26,13 @@ def main(arguments: list[str]) -> None:
     """Runs the command; see `--help`."""
     if not arguments:
         raise UserError("there is no query; give image files, or keys of the embeddings.")
-    from serving.search import index  # Faiss is not for --help.
+    from serving.search import index  # Here, so that --help does not import Faiss.
 
     embeddings.check_name(_FLAGS.embeddings)
     searched = index.open_or_build(_FLAGS.embeddings)
     rows = {key: row for row, key in enumerate(searched.keys)}
     queries = [rows.get(image_files.key(argument)) for argument in arguments]
-    # One more than asked for: an image that is in the file is its own nearest.
+    # One more than asked for: an image that is in the file is its own nearest neighbour.
     similarities, neighbours = searched.nearest(_values(searched, arguments, queries), _FLAGS.k + 1)
     sheet = []
     for argument, row, best, scores in zip(
@@ -50,17 +54,20 @@ def main(arguments: list[str]) -> None:
         print(f"The page is {_FLAGS.output}.")
 
 
-def _values(searched, arguments: list[str], rows: list[int | None]) -> np.ndarray:
-    """The embeddings of the queries [Q, D]: from the file where it has them, else from the encoder."""
+def _values(searched: "Index", arguments: list[str], rows: list[int | None]) -> np.ndarray:
+    """Returns the queries' embeddings `[Q, D]`: from the file if possible, else by the encoder."""
     unknown = [argument for argument, row in zip(arguments, rows, strict=True) if row is None]
     for argument in unknown:
         if not os.path.exists(argument):
-            raise UserError(f"'{argument}' is neither a file nor a key of {_FLAGS.embeddings}.")
+            raise UserError(
+                f"'{argument}' is neither a file nor a key of {_FLAGS.embeddings}; give an image "
+                "file or one of the keys."
+            )
     fresh = iter(_embed(searched, unknown) if unknown else ())
     return np.stack([next(fresh) if row is None else searched.unit(row) for row in rows])
 
 
-def _embed(searched, files: list[str]) -> np.ndarray:
+def _embed(searched: "Index", files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
     embeddings.check_same_model(searched.about, {"model": encoder.model}, _FLAGS.embeddings)
     try:
@@ -69,21 +76,23 @@ def _embed(searched, files: list[str]) -> np.ndarray:
         raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
     if values.shape[1] != searched.flat.d:
         raise UserError(
-            f"the model gives embeddings of size {values.shape[1]}, {_FLAGS.embeddings} has size "
-            f"{searched.flat.d}: give the model that made them."
+            f"the model gives embeddings of size {values.shape[1]}, but {_FLAGS.embeddings} has size "
+            f"{searched.flat.d}; give the model that made them."
         )
     return values
 
 
 def run() -> None:
-    """Console entry point."""
-    flags.DEFINE_string("embeddings", None, "File of byol-embed: .parquet or .npy.", required=True)
-    flags.DEFINE_integer("k", 10, "Neighbours of each query.", lower_bound=1)
-    flags.DEFINE_string("output", None, "An HTML page to write, complete in one file.")
+    """Defines the flags and runs the command (console entry point)."""
+    flags.DEFINE_string(
+        "embeddings", None, "File that byol-embed wrote, .parquet or .npy.", required=True
+    )
+    flags.DEFINE_integer("k", 10, "Number of neighbours of each query.", lower_bound=1)
+    flags.DEFINE_string("output", None, "HTML page to write; one file, thumbnails included.")
     flags.DEFINE_string(
         "images_dir",
         None,
-        "Folder that keys start from; by default the one byol-embed was called in.",
+        "Folder that keys start from; by default the folder in which byol-embed ran.",
     )
     encoder_flags.define()
     flags.adopt_module_key_flags(encoder_flags)

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete."""
+"""Atomic file writes."""
 
 import contextlib
 import os
@@ -9,17 +9,19 @@ from serving.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields a temporary name to write to, which takes the place of `path` at the end, or is removed.
+    """Yields a temporary path to write to, which replaces `path` at the end unless an error occurs.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The file cannot be written.
     """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error}).") from error
+        raise UserError(
+            f"cannot write '{path}' ({error}); free some space or give another path."
+        ) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

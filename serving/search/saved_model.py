@@ -1,4 +1,4 @@
-"""A SavedModel in this process in the place of an endpoint. Imports TensorFlow, when it is made."""
+"""A SavedModel in this process instead of an endpoint."""
 
 import hashlib
 import os
@@ -10,31 +10,30 @@ from serving.errors import UserError
 
 
 class SavedModelTransport:
-    """A `Transport` that travels nowhere.
+    """A `Transport` that runs the model in this process.
 
     Args:
-        path: of the SavedModel's folder, MODEL/VERSION, or MODEL for its highest version.
+        path: Folder of the SavedModel, MODEL/VERSION, or MODEL for its highest version.
 
     Attributes:
-        path: of the version.
+        path: Folder of the version.
 
     Raises:
-        UserError: there is no SavedModel, or it lacks the signatures of an encoder.
+        UserError: The folder holds no SavedModel, or not an encoder's.
     """
 
     def __init__(self, path: str):
         path = _newest(path)
-        import tensorflow as tf
+        import tensorflow as tf  # Here: most users of the client have an endpoint.
 
         self._tf = tf
         self.path = path
         try:
             self._model = tf.saved_model.load(path)
-        except (
-            Exception
-        ) as error:  # Whatever is wrong with it, TensorFlow's words are the ones there are.
+        except Exception as error:  # Many types; TensorFlow's text says what is wrong.
             raise UserError(
-                f"'{path}' does not load: {str(error).strip().splitlines()[0]}."
+                f"the SavedModel '{path}' does not load ({str(error).strip().splitlines()[0]}); "
+                "give a model of byol-export."
             ) from error
         missing = {"serving_default", "pixels"} - set(self._model.signatures)
         if missing:
@@ -43,34 +42,29 @@ class SavedModelTransport:
             )
 
     def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
-        """See `Transport`; the timeout is not kept."""
+        """Returns the embeddings of a batch; see `Transport`. The timeout is ignored."""
         del timeout
         signature, name = batch.signature
-        values = (
-            self._tf.constant(batch.values) if batch.are_files else self._tf.stack(batch.values)
-        )
+        inputs = {name: self._tf.constant(batch.values)}
         try:
-            embeddings = self._model.signatures[signature](**{name: values})["embedding"].numpy()
+            embeddings = self._model.signatures[signature](**inputs)["embedding"].numpy()
         except self._tf.errors.OpError as error:
-            # What went wrong stands right before the nodes it went through, after where they were defined.
+            # The reason is the last line before the list of nodes, after their definitions.
             text = error.message.partition("\n\t [[")[0].strip().splitlines()[-1]
             raise EmbeddingError(self._code(error), f"{target}: {text}") from error
         return checked(embeddings, batch, self.path)
 
-    def _code(self, error) -> str:
-        return (
-            "INVALID_ARGUMENT"
-            if isinstance(error, self._tf.errors.InvalidArgumentError)
-            else "INTERNAL"
-        )
+    def _code(self, error: Exception) -> str:
+        bad_input = isinstance(error, self._tf.errors.InvalidArgumentError)
+        return "INVALID_ARGUMENT" if bad_input else "INTERNAL"
 
     def version(self, target: Target, timeout: float) -> int:
-        """0: a SavedModel is what it is; `digest` tells one from another."""
+        """Returns 0: a SavedModel has no other versions. `digest` identifies it."""
         del target, timeout
         return 0
 
     def digest(self) -> str:
-        """Equal for copies of one model: of its graph, and of the index with the weights' checksums."""
+        """Returns a hash of the graph and the weights' checksums, equal for copies of the model."""
         digest = hashlib.sha256()
         for name in ("saved_model.pb", "variables/variables.index"):
             with open(os.path.join(self.path, name), "rb") as file:
@@ -78,18 +72,14 @@ class SavedModelTransport:
         return digest.hexdigest()[:16]
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: there are no connections."""
 
 
 def _newest(path: str) -> str:
-    """The folder itself if it is a SavedModel, else the highest of its versions."""
-    versions = (
-        [name for name in os.listdir(path) if name.isdecimal()] if os.path.isdir(path) else []
-    )
-    for folder in (
-        path,
-        *(os.path.join(path, name) for name in sorted(versions, key=int, reverse=True)),
-    ):
+    """Returns the folder itself if it is a SavedModel, else its highest version."""
+    names = os.listdir(path) if os.path.isdir(path) else []
+    versions = sorted((name for name in names if name.isdecimal()), key=int, reverse=True)
+    for folder in (path, *(os.path.join(path, name) for name in versions)):
         if os.path.exists(os.path.join(folder, "saved_model.pb")):
             return folder
     raise UserError(

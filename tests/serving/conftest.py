@@ -1,8 +1,9 @@
-"""An exported encoder, small models, and one running `byol-serve` with all of them."""
+"""Fixtures: an exported encoder, small models, and one running `byol-serve` with all of them."""
 
 import grpc
 import pytest
 import servable_models
+from hypothesis import settings
 from serve import Server
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
@@ -10,9 +11,14 @@ from byol_tf import export
 from byol_tf.models import networks
 
 
+def pytest_configure(config):
+    """Sets the number of cases of the fuzz tests, before test_fuzz.py is imported."""
+    settings.register_profile("fuzz", max_examples=config.getoption("--fuzz-cases"))
+
+
 @pytest.fixture(scope="session")
 def encoder_dir(tmp_path_factory):
-    """A real export, `byol/1`: images of 32 pixels → [N, 128]."""
+    """A real export, `byol/1`: images of 32 pixels -> `[N, 128]`."""
     path = tmp_path_factory.mktemp("encoder") / "byol"
     export.save_encoder(networks.resnet(18, 0.25, 32, "small"), path / "1", image_size=32)
     return path
@@ -30,7 +36,7 @@ def models_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(encoder_dir, models_dir, tmp_path_factory):
-    """`byol-serve` with the models byol, half_plus (both versions; labels stable: 2, canary: 3), echo."""
+    """`byol-serve` with byol, half_plus (both versions; labels stable: 2, canary: 3) and echo."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models.config").write_text(
         f"""

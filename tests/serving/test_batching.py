@@ -1,4 +1,4 @@
-"""Cross-request batching, in a servable: against the same model without it."""
+"""Cross-request batching in a servable, compared with the same model without batching."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from serving.local_server.status import Code, StatusError
 
 @pytest.fixture(scope="module")
 def counting_dir(tmp_path_factory):
-    """A model that tells each row how many rows ran with it; `x` below 0 is an error."""
+    """A model that returns, for each row, how many rows ran with it; `x` below 0 is an error."""
     path = tmp_path_factory.mktemp("counting")
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
@@ -36,7 +36,7 @@ def batched(path, **parameters):
 
 
 def together(servable, inputs):
-    """Runs each input in a thread of its own; results or errors in order."""
+    """Runs each input in a thread of its own; returns results or errors in order."""
 
     def run(value):
         try:

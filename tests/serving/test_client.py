@@ -32,7 +32,7 @@ def files(images_dir):
 
 @pytest.fixture(scope="module")
 def expected(encoder_dir, files):
-    """By the SavedModel itself, [40, 128]."""
+    """Embeddings by the SavedModel itself, `[40, 128]`."""
     model = tf.saved_model.load(str(encoder_dir / "1"))
     contents = tf.constant([file.read_bytes() for file in files])
     return model.signatures["serving_default"](image_bytes=contents)["embedding"].numpy()
@@ -65,7 +65,9 @@ def test_paths_bytes_and_arrays_give_the_models_own_embeddings(address, files, e
 def test_mixed_images_of_other_sizes_keep_their_order(address, files, expected):
     wide = [np.asarray(Image.open(files[0]).resize((40 + i % 3, 32))) for i in range(10)]
     images = [
-        image for triple in zip(files[:10], wide, map(decoded, files[10:20])) for image in triple
+        image
+        for triple in zip(files[:10], wide, map(decoded, files[10:20]), strict=True)
+        for image in triple
     ]
     with EmbeddingClient(address, batch_size=4) as client:
         embeddings = client.embed(images)
@@ -134,11 +136,11 @@ def test_versions_labels_and_their_mistakes(address):
     [
         (np.zeros([8, 8, 3], np.float32), ValueError, "float32 .* give uint8"),
         (np.zeros([8, 8], np.uint8), ValueError, r"give uint8 \[H, W, 3\]"),
-        (3, TypeError, "int is no image"),
+        (3, TypeError, "type int is not an image"),
         ("nothing.jpg", FileNotFoundError, "nothing.jpg"),
     ],
 )
-def test_what_is_no_image_is_said_before_anything_is_sent(image, error, sentence):
+def test_a_value_that_is_not_an_image_is_refused_before_anything_is_sent(image, error, sentence):
     with EmbeddingClient("127.0.0.1:1") as client, pytest.raises(error, match=sentence):
         client.embed([image])
 
@@ -160,7 +162,7 @@ def test_batches_are_bounded_in_bytes():
 
 
 class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers a Predict as its script says: a code to fail with, or None."""
+    """Service that answers each Predict by its script: a code to fail with, "hang", or None."""
 
     def __init__(self, *script):
         self.script = list(script)
@@ -209,9 +211,12 @@ def test_unavailable_is_tried_again_with_growing_waits():
     [grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.NOT_FOUND],
 )
 def test_other_errors_are_not_tried_again(code):
-    with scripted(code) as (servicer, address), EmbeddingClient(address) as client:
-        with pytest.raises(EmbeddingError, match="as the script says") as caught:
-            client.embed([b"x"])
+    with (
+        scripted(code) as (servicer, address),
+        EmbeddingClient(address) as client,
+        pytest.raises(EmbeddingError, match="as the script says") as caught,
+    ):
+        client.embed([b"x"])
     assert (caught.value.code, len(servicer.calls)) == (code.name, 1)
 
 
@@ -229,10 +234,13 @@ def test_retries_end_with_their_number_and_with_the_deadline():
         assert time.monotonic() - begin < 5
 
 
-def test_a_server_that_hangs_meets_the_deadline():
-    with scripted("hang") as (_, address), EmbeddingClient(address, timeout=0.5) as client:
-        with pytest.raises(EmbeddingError) as caught:
-            client.embed([b"x"])
+def test_a_server_that_hangs_exceeds_the_deadline():
+    with (
+        scripted("hang") as (_, address),
+        EmbeddingClient(address, timeout=0.5) as client,
+        pytest.raises(EmbeddingError) as caught,
+    ):
+        client.embed([b"x"])
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
@@ -245,7 +253,7 @@ def test_no_server_is_unavailable():
 
 @contextlib.contextmanager
 def http_server(*answers):
-    """Answers POSTs with (status, body) in turn, the last for ever; yields its URL and the connections it saw."""
+    """Answers POSTs with (status, body) in turn; yields its URL and the connections."""
     script, connections = list(answers), []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -277,11 +285,13 @@ def http_server(*answers):
 
 def test_rest_retries_503_over_one_connection():
     good = (200, b'{"predictions": [[1.0, 2.0]]}')
-    with http_server((503, b'{"error": "full"}'), (503, b""), good) as (url, connections):
-        with EmbeddingClient(url) as client:
-            assert client.embed([b"x"]).tolist() == [[1, 2]]
-            for _ in range(5):
-                client.embed([b"x"])
+    with (
+        http_server((503, b'{"error": "full"}'), (503, b""), good) as (url, connections),
+        EmbeddingClient(url) as client,
+    ):
+        assert client.embed([b"x"]).tolist() == [[1, 2]]
+        for _ in range(5):
+            client.embed([b"x"])
     assert len(connections) == 1
 
 
@@ -309,7 +319,7 @@ def test_whatever_rest_answers_is_an_error_with_a_code(answer, code):
 
 
 def test_the_wire_messages_are_tf_servings():
-    """Names, numbers, labels and types, all but what the client leaves out."""
+    """Compares names, numbers, labels and types of the fields that the client declares."""
     originals = {
         "PredictRequest": predict_pb2.PredictRequest,
         "PredictResponse": predict_pb2.PredictResponse,

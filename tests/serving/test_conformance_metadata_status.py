@@ -1,4 +1,4 @@
-"""gRPC calls other than Predict as TensorFlow Serving 2.15 answers them; health, reflection."""
+"""gRPC calls other than Predict as TensorFlow Serving 2.15 answers them, health and reflection."""
 
 import time
 
@@ -309,14 +309,16 @@ def reload_request(*configs):
 
 @pytest.fixture(scope="module")
 def own_channel(models_dir, tmp_path_factory):
-    """Of a server that the tests of reloading have to themselves."""
+    """Channel to a server that only the tests of reloading use."""
     folder = tmp_path_factory.mktemp("reloading")
     config = reload_request(make_config("kept", models_dir / "half_plus")).config
     (folder / "models.config").write_text(str(config))
     flags = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0.2")
-    with Server(folder / "log", f"--model_config_file={folder}/models.config", *flags) as running:
-        with grpc.insecure_channel(running.address) as channel:
-            yield channel
+    with (
+        Server(folder / "log", f"--model_config_file={folder}/models.config", *flags) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        yield channel
 
 
 @pytest.fixture
@@ -326,7 +328,7 @@ def kept(models_dir):
 
 @pytest.fixture
 def own_models(own_channel, kept):
-    """ModelService of that server, whose one model is `kept` again (versions 2 and 3, no labels)."""
+    """ModelService of that server, reset to the one model `kept` (versions 2 and 3, no labels)."""
     stub = model_service_pb2_grpc.ModelServiceStub(own_channel)
     reload(stub, kept)
     return stub
@@ -334,7 +336,7 @@ def own_models(own_channel, kept):
 
 @pytest.fixture
 def answer(own_channel):
-    """The output of a half_plus model for 0, its b."""
+    """Function that returns the output of a half_plus model for 0, which is its b."""
     stub = prediction_service_pb2_grpc.PredictionServiceStub(own_channel)
 
     def ask(spec):

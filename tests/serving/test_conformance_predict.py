@@ -1,4 +1,4 @@
-"""gRPC Predict as TensorFlow Serving 2.15 answers it: results, form of the response, every mistake."""
+"""gRPC Predict as TensorFlow Serving 2.15 answers it: results, form of the response, errors."""
 
 import time
 
@@ -27,7 +27,7 @@ def make_request(name, signature="", outputs=(), spec=None, **inputs):
 
 
 def predict(stub, *arguments, **inputs):
-    """The outputs as arrays."""
+    """Returns the outputs as arrays."""
     outputs = stub.Predict(make_request(*arguments, **inputs), timeout=TIMEOUT).outputs
     return {alias: tf.make_ndarray(value) for alias, value in outputs.items()}
 

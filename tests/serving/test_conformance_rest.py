@@ -1,4 +1,4 @@
-"""REST as TensorFlow Serving 2.15 answers it: URLs, codes, headers and the very text of the bodies."""
+"""REST as TensorFlow Serving 2.15 answers it: URLs, codes, headers and exact bodies."""
 
 import base64
 import gzip
@@ -20,7 +20,7 @@ ECHO = "echo:predict"
 
 
 def send(server, method, path, data=None, **headers):
-    """The path is sent as it stands: requests would tidy it up."""
+    """Sends a request; the path is sent unchanged, which requests would normalize."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     if data is not None and not isinstance(data, bytes):
         data = (data if isinstance(data, str) else json.dumps(data)).encode()
@@ -46,7 +46,7 @@ def answer(response):
 
 
 def error(response):
-    """Code and message of an answer that has the one form of errors."""
+    """Returns status and message of an error; checks its form."""
     body = response.json()
     assert list(body) == ["error"] and isinstance(body["error"], str)
     assert response.text.startswith('{\n    "error": "') and response.text.endswith('"\n}')
@@ -59,7 +59,7 @@ def encoded(content):
 
 
 def outputs(server, signature, value):
-    """Column form of one input, as JSON text, to column form of the output."""
+    """Sends one input in column form, as JSON text; returns the output in column form."""
     body = f'{{"signature_name": "{signature}", "inputs": {value}}}'
     return answer(post(server, ECHO, body))["outputs"]
 
@@ -670,7 +670,7 @@ SAMPLE = re.compile(r"^([:\w]+?)(?:{(.*)})? (\S+)$", re.MULTILINE)
 
 
 def read_metrics(server):
-    """Value by name and labels."""
+    """Returns the value of each metric by name and labels."""
     response = send(server, "GET", METRICS)
     assert response.status_code == 200 and response.headers["Content-Type"].startswith("text/plain")
     return {

@@ -1,4 +1,4 @@
-"""A real `byol-serve` process under what goes wrong: swaps, corrupt versions, signals, hostile clients."""
+"""A real `byol-serve` process under faults: swaps, corrupt versions, signals, hostile clients."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def request(model, value, name="x", signature="", version=None):
 
 
 def states(channel, model):
-    """Version → (state, error message), highest first."""
+    """Returns (state, error message) by version, highest first."""
     ask = get_model_status_pb2.GetModelStatusRequest()
     ask.model_spec.name = model
     answer = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(ask)
@@ -54,12 +54,16 @@ def states(channel, model):
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it takes too long"
+        assert time.monotonic() < end, f"no success within {seconds} s"
         time.sleep(0.02)
 
 
+def wait_for_state(channel, model, version, state):
+    wait_for(lambda: states(channel, model).get(version, (0,))[0] == state)
+
+
 def memory(server):
-    """Resident and peak memory of the server's process, MiB."""
+    """Returns resident and peak memory of the server's process in MiB."""
     with open(f"/proc/{server.process.pid}/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     return tuple(int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
@@ -72,7 +76,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def faulty(folder, encoder_dir, models_dir):
-    """A server of models that each test may change: swapped, corrupt, copied; byol and echo beside them."""
+    """A server of models that tests change (swapped, corrupt, copied), and of byol and echo."""
     for name in ("swapped", "corrupt", "copied"):
         servable_models.save_half_plus(folder / name / "1", 1.0)
     paths = {name: folder / name for name in ("swapped", "corrupt", "copied")}
@@ -138,8 +142,8 @@ def test_fifty_swaps_under_load_fail_no_request(faulty, faulty_channel, folder):
     try:
         for number in range(2, 52):
             os.rename(staged / str(number), folder / "swapped" / str(number))
-            wait_for(lambda: states(faulty_channel, "swapped").get(number, (0,))[0] == AVAILABLE)
-            wait_for(lambda: states(faulty_channel, "swapped")[number - 1][0] == END)
+            wait_for_state(faulty_channel, "swapped", number, AVAILABLE)
+            wait_for_state(faulty_channel, "swapped", number - 1, END)
             shutil.rmtree(folder / "swapped" / str(number - 1))
     finally:
         stop.set()
@@ -213,8 +217,8 @@ def test_a_corrupt_version_is_refused_and_the_old_one_serves_on(
 def test_a_good_version_replaces_the_old_one_after_all_that(faulty_channel, folder):
     servable_models.save_half_plus(folder / "good", 20.0)
     (folder / "good").rename(folder / "corrupt" / "20")
-    wait_for(lambda: states(faulty_channel, "corrupt").get(20, (0,))[0] == AVAILABLE)
-    wait_for(lambda: states(faulty_channel, "corrupt")[1][0] == END)
+    wait_for_state(faulty_channel, "corrupt", 20, AVAILABLE)
+    wait_for_state(faulty_channel, "corrupt", 1, END)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,7 @@ def test_a_version_that_is_being_copied_is_not_loaded(faulty_channel, folder, nu
                 copy.flush()
                 time.sleep(0.5)
                 assert states(faulty_channel, "copied").get(number, (START, "")) == (START, "")
-    wait_for(lambda: states(faulty_channel, "copied")[number][0] == AVAILABLE)
+    wait_for_state(faulty_channel, "copied", number, AVAILABLE)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(faulty_channel)
     assert stub.Predict(request("copied", [4.0])).outputs["y"].float_val[0] == 2 + number
 
@@ -307,20 +311,24 @@ def test_clients_that_hang_keep_nobody_waiting(faulty, faulty_channel):
             stream.cancel()
 
 
-def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
+@pytest.fixture(scope="module")
+def small(models_dir, folder):
+    """A server of echo with two threads; the SIGTERM test, which uses it last, ends it."""
     flags = ("--model_name=echo", f"--model_base_path={models_dir}/echo")
     flags += ("--grpc_max_threads=2", "--rest_api_num_threads=2")
-    with (
-        Server(tmp_path / "log", *flags) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
+    with Server(folder / "small.log", *flags) as server:
+        yield server
+
+
+def test_a_busy_server_still_reports_its_state(small):
+    with grpc.insecure_channel(small.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        busy = [stub.Predict.future(request("echo", [4.0], "seconds", "slow")) for _ in range(4)]
-        body = {"signature_name": "slow", "inputs": [4.0]}
+        busy = [stub.Predict.future(request("echo", [3.0], "seconds", "slow")) for _ in range(4)]
+        body = {"signature_name": "slow", "inputs": [3.0]}
         posts = [
             threading.Thread(
                 target=requests.post,
-                args=(f"{server.url}/v1/models/echo:predict",),
+                args=(f"{small.url}/v1/models/echo:predict",),
                 kwargs={"json": body},
             )
             for _ in range(4)
@@ -330,11 +338,11 @@ def test_a_busy_server_still_says_how_it_is(models_dir, tmp_path):
         time.sleep(0.5)
         begin = time.monotonic()
         assert states(channel, "echo") == {1: (AVAILABLE, "")}
-        assert requests.get(f"{server.url}/v1/models/echo", timeout=5).status_code == 200
+        assert requests.get(f"{small.url}/v1/models/echo", timeout=5).status_code == 200
         assert time.monotonic() - begin < 5 and not busy[-1].done()
         for post in posts:
             post.join()
-        assert [call.result().outputs["seconds"].float_val[0] for call in busy] == [4.0] * 4
+        assert [call.result().outputs["seconds"].float_val[0] for call in busy] == [3.0] * 4
 
 
 def test_too_large_a_body_is_refused_without_being_read(faulty):
@@ -361,35 +369,30 @@ def test_a_gzip_bomb_is_refused(faulty):
     assert memory(faulty)[1] - before < 300
 
 
-def test_sigterm_lets_requests_finish_and_takes_no_new_ones(models_dir, tmp_path):
-    flags = ("--model_name=echo", f"--model_base_path={models_dir}/echo")
-    with (
-        Server(tmp_path / "log", *flags) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
+def test_sigterm_lets_requests_finish_and_takes_no_new_ones(small):
+    with grpc.insecure_channel(small.address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         results = {}
 
         def over_rest():
             body = {"signature_name": "slow", "inputs": [5.0]}
             results["rest"] = requests.post(
-                f"{server.url}/v1/models/echo:predict", json=body, timeout=30
+                f"{small.url}/v1/models/echo:predict", json=body, timeout=30
             )
 
         thread = threading.Thread(target=over_rest)
         thread.start()
         running = stub.Predict.future(request("echo", [5.0], "seconds", "slow"))
         time.sleep(2)
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(1)
-        assert not server.listens()
+        small.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not small.listens(), 2.5)
         assert running.result(timeout=30).outputs["seconds"].float_val == [5.0]
         thread.join()
         assert (
             results["rest"].status_code == 200 and results["rest"].headers["Connection"] == "close"
         )
-        assert server.process.wait(20) == 0
-        assert "Traceback" not in server.log.read_text()
+        assert small.process.wait(20) == 0
+        assert "Traceback" not in small.log.read_text()
 
 
 def test_a_client_survives_kill_9_and_a_restart(encoder_dir, images_dir, tmp_path):

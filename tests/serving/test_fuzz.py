@@ -1,4 +1,7 @@
-"""Thousands of requests nobody would write: each gets a clean status, and the server lives."""
+"""Random requests: each one gets a clean status, and the server survives.
+
+200 cases per test; `pytest tests/serving/test_fuzz.py --fuzz-cases=1000` runs more.
+"""
 
 import json
 
@@ -13,7 +16,7 @@ from tensorflow_serving.apis import predict_pb2
 
 pytestmark = pytest.mark.slow
 
-# Everything a client can be told; INTERNAL only where the bytes are no message at all.
+# Every status a client may get; INTERNAL only if the bytes are not a message at all.
 CLEAN = {200, 400, 404, 501}
 CODES = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -22,7 +25,7 @@ CODES = {
     grpc.StatusCode.UNIMPLEMENTED,
 }
 many = settings(
-    max_examples=1000,
+    settings.get_profile("fuzz"),  # With the number of cases; see conftest.py.
     deadline=None,
     derandomize=True,
     database=None,
@@ -96,7 +99,7 @@ def test_rest_bodies(server, session, body):
 
 @many
 @given(data=st.data())
-def test_rest_bodies_a_few_bytes_off(server, session, data):
+def test_rest_bodies_with_a_few_wrong_bytes(server, session, data):
     body = bytearray(
         b'{"signature_name": "two", "instances": [{"a": [1.5, 2e3], "b": {"b64": "aGk="}}, {"a": [NaN, -0], "b": "x"}]}'
     )
@@ -157,7 +160,7 @@ def assert_clean_call(call, content, codes):
     ),
 )
 def test_grpc_bytes(channel, content, method):
-    # grpc answers what is no message with INTERNAL, in C++ too.
+    # gRPC answers bytes that are not a message with INTERNAL, in C++ too.
     assert_clean_call(raw(channel, method), content, CODES | {grpc.StatusCode.INTERNAL})
 
 
@@ -203,7 +206,7 @@ def test_grpc_tensors(predictions, fields, signature, name):
 
 @many
 @given(data=st.data())
-def test_grpc_messages_a_few_bytes_off(channel, images_dir, data):
+def test_grpc_messages_with_a_few_wrong_bytes(channel, images_dir, data):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "byol"
     request.inputs["image_bytes"].dtype = types_pb2.DT_STRING
@@ -217,6 +220,6 @@ def test_grpc_messages_a_few_bytes_off(channel, images_dir, data):
     assert_clean_call(raw(channel), bytes(content), CODES | {grpc.StatusCode.INTERNAL})
 
 
-def test_the_server_lives_and_logged_no_bug(server, session):
+def test_the_server_survives_and_logged_no_bug(server, session):
     assert session.get(f"{server.url}/v1/models/byol").status_code == 200
     assert "Traceback" not in server.log.read_text()

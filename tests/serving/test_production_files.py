@@ -1,4 +1,4 @@
-"""The files that the encoder is deployed with, against each other, the servers' flags and byol-serve."""
+"""The deployment files, compared with each other, with the servers' flags and with byol-serve."""
 
 import base64
 import http.server
@@ -24,34 +24,62 @@ from serving.local_server import settings_files, tls
 
 SERVING = ROOT / "serving"
 CONFIGS = ("models.config", "batching.config", "monitoring.config")
-# Of tensorflow_model_server 2.15.1 (main.cc, server.h).
-KNOWN_FLAGS = set(
-    """
-    port rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
-    grpc_max_threads grpc_socket_path grpc_channel_arguments
-    model_name model_base_path model_config_file model_config_file_poll_wait_seconds
-    file_system_poll_wait_seconds max_num_load_retries load_retry_interval_micros num_load_threads
-    num_unload_threads flush_filesystem_caches allow_version_labels_for_unavailable_models saved_model_tags
-    enable_model_warmup num_request_iterations_for_warmup
-    enable_batching batching_parameters_file enable_per_model_batching_parameters
-    tensorflow_session_parallelism tensorflow_intra_op_parallelism tensorflow_inter_op_parallelism
-    tensorflow_session_config_file per_process_gpu_memory_fraction
-    ssl_config_file use_alts_credentials monitoring_config_file enable_profiler
-    enable_grpc_healthcheck_service mixed_precision prefer_tflite_model enable_signature_method_name_check
-    remove_unused_fields_from_bundle_metagraph xla_cpu_compilation_enabled platform_config_file version
-    """.split()
-)
+# Flags of tensorflow_model_server 2.15.1 (main.cc, server.h).
+KNOWN_FLAGS = {
+    "port",
+    "rest_api_port",
+    "rest_api_num_threads",
+    "rest_api_timeout_in_ms",
+    "rest_api_enable_cors_support",
+    "grpc_max_threads",
+    "grpc_socket_path",
+    "grpc_channel_arguments",
+    "model_name",
+    "model_base_path",
+    "model_config_file",
+    "model_config_file_poll_wait_seconds",
+    "file_system_poll_wait_seconds",
+    "max_num_load_retries",
+    "load_retry_interval_micros",
+    "num_load_threads",
+    "num_unload_threads",
+    "flush_filesystem_caches",
+    "allow_version_labels_for_unavailable_models",
+    "saved_model_tags",
+    "enable_model_warmup",
+    "num_request_iterations_for_warmup",
+    "enable_batching",
+    "batching_parameters_file",
+    "enable_per_model_batching_parameters",
+    "tensorflow_session_parallelism",
+    "tensorflow_intra_op_parallelism",
+    "tensorflow_inter_op_parallelism",
+    "tensorflow_session_config_file",
+    "per_process_gpu_memory_fraction",
+    "ssl_config_file",
+    "use_alts_credentials",
+    "monitoring_config_file",
+    "enable_profiler",
+    "enable_grpc_healthcheck_service",
+    "mixed_precision",
+    "prefer_tflite_model",
+    "enable_signature_method_name_check",
+    "remove_unused_fields_from_bundle_metagraph",
+    "xla_cpu_compilation_enabled",
+    "platform_config_file",
+    "version",
+}
 
 
 def flags_of(arguments: list[str]) -> dict[str, str]:
-    """`--NAME=VALUE`, each once."""
+    """Returns the values of `--NAME=VALUE` arguments by name; each must appear once."""
     assert all(re.fullmatch(r"--[a-z_]+=\S+", argument) for argument in arguments), arguments
     flags = dict(argument[2:].split("=", 1) for argument in arguments)
     assert len(flags) == len(arguments)
     return flags
 
 
-# The compose file as it is with no variable set: ${NAME:-DEFAULT}.
+# The compose file with no variable set: ${NAME:-DEFAULT}.
 _COMPOSE = yaml.safe_load(
     re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", (SERVING / "docker-compose.yml").read_text())
 )["services"]
@@ -110,7 +138,8 @@ def test_scrapers_look_where_the_metrics_are():
 
 @ALL_FLAGS
 def test_every_flag_is_one_of_tensorflow_model_server(flags):
-    assert set(flags) <= KNOWN_FLAGS  # An unknown one prints the usage, and the server runs on.
+    # The server ignores an unknown flag, after printing the usage.
+    assert set(flags) <= KNOWN_FLAGS
     parallelism = {f"tensorflow_{kind}_parallelism" for kind in ("session", "intra_op", "inter_op")}
     assert not parallelism <= set(flags)  # All three are an error.
 
@@ -120,7 +149,7 @@ def test_the_program_is_the_server_itself():
     assert _CONTAINER["command"] == ["tensorflow_model_server"]
 
 
-def test_deployments_differ_only_in_threads_connections_and_the_card():
+def test_deployments_differ_only_in_threads_connections_and_the_gpu():
     threads = {"tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism"}
 
     def common(flags):
@@ -145,8 +174,8 @@ def test_tensorflow_has_as_many_threads_as_the_container_has_cores(flags, limits
 
 @pytest.fixture(scope="module")
 def byol_serve_flags():
-    """The names of byol-serve's flags. It parses those of the deployments that it has, else this fails."""
-    # In a process of its own: absl's flags are global, and other commands define some of the same names.
+    """Names of byol-serve's flags; checks that it accepts the deployments' values of them."""
+    # In another process: absl's flags are global, and other commands define some of the same names.
     code = """if True:
         import sys
         from absl import flags
@@ -242,13 +271,13 @@ def test_containers_run_without_root_on_a_root_they_cannot_write():
     assert not _CONTAINER["securityContext"]["allowPrivilegeEscalation"]
 
 
-def test_the_gpu_has_a_profile_and_a_card():
+def test_the_gpu_service_has_a_profile_and_a_device():
     assert _COMPOSE["byol-gpu"]["profiles"] == ["gpu"] and "profiles" not in _COMPOSE["byol"]
     (device,) = _COMPOSE["byol-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
 
 
-# Kubernetes: who finds whom, and times.
+# Kubernetes: selectors and times.
 
 
 def test_selectors_find_the_pods():
@@ -342,7 +371,7 @@ def test_health_is_not_where_nobody_listens():
 
 @pytest.fixture(scope="module")
 def production(byol_serve_flags, encoder_dir, tmp_path_factory):
-    """byol-serve with the compose file's flags and the config files; only paths and ports differ."""
+    """byol-serve with the compose file's flags and config files, but other paths and ports."""
     folder = tmp_path_factory.mktemp("production")
     for name in CONFIGS:
         text = (SERVING / name).read_text()
@@ -376,7 +405,7 @@ def test_byol_serve_runs_with_the_production_files(production):
 
 @pytest.fixture(scope="module")
 def tls_folder(tmp_path_factory):
-    """Where TLS.md's shell blocks have run."""
+    """Folder in which TLS.md's shell blocks have run."""
     if not shutil.which("openssl"):
         pytest.skip("no openssl")
     folder = tmp_path_factory.mktemp("tls")
@@ -392,7 +421,7 @@ def tls_folder(tmp_path_factory):
     return folder
 
 
-def test_ssl_config_holds_the_files_to_the_letter_and_nobody_else_reads_it(tls_folder):
+def test_ssl_config_holds_the_exact_files_and_only_its_owner_reads_it(tls_folder):
     config = settings_files.read_ssl(tls_folder / "ssl.config")
     for field, name in (
         ("server_key", "server.key"),
@@ -418,7 +447,7 @@ def test_a_client_connects_as_tls_md_says_and_none_without_certificate(tls_folde
         exec(block.replace(":8500", f":{port}"), names)
         with names["client"] as client, pytest.raises(EmbeddingError) as error:
             client.version()
-        assert error.value.code == "UNIMPLEMENTED"  # By the server, which offers nothing.
+        assert error.value.code == "UNIMPLEMENTED"  # From the server, which has no services.
         stranger = EmbeddingClient(f"localhost:{port}", tls=Tls("ca.pem"), retries=0)
         with stranger, pytest.raises(EmbeddingError) as error:
             stranger.version()

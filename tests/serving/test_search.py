@@ -1,4 +1,4 @@
-"""byol-embed and byol-neighbors as a user calls them: on real images, by an endpoint and by a SavedModel."""
+"""byol-embed and byol-neighbors as commands, on real images, with an endpoint and a SavedModel."""
 
 import base64
 import io
@@ -19,13 +19,14 @@ import tensorflow as tf
 from PIL import Image
 from serve import ROOT
 
+from byol_tf.sources import walk
 from serving.errors import UserError
 from serving.search import contact_sheet, embeddings, image_files, index
 from serving.search.saved_model import SavedModelTransport
 
 
 def call(command, *arguments, cwd, status=0):
-    """Runs a command; what it printed on both streams, without the progress bar."""
+    """Runs a command; returns its output, or the last line of its errors if `status` is not 0."""
     result = subprocess.run(
         [sys.executable, "-m", f"serving.search.{command}", *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -37,7 +38,7 @@ def call(command, *arguments, cwd, status=0):
 
 @pytest.fixture
 def photos(images_dir, tmp_path):
-    """40 images, one of them no image, in folders; names with a space, a quote and an umlaut among them."""
+    """Folders with 40 image files; one is broken, one has spaces, quotes and an umlaut."""
     for file in sorted((images_dir / "test").glob("*/000[0-3].jpg")):
         target = tmp_path / "photos" / file.parent.name / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def photos(images_dir, tmp_path):
         tmp_path / "photos" / "cat" / 'über "all" <b>.jpg'
     )
     (tmp_path / "photos" / "ship" / "0001.jpg").write_bytes(b"no image")
-    (tmp_path / "photos" / "notes.txt").write_text("no image, and nobody says it is")
+    (tmp_path / "photos" / "notes.txt").write_text("not an image, by its suffix")
     return tmp_path
 
 
@@ -82,6 +83,10 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
             found.values, by_the_model(encoder_dir, photos, found.keys), rtol=0, atol=1e-5
         )
         assert not list(photos.glob("*.parts")) and not list(photos.glob("*.tmp*"))
+    about = embeddings.read(str(photos / "model.parquet")).about
+    assert re.fullmatch("[0-9a-f]{16}", about["model"]["SavedModel"]) and about["root"] == str(
+        photos
+    )
     table = pq.read_table(photos / "grpc.parquet")
     assert table.column_names == ["key", "embedding"] and len(table["embedding"][0]) == 128
     assert np.load(photos / "rest.npy").shape == (39, 128)
@@ -102,7 +107,7 @@ def test_called_again_it_embeds_only_what_is_new(server, photos):
     assert after.keys == [*before.keys, "photos/aaa.jpg"]
     np.testing.assert_array_equal(after.values[:39], values)
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
-    # As if it had been killed between writing the output and removing what it was written from.
+    # As after a kill between writing the output and removing its parts.
     parts = embeddings.Parts(str(photos / "out.npy"), after.about)
     parts.add(after.keys[30:], after.values[30:])
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
@@ -139,20 +144,17 @@ def test_killed_on_the_way_the_same_command_goes_on(server, images_dir, tmp_path
     assert not parts.exists()
 
 
-def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
-    call("embed", f"--address={server.address}", "--output=out.parquet", "photos/cat", cwd=photos)
-    line = call(
-        "embed",
-        f"--saved_model={encoder_dir}/1",
-        "--output=out.parquet",
-        "photos",
-        cwd=photos,
-        status=1,
-    )
+def test_embeddings_of_two_models_are_not_mixed(server, photos):
+    one = embeddings.Embeddings(["photos/cat/0001.jpg"], np.ones([1, 128], np.float32))
+    about = {"model": {"SavedModel": "0123456789abcdef"}}
+    embeddings.write(str(photos / "out.parquet"), [one], 1, about)
+    address = f"--address={server.address}"
+    line = call("embed", address, "--output=out.parquet", "photos", cwd=photos, status=1)
     assert line.startswith(
-        "error: 'out.parquet' holds embeddings of model byol, version 1, and this is SavedModel"
+        "error: 'out.parquet' holds embeddings of SavedModel 0123456789abcdef, and this is model "
+        "byol, version 1: they cannot be mixed."
     )
-    line = call("neighbors", f"--saved_model={encoder_dir}/1", "--embeddings=out.parquet", "photos/dog/0000.jpg",
+    line = call("neighbors", address, "--embeddings=out.parquet", "photos/dog/0000.jpg",
                 cwd=photos, status=1)  # fmt: skip
     assert "cannot be mixed" in line
 
@@ -186,7 +188,7 @@ def test_embeddings_of_two_models_are_not_mixed(server, encoder_dir, photos):
 def test_mistakes_are_a_sentence_and_leave_nothing(server, photos, arguments, sentence):
     arguments = [argument.format(server.address) for argument in arguments]
     if "none/" in arguments[0]:
-        (photos / "none").write_text("a file, no folder")
+        (photos / "none").write_text("a file, not a folder")
     assert sentence in call("embed", *arguments, cwd=photos, status=1)
     assert sorted(path.name for path in photos.iterdir() if path.name != "none") == ["photos"]
 
@@ -236,9 +238,9 @@ def test_a_query_by_key_needs_no_model(server, photos):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--embeddings=none.parquet", "q.jpg"), "there is no file 'none.parquet'"),
+        (("--embeddings=none.parquet", "q.jpg"), "the file 'none.parquet' does not exist"),
         (("--embeddings=photos/notes.txt", "q.jpg"), "end it in .parquet or .npy"),
-        (("--embeddings=bad.parquet", "q.jpg"), "holds no embeddings"),
+        (("--embeddings=bad.parquet", "q.jpg"), "does not hold embeddings"),
         (("--embeddings=one.npy", "q.jpg"), "'q.jpg' is neither a file nor a key"),
         (
             ("--embeddings=one.npy", "photos/notes.txt"),
@@ -340,7 +342,47 @@ def test_files_that_the_command_line_names(tmp_path):
         found("a", "c")
 
 
-def test_a_saved_model_that_is_no_encoder_is_a_sentence(models_dir, tmp_path):
+@pytest.fixture
+def tangled(tmp_path):
+    """A folder of images with circular links, another link, hidden files and hidden folders."""
+    folder = tmp_path / "tangled"
+    outside = tmp_path / "outside"
+    for path in (
+        folder / "a" / "1.jpg",
+        folder / "a" / ".hidden.jpg",
+        folder / "b" / "deep" / "2.png",
+        folder / ".cache" / "3.jpg",
+        folder / "b" / ".thumbnails" / "4.jpg",
+        folder / "5.jpg",
+        outside / "6.jpg",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (folder / "a" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "b" / "deep" / "self").symlink_to(folder / "b" / "deep", target_is_directory=True)
+    (folder / "linked").symlink_to(outside, target_is_directory=True)
+    (outside / "back").symlink_to(folder, target_is_directory=True)
+    (folder / "7.jpg").symlink_to(folder / "5.jpg")
+    return folder
+
+
+def test_a_folder_has_the_files_that_training_finds_in_it(tangled):
+    expected = sorted(str(tangled / path) for path in walk.files_below(str(tangled)))
+    assert {"5.jpg", "7.jpg", "a/1.jpg", "b/deep/2.png", "linked/6.jpg"} <= {
+        os.path.relpath(path, tangled) for path in expected
+    }
+    assert len(expected) == len(set(map(os.path.basename, expected)))  # Each image once.
+    assert image_files.find([str(tangled)]) == expected
+    assert image_files.find([f"{tangled}/"]) == expected
+
+
+def test_a_pattern_follows_no_circular_link(tangled):
+    found = image_files.find([f"{tangled}/**/*.*"])
+    assert sorted(map(os.path.basename, found)) == ["1.jpg", "2.png", "5.jpg", "6.jpg", "7.jpg"]
+    assert image_files.find([f"{tangled}/**"]) == found
+
+
+def test_a_saved_model_that_is_not_an_encoder_is_a_sentence(models_dir, tmp_path):
     with pytest.raises(UserError, match="has no signature"):
         SavedModelTransport(str(models_dir / "half_plus" / "2"))
     (tmp_path / "saved_model.pb").write_bytes(b"nothing")

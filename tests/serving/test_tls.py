@@ -1,4 +1,4 @@
-"""TLS and mutual TLS of both protocols, with certificates made here, against a real server."""
+"""TLS and mutual TLS of both protocols against a real server, with certificates made here."""
 
 import asyncio
 import datetime
@@ -49,7 +49,7 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def issue(self, name: str) -> tuple[str, str]:
-        """Paths of a certificate and its key."""
+        """Makes a certificate; returns the paths of it and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         certificate, key_file = self.folder / f"{name}.crt", self.folder / f"{name}.key"
@@ -157,10 +157,12 @@ def test_a_server_of_another_authority_is_not_trusted(secure, tmp_path):
     server, _ = secure
     stranger = Authority(tmp_path, "stranger")
     for address in addresses(server):
-        with EmbeddingClient(address, tls=Tls(str(stranger.path)), retries=0, timeout=10) as client:
-            with pytest.raises(EmbeddingError) as caught:
-                client.version()
-            assert caught.value.code == "UNAVAILABLE"
+        with (
+            EmbeddingClient(address, tls=Tls(str(stranger.path)), retries=0, timeout=10) as client,
+            pytest.raises(EmbeddingError) as caught,
+        ):
+            client.version()
+        assert caught.value.code == "UNAVAILABLE"
 
 
 def test_plain_text_is_not_answered(secure):

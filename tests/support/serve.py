@@ -1,4 +1,4 @@
-"""`byol-serve` as a process of its own, as a user starts it, for tests of the endpoint."""
+"""Runs `byol-serve` as a separate process, for tests of the endpoint."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Returns a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -22,9 +22,9 @@ class Server:
     """A running `byol-serve`; a context manager that ends it.
 
     Args:
-        log: file for what it prints.
-        flags: of the command; ports are added.
-        wait: whether to wait until it listens, at most that many seconds.
+        log: File for its output.
+        flags: Flags of the command; the ports are added.
+        wait: Maximum seconds to wait until it listens; 0 to return at once.
     """
 
     def __init__(self, log: pathlib.Path, *flags: str, wait: float = 300.0):
@@ -47,6 +47,7 @@ class Server:
             self.wait_until_listening(wait)
 
     def wait_until_listening(self, seconds: float) -> None:
+        """Waits until both ports are open; raises AssertionError if that fails."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -62,7 +63,7 @@ class Server:
         )
 
     def listens(self) -> bool:
-        """Whether both ports are open."""
+        """Returns whether both ports are open."""
         for port in (self.port, self.rest_port):
             with contextlib.closing(socket.socket()) as probe:
                 if probe.connect_ex(("127.0.0.1", port)):

@@ -1,4 +1,4 @@
-"""Versions on disk: which folders are versions, which of them a policy wants, and when one is whole."""
+"""Versions on disk: which folders are versions, which are wanted, and whether they still change."""
 
 import os
 import time
@@ -9,15 +9,15 @@ from tensorflow_serving.config import model_server_config_pb2
 
 
 def on_disk(base_path: str) -> dict[int, str]:
-    """The children of `base_path` whose whole names are numbers: number → path.
+    """Returns the paths, by number, of the children of `base_path` whose whole name is a number.
 
-    Two names for one number ("1", "001"): the later in name order, with a warning. Names in no
-    number are passed over, which is what a copy in progress should have.
+    If two names mean one number ("1", "001"), the later one in name order counts, with a warning.
+    Other names are ignored; a copy in progress should have such a name.
 
     Raises:
-        OSError: there is no such folder.
+        OSError: The folder does not exist or cannot be read.
     """
-    found = {}
+    found: dict[int, str] = {}
     for name in sorted(os.listdir(base_path)):
         if name.isascii() and name.isdecimal() and int(name) < 2**63:
             if int(name) in found:
@@ -29,10 +29,10 @@ def on_disk(base_path: str) -> dict[int, str]:
 
 
 def wanted(config: model_server_config_pb2.ModelConfig) -> dict[int, str]:
-    """The versions on disk that the model's version policy asks for: number → path.
+    """Returns the paths, by number, of the versions on disk that the version policy selects.
 
     Raises:
-        OSError: there is no folder `base_path`.
+        OSError: The folder `base_path` does not exist or cannot be read.
     """
     found = on_disk(config.base_path)
     policy = config.model_version_policy
@@ -43,7 +43,9 @@ def wanted(config: model_server_config_pb2.ModelConfig) -> dict[int, str]:
             missing = sorted(set(policy.specific.versions) - found.keys())
             if missing:
                 logging.warning(
-                    "%s: version %s is asked for and is not there", config.base_path, missing
+                    "%s: the config selects versions %s, which do not exist",
+                    config.base_path,
+                    missing,
                 )
             return {number: found[number] for number in policy.specific.versions if number in found}
         case _:
@@ -52,20 +54,21 @@ def wanted(config: model_server_config_pb2.ModelConfig) -> dict[int, str]:
 
 
 def fingerprint(path: str) -> tuple[Hashable, float]:
-    """What the files below `path` look like now: names, sizes and times of change.
+    """Summarizes the files below `path`: their names, sizes and times of change.
 
     Returns:
-        Something equal for the same state, and how long ago a file last changed, seconds; 0 where
-        there is no file yet. The time of change (ctime) is the file system's own: unlike that of
-        modification, no copying tool can set it back.
+        A value that is equal while nothing changes, and the seconds since a file last changed (0 if
+        there is no file yet). The time of change is ctime, which the file system sets itself:
+        unlike mtime, no copying tool can set it back.
     """
-    entries, newest = [], 0
+    entries: list[tuple[Hashable, ...]] = []
+    newest = 0
     for folder, _, names in os.walk(path, followlinks=True):
         for name in names:
             file = os.path.join(folder, name)
             try:
                 info = os.stat(file)
-            except FileNotFoundError:  # Renamed or removed between the walk and now: not at rest.
+            except FileNotFoundError:  # Renamed or removed since the walk: still changing.
                 entries.append((file, None))
                 newest = time.time_ns()
                 continue
