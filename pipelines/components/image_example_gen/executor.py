@@ -10,7 +10,7 @@ from google.protobuf import json_format, struct_pb2
 from tfx import v1 as tfx
 from tfx.components.example_gen import base_example_gen_executor, utils
 from tfx.components.util import examples_utils
-from tfx.types import artifact, artifact_utils, standard_component_specs
+from tfx.types import artifact_utils, standard_component_specs
 
 from byol_tf.errors import UserError
 from byol_tf.sources.corrupt import allowed_corrupt
@@ -35,8 +35,8 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
 
     def Do(
         self,
-        input_dict: dict[str, list[artifact.Artifact]],
-        output_dict: dict[str, list[artifact.Artifact]],
+        input_dict: dict[str, list[tfx.dsl.Artifact]],
+        output_dict: dict[str, list[tfx.dsl.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
         """Writes the shards of all splits and the artifact's properties."""
@@ -67,7 +67,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
 
     def _report(
         self,
-        examples: artifact.Artifact,
+        examples: tfx.dsl.Artifact,
         results: list[dict],
         split_names: list[str],
         input_base: str,

@@ -8,7 +8,7 @@ from absl import logging
 from google.protobuf import json_format
 from tfx import v1 as tfx
 from tfx.components.pusher import executor
-from tfx.types import artifact, artifact_utils, standard_component_specs
+from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils
 
 from pipelines.components.model_pusher.versions import push, tree_digest, versions
@@ -25,8 +25,8 @@ class Executor(executor.Executor):
 
     def Do(
         self,
-        input_dict: dict[str, list[artifact.Artifact]],
-        output_dict: dict[str, list[artifact.Artifact]],
+        input_dict: dict[str, list[tfx.dsl.Artifact]],
+        output_dict: dict[str, list[tfx.dsl.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
         """Pushes the model if it is blessed and not the newest version already."""
