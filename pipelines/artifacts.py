@@ -10,7 +10,7 @@ from tfx.types.artifact import Artifact
 class ApprovedStatistics(Artifact):
     """Statistics of data that passed DataGate; the next run measures drift against them.
 
-    Files: `Split-<name>/FeatureStats.pb`, and `anomalies.json` with the anomalies that were allowed.
+    Files: `Split-<name>/FeatureStats.pb`, and `anomalies.json` with the allowed anomalies.
     """
 
     TYPE_NAME = "pipelines.ApprovedStatistics"

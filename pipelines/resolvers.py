@@ -5,7 +5,7 @@ from tfx import v1 as tfx
 
 
 class LatestIfAny(tfx.dsl.experimental.LatestArtifactStrategy):
-    """Resolves to the latest artifact, or to none in the first run, where TFX's own strategy fails."""
+    """Resolves to the latest artifact, or to none in the first run, when TFX's own would fail."""
 
     def resolve_artifacts(
         self, store: mlmd.MetadataStore, input_dict: dict[str, list[tfx.dsl.Artifact]]

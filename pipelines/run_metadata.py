@@ -1,4 +1,4 @@
-"""Reads runs from ML Metadata (states, times, artifacts), and removes what killed runs left behind."""
+"""Reads runs from ML Metadata: states, times, artifacts. Removes the leftovers of killed runs."""
 
 import dataclasses
 import os

@@ -120,7 +120,7 @@ def find_files(input_base: str, pattern: str) -> list[File]:
 
 
 def digest(files: Iterable[File]) -> str:
-    """Returns 12 hex digits that change when a file is added, removed, renamed, resized or touched."""
+    """Returns 12 hex digits that depend on the files' keys, sizes and times."""
     lines = (f"{file.key}\0{file.size}\0{file.modified}\n" for file in files)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:12]
 

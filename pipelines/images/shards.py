@@ -81,8 +81,9 @@ class ImageReader:
 class WriteShard(beam.DoFn):
     """Shard (JSON) -> JSON with split, number of examples, and (key, reason) of each corrupt image.
 
-    A shard is written atomically, so that a worker may fail and try again. A damaged file of records
-    would fail every time: it gives no shard, and the result has `unreadable`: (path, reason).
+    A shard is written atomically, so that a worker may fail and try again. A damaged file of
+    records would fail every time: it gives no shard, and the result has `unreadable`: (path,
+    reason).
 
     Args:
         split_uris: Folder of each split.

@@ -34,7 +34,7 @@ def render(summary: RunSummary) -> str:
 
 def write(summary: RunSummary, path: str | os.PathLike) -> None:
     """Writes the page to a local file, atomically."""
-    # Imported here because it imports TensorFlow, which takes seconds and which `render` does not need.
+    # Imports TensorFlow, which takes seconds and which `render` does not need.
     from byol_tf.files import write_atomically
 
     path = pathlib.Path(path)
@@ -43,7 +43,7 @@ def write(summary: RunSummary, path: str | os.PathLike) -> None:
 
 
 def _label_mix(splits: Sequence[SplitStatistics]) -> list[list[str]]:
-    """Returns the labels from the most to the least common, or both ends of a long list as two groups."""
+    """Returns the labels, most common first: one group, or both ends of a long list as two."""
     totals: dict[str, int] = {}
     for split in splits:
         for label, count in split.labels.items():

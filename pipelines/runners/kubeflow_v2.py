@@ -83,7 +83,7 @@ def compile_pipeline(settings: Settings, image: str, output: str) -> int:
     """Writes the spec of `create_pipeline(settings)`; returns the number of its tasks.
 
     Args:
-        settings: Settings with `compare_with_last_run` off, because Kubeflow has no resolver for it.
+        settings: Settings without `compare_with_last_run`, for which Kubeflow has no resolver.
         image: Name of a container image.
         output: Local path that ends with .json, .yaml or .yml; the file is written atomically.
 

@@ -48,7 +48,7 @@ def run() -> None:
 
 @contextlib.contextmanager
 def _log_to(pipeline_root: str) -> Iterator[None]:
-    """Logs everything to PIPELINE_ROOT/pipeline.log, and only part of TFX's messages to the terminal."""
+    """Logs everything to pipeline.log, and only part of TFX's messages to the terminal."""
     try:
         os.makedirs(pipeline_root, exist_ok=True)
         handler = std_logging.FileHandler(os.path.join(pipeline_root, "pipeline.log"))

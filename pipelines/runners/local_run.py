@@ -54,7 +54,7 @@ def run(settings: Settings) -> str:
 
 
 def _explained(error: Exception, settings: Settings) -> Exception:
-    """Returns the UserError in an exception's chain, else a UserError if the disk is full, else itself."""
+    """Returns the UserError in an exception's chain, or one for a full disk, or the exception."""
     link: BaseException | None = error
     texts = []
     while link is not None:

@@ -16,7 +16,7 @@ _SEVERITIES = {
 
 
 def describe(anomalies: anomalies_pb2.Anomalies, split: str, against: str) -> list[tuple[int, str]]:
-    """Returns (severity, sentence) of each anomaly; `against` is what the data was compared with."""
+    """Returns (severity, sentence) of each anomaly; `against` names what the data differs from."""
     found = [
         (info.severity, f"{split}: {name}: {info.description} (against {against})")
         for name, info in sorted(anomalies.anomaly_info.items())

@@ -11,13 +11,16 @@ def judge(
     min_spread: float,
     max_loss: float,
 ) -> list[dict]:
-    """Applies the rules; returns for each a dict of name, value, bound, baseline, passed, explanation.
+    """Applies the rules.
 
     Args:
         candidate, baseline: Measures of `byol_tf.evaluation.label_free` by name; no baseline in the
             first run.
         min_spread: Lowest spread, in [0, 1].
         max_loss: Largest loss relative to the absolute value of the baseline, in [0, 1].
+
+    Returns:
+        One dict per rule: name, value, bound, baseline, passed, explanation.
     """
     rules = [
         _rule("spread", candidate, min_spread, True, None, "not collapsed to a point"),

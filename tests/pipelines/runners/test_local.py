@@ -1,7 +1,8 @@
 """The pipeline on real images, with real components and real faults.
 
-The `byol-pipeline` process is started where the process itself is tested: the command, SIGKILL, a full disk, the exit
-status. All other runs continue in this process, with the settings that the command's flags give.
+The `byol-pipeline` process is started where the process itself is tested: the command, SIGKILL, a
+full disk, the exit status. All other runs are made in this process, with the settings that the
+command's flags give.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @dataclasses.dataclass
 class Kill:
-    """What a SIGKILL left: the process's status, and the states of all executions of each node."""
+    """State after a SIGKILL: exit status of the process, states of each node's executions."""
 
     status: int
     states: dict[str, list[str]]
@@ -97,7 +98,7 @@ class Pipeline:
             with open(log, errors="replace") as file:
                 file.seek(offset)
                 text = file.read().partition(f"Component {node} is running.")[2]
-            # TFX logs this once the execution is in ML Metadata, right before it calls the executor.
+            # TFX logs this right before it calls the executor; ML Metadata has the execution then.
             begun = "Going to run a new execution: " in text
             # Training is killed after a checkpoint, so that there is something to continue from.
             return begun and (node != "Trainer" or any(self.root.glob("training/*/checkpoints/*")))
@@ -111,7 +112,7 @@ class Pipeline:
         self.kills[node] = Kill(process.returncode, self.executions())
 
     def settings(self, **changes) -> Settings:
-        """What the command's flags give, but for `changes`."""
+        """Returns the settings that the command's flags give, except for `changes`."""
         from pipelines.images import listing
 
         config = cifar10.get_config("smoke").copy_and_resolve_references()
@@ -169,7 +170,7 @@ def photos(tmp_path_factory, images_dir) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """A folder, and a function that leaves no space in it; None where mounting needs rights."""
+    """A folder, and a function that sets its free space; None if mounting is not permitted."""
     folder = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
@@ -187,7 +188,7 @@ def disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(disk, tmp_path_factory, photos) -> Pipeline:
-    """One that was killed in each component in turn, once ran into a full disk, and was continued."""
+    """A pipeline that was killed in each component, hit a full disk once, and was continued."""
     folder, resize = disk
     pipeline = Pipeline(folder, photos)
     for node in KILLED:
@@ -204,7 +205,7 @@ def pipeline(disk, tmp_path_factory, photos) -> Pipeline:
         pipeline.kill_in(node)
         if node == "ModelPusher":
             shutil.rmtree(large.parent)
-        for version in pipeline.versions:  # What is served is complete at every moment.
+        for version in pipeline.versions:  # A served model is complete at every moment.
             if version.isdecimal():
                 tf.saved_model.load(str(pipeline.serving / "byol" / version))
     pipeline.printed = pipeline.run()
@@ -225,7 +226,7 @@ def test_killed_in_each_component_in_turn_and_run_again(pipeline):
     states = pipeline.executions()
     for node in KILLED:
         assert states[node][-1] in FINISHED
-        for key in (pipeline.root / node).iterdir():  # What killed executions left is gone.
+        for key in (pipeline.root / node).iterdir():  # The leftovers of killed executions are gone.
             if key.name != ".system":
                 assert len(list(key.iterdir())) == states[node].count("COMPLETE"), node
 
@@ -263,7 +264,7 @@ def test_report_is_written_and_refers_to_nothing_outside(pipeline):
 
 
 def test_runs_of_other_components_follow_from_what_changed(pipeline):
-    """Nothing changed: nothing is trained or pushed. A training field: from Trainer on."""
+    """Without a change nothing is trained; a new learning rate reruns from Trainer on."""
     before = pipeline.executions()
     assert "Nothing new to push" in pipeline.run_here()
     states = pipeline.executions()
@@ -291,7 +292,7 @@ def test_model_that_is_not_good_enough_is_not_pushed(pipeline):
 def test_data_that_drift_or_break_the_schema_are_stopped_before_training(
     pipeline, photos, tmp_path
 ):
-    """Half of one class gone: the label mix is another. And the schema asks for PNG files."""
+    """Most of one class is gone, so the label mix differs; and the schema asks for PNG files."""
     other = tmp_path / "photos"
     shutil.copytree(photos, other)
     for path in sorted((other / "cat").iterdir())[2:]:
@@ -309,7 +310,7 @@ def test_data_that_drift_or_break_the_schema_are_stopped_before_training(
     sentence = drifted.fails(f"--schema_file={schema}")
     assert "image/format" in sentence and "against the schema" in sentence
     assert "image/label_text" in sentence and "against the last run" in sentence
-    # Nor is refused data what later data is compared with.
+    # Refused data does not become the baseline of the next run.
     with pytest.raises(UserError, match="image/label_text.*against the last run"):
         drifted.run_here()
     assert len(pipeline.executions()["Trainer"]) == before
@@ -329,7 +330,7 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     report = next((pipeline.root / "reports").glob("*.html")).read_text()
     assert "no labels" in report and "LinearProbe" not in report
 
-    # A collapsed encoder: τ = 1 - nothing learnt - is not collapse; an impossible floor is.
+    # An unreachable floor rejects the encoder as if it had collapsed.
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
     assert "NOT pushed" in printed and "spread" in printed
     assert len(pipeline.versions) == 1
