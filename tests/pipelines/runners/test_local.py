@@ -133,6 +133,7 @@ class Pipeline:
         """Runs the pipeline in this process; returns what the command would print."""
         from pipelines.runners import local_run
 
+        self.root.mkdir(exist_ok=True)  # As the command does, for its log.
         return local_run.run(self.settings(**changes))
 
     @property
