@@ -1,17 +1,18 @@
-"""How many images a second do ingestion and Transform take, and what does TFX cost a run?
+"""Measures the images per second of ingestion and Transform, and the share of TFX in a run's time.
 
     python benchmarks/pipeline.py --data_dir=DIR        JPEG files, such as CIFAR-10's 50,000
-    python benchmarks/pipeline.py --run=PIPELINE_ROOT   where the time of a finished run went
+    python benchmarks/pipeline.py --run=PIPELINE_ROOT   time per component of a finished run
 
-Stages, on N files of DIR that have been read once before, each a process of its own:
-  ingest      ImageExampleGen's executor: list, read, decode to check, write TFRecords, by Beam
-  transform   Transform's executor on those records, as the pipeline calls it
-Rivals, in one Python loop without TFX and Beam, that write the same records:
+Stages, on N files of DIR that have been read once before, each in its own process:
+  ingest      ImageExampleGen's executor: list, read, decode to check, write TFRecords, with Beam
+  transform   Transform's executor on those records, as in the pipeline
+Rivals, a Python loop without TFX and Beam that writes the same records:
   plain-ingest, plain-transform   the same calls on each image, one after the other
 
-Imports are not timed; what a stage does once is: building the Beam graph, tracing. So seconds per
-image fall from the smallest N on (`growth`, 1 there); cost is linear where those of the images that
-one size has more than the size before (`further`) stay. Memory is flat where the peak stays.
+Imports are not timed; one-time work is (building the Beam graph, tracing). So seconds per image
+fall with N (`growth` is relative to the smallest N). Cost is linear if `further`, the milliseconds
+per additional image compared with the next smaller N, is constant. Memory is flat if the peak is
+constant.
 """
 
 import argparse
@@ -21,18 +22,25 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
 import recording
+
+if TYPE_CHECKING:
+    from tfx import v1 as tfx
+
+    from pipelines.settings import Settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SIZES = (1_000, 10_000, 50_000)
 STAGES = ("plain-ingest", "ingest", "plain-transform", "transform")
-# Which nodes do what, in the table of a run.
+# Groups of nodes in the table of a run.
 GROUPS = {
     "data": ("ImageExampleGen", "Transform"),
     "training": ("Trainer",),
@@ -41,14 +49,17 @@ GROUPS = {
 }
 
 
-def settings(images: pathlib.Path):
+def settings(images: pathlib.Path) -> "Settings":
+    """Returns the settings of a pipeline without labels on a folder of images."""
     from pipelines.settings import Settings
 
     return Settings(str(images), str(images), str(images), {"image_size": 32}, labels="none")
 
 
-def execute(node_id: str, images: pathlib.Path, folder: pathlib.Path, **inputs) -> dict:
-    """Runs a node of the pipeline, with its own parameters; returns its output artifacts."""
+def execute(
+    node_id: str, images: pathlib.Path, folder: pathlib.Path, **inputs: list["tfx.dsl.Artifact"]
+) -> dict[str, list["tfx.dsl.Artifact"]]:
+    """Runs a node of the pipeline with its own parameters; returns its output artifacts."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 
     from pipelines.pipeline import create_pipeline
@@ -67,13 +78,14 @@ def execute(node_id: str, images: pathlib.Path, folder: pathlib.Path, **inputs) 
 
 
 def ingest(images: pathlib.Path, folder: pathlib.Path) -> None:
+    """Runs ImageExampleGen's executor."""
     execute("ImageExampleGen", images, folder)
 
 
 def transform(images: pathlib.Path, folder: pathlib.Path) -> None:
-    import shutil
-
-    from tfx.types import artifact_utils, standard_artifacts
+    """Runs Transform's executor on what `ingest` wrote."""
+    from tfx.types import artifact_utils
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.settings import RECORDS_SCHEMA
 
@@ -86,6 +98,7 @@ def transform(images: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def plain_ingest(images: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes the records of `ingest` in one loop."""
     import tensorflow as tf
 
     from pipelines.images import shards
@@ -100,6 +113,7 @@ def plain_ingest(images: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def plain_transform(images: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes the records of `transform` in one loop."""
     import tensorflow as tf
 
     from pipelines.modules.preprocessing import bound_shorter_side
@@ -120,15 +134,15 @@ def plain_transform(images: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def work(stage: str, images: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Runs a stage in this process: seconds and peak memory, before and after."""
+    """Runs a stage in this process; returns its seconds, and peak memory before and after."""
     import tensorflow as tf
 
-    import pipelines.pipeline  # noqa: F401  So that the time is of the work and not of imports.
+    import pipelines.pipeline  # noqa: F401  Imported here, so that imports are not timed.
 
-    def peak():
+    def peak() -> int:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
-    tf.constant(0) + 1  # TensorFlow's own start.
+    tf.constant(0) + 1  # Starts TensorFlow's runtime.
     imports = peak()
     start, cpu = time.perf_counter(), time.process_time()
     globals()[stage.replace("-", "_")](images, folder / stage)
@@ -137,7 +151,7 @@ def work(stage: str, images: pathlib.Path, folder: pathlib.Path) -> dict:
 
 
 def count_records(folder: pathlib.Path) -> int:
-    """How many records a stage wrote, by the lengths in TFRecord's framing."""
+    """Returns the number of records that a stage wrote, by the lengths in TFRecord's framing."""
     total = 0
     for path in folder.rglob("*.gz"):
         with gzip.open(path) as file:
@@ -148,8 +162,8 @@ def count_records(folder: pathlib.Path) -> int:
 
 
 def measure(files: list[pathlib.Path], rounds: int) -> dict[str, list[dict]]:
-    """The rounds of each stage on these files."""
-    results = {stage: [] for stage in STAGES}
+    """Runs each stage on the files, in several rounds; returns the results by stage."""
+    results: dict[str, list[dict]] = {stage: [] for stage in STAGES}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary)
@@ -157,14 +171,14 @@ def measure(files: list[pathlib.Path], rounds: int) -> dict[str, list[dict]]:
             images.mkdir()
             for number, file in enumerate(files):
                 (images / f"{number:06d}{file.suffix}").symlink_to(file.resolve())
-                file.read_bytes()  # Else the first stage alone would wait for the disk.
+                file.read_bytes()  # Otherwise only the first stage would wait for the disk.
             for stage in STAGES:
                 command = [sys.executable, __file__, f"--stage={stage}", str(images), temporary]
                 answer = subprocess.run(command, capture_output=True, text=True)
                 if answer.returncode:
                     raise SystemExit(f"{stage} failed:\n{answer.stderr[-3000:]}")
                 results[stage].append(json.loads(answer.stdout.splitlines()[-1]))
-                # Rivals that do not do the same work are none.
+                # All stages must do the same work to be comparable.
                 found = count_records(folder / stage)
                 if found != len(files):
                     raise SystemExit(f"{stage} wrote {found} records of {len(files)} images")
@@ -172,6 +186,7 @@ def measure(files: list[pathlib.Path], rounds: int) -> dict[str, list[dict]]:
 
 
 def throughput(data_dir: pathlib.Path, sizes: list[int], rounds: int) -> None:
+    """Measures all stages at all sizes; prints and records a table."""
     files = sorted(itertools.chain(data_dir.rglob("*.jpg"), data_dir.rglob("*.jpeg")))
     missing = [size for size in sizes if size > len(files)]
     if missing:
@@ -183,9 +198,10 @@ def throughput(data_dir: pathlib.Path, sizes: list[int], rounds: int) -> None:
         f"{'':16}{'images':>8}{'images/s':>10}{'ms/image':>10}{'further':>9}{'growth':>8}"
         f"{'peak MB':>9}{'imports':>9}"
     )
-    smallest, before = {}, {}
+    smallest: dict[str, float] = {}
+    before: dict[str, tuple[int, float]] = {}
     for size in sizes:
-        # Every so many-th, to be of all classes.
+        # Evenly spaced, so that all classes are included.
         results = measure(files[:: len(files) // size][:size], rounds)
         rows = record["sizes"][str(size)] = {}
         for stage, answers in results.items():
@@ -216,17 +232,17 @@ def throughput(data_dir: pathlib.Path, sizes: list[int], rounds: int) -> None:
 
 
 def shares(pipeline_root: pathlib.Path, name: str) -> None:
-    """Where the wall time of a finished run went."""
+    """Prints and records the wall time of a finished run by component and group."""
     from pipelines import run_metadata
     from pipelines.settings import Settings
 
     root = str(pipeline_root)
     run = Settings(root, root, root, {"image_size": 1}, name=name)
     if not os.path.exists(run.metadata_path):
-        raise SystemExit(f"{root} holds no metadata.sqlite; give the --pipeline_root of a run")
+        raise SystemExit(f"{root} has no metadata.sqlite; give the --pipeline_root of a run")
     nodes = run_metadata.last_run(run)
     if "Trainer" not in nodes or nodes["Trainer"].state != "COMPLETE":
-        raise SystemExit(f"the last run in {root} trained nothing: there is nothing to compare")
+        raise SystemExit(f"the last run in {root} trained nothing; give one that trained")
     store = run_metadata.open_store(run)
     executions = store.get_executions_by_id([node.id for node in nodes.values()])
     start = min(execution.create_time_since_epoch for execution in executions)
@@ -236,7 +252,7 @@ def shares(pipeline_root: pathlib.Path, name: str) -> None:
     group_of = {node: group for group, members in GROUPS.items() for node in members}
     seconds = dict.fromkeys([*GROUPS, "tfx"], 0.0)
     for node_id, node in nodes.items():
-        # Statistics, schemas, gates and resolvers: what there would not be without TFX.
+        # Statistics, schemas, gates and resolvers exist only because of TFX.
         seconds[group_of.get(node_id, "tfx")] += node.seconds
     seconds["between nodes"] = wall - sum(node.seconds for node in nodes.values())
     overhead = seconds["tfx"] + seconds["between nodes"]
@@ -261,12 +277,17 @@ def shares(pipeline_root: pathlib.Path, name: str) -> None:
 
 
 def main() -> None:
+    """Runs the command; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=pathlib.Path, help="JPEG files, in subfolders or not")
+    parser.add_argument(
+        "--data_dir", type=pathlib.Path, help="folder of JPEG files, with or without subfolders"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of images")
-    parser.add_argument("--rounds", type=int, default=3, help="the fastest counts (default 3)")
-    parser.add_argument("--run", type=pathlib.Path, help="the --pipeline_root of a finished run")
-    parser.add_argument("--pipeline_name", default="byol", help="of that run")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds per size; the fastest counts (default 3)"
+    )
+    parser.add_argument("--run", type=pathlib.Path, help="--pipeline_root of a finished run")
+    parser.add_argument("--pipeline_name", default="byol", help="--pipeline_name of that run")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("folders", type=pathlib.Path, nargs="*", help=argparse.SUPPRESS)
     flags = parser.parse_args()

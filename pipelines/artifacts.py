@@ -1,16 +1,16 @@
 """Artifact types that TFX does not have.
 
-On Kubeflow a TYPE_NAME is also the path that the container imports the class by, and may have one
-dot only: see `pipelines.__getattr__`.
+On Kubeflow a TYPE_NAME is also the path from which the container imports the class, and may contain
+only one dot: see `pipelines.__getattr__`. There `tfx.v1` would be a slow import for one base class.
 """
 
 from tfx.types.artifact import Artifact
 
 
 class ApprovedStatistics(Artifact):
-    """Statistics of data that passed DataGate: what the next run's drift is measured against.
+    """Statistics of data that passed DataGate; the next run measures drift against them.
 
-    `Split-<name>/FeatureStats.pb`, and `anomalies.json` of those that were let pass.
+    Files: `Split-<name>/FeatureStats.pb`, and `anomalies.json` with the allowed anomalies.
     """
 
     TYPE_NAME = "pipelines.ApprovedStatistics"

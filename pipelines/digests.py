@@ -1,4 +1,4 @@
-"""What TFX's cache cannot see: the code behind a dotted name."""
+"""A digest of our code, which TFX's cache cannot see behind a dotted name."""
 
 import hashlib
 import pathlib
@@ -6,7 +6,8 @@ import pathlib
 import byol_tf
 
 _ROOT = pathlib.Path(__file__).parent
-# Everything that decides what a component writes: not the runners, the report, the command lines.
+# The code that decides what components write, without runners, report and command lines:
+# (folder, names in it that are skipped).
 _SOURCES = (
     (pathlib.Path(byol_tf.__file__).parent, ("cli", "configs")),
     (_ROOT / "components", ()),
@@ -16,14 +17,14 @@ _SOURCES = (
 
 
 def code_digest() -> str:
-    """Twelve hex digits that change when a line of the library or of a component does.
+    """Returns 12 hex digits that change when a line of the library or of a component changes.
 
-    They travel as a parameter of every component of ours, so that an upgrade reruns them.
+    They are a parameter of each of our components, so that an upgrade reruns them.
     """
     total = hashlib.sha256()
     for folder, skipped in _SOURCES:
         for path in sorted(folder.rglob("*.py")):
-            # Below the folder: the same code digests the same wherever it is installed.
+            # Relative, so that the digest does not depend on where the code is installed.
             name = path.relative_to(folder)
             if name.parts[0] not in skipped:
                 content = path.read_bytes()

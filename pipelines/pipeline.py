@@ -1,32 +1,9 @@
-"""The graph, for every runner: from images to a pushed encoder."""
+"""The pipeline's graph for all runners, from images to a pushed encoder."""
 
+import ml_metadata as mlmd
 import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
-from ml_metadata.proto import metadata_store_pb2
-from tfx.components import (
-    Evaluator,
-    ExampleValidator,
-    InfraValidator,
-    SchemaGen,
-    StatisticsGen,
-    Trainer,
-    Transform,
-)
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
-from tfx.dsl.components.common.resolver import Resolver
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
-    LatestBlessedModelStrategy,
-)
-from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import (
-    example_gen_pb2,
-    infra_validator_pb2,
-    pusher_pb2,
-    range_config_pb2,
-    trainer_pb2,
-    transform_pb2,
-)
-from tfx.types import Channel, standard_artifacts
+from tfx import v1 as tfx
 
 from pipelines.artifacts import ApprovedStatistics
 from pipelines.components.corpus_embedder.component import CorpusEmbedder
@@ -40,35 +17,39 @@ from pipelines.digests import code_digest
 from pipelines.resolvers import LatestIfAny
 from pipelines.settings import Settings
 
-# All but the images and their names. Statistics of image bytes would send each through a shuffle.
+# All features except images and their keys: statistics of image bytes would shuffle every image.
 METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]
 _TF_SERVING_IMAGE_TAG = "2.15.1"
+_SERVING_REQUESTS = 16  # Images that ServingCheck or InfraValidator makes requests of.
 
 
-def create_pipeline(settings: Settings) -> Pipeline:
-    """The pipeline of `settings`, for any TFX runner."""
+def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
+    """Returns the pipeline for any TFX runner."""
     code = code_digest()
     example_gen = _example_gen(settings, code)
     examples = example_gen.outputs["examples"]
 
-    # What the data are, against what they should be and what they were.
-    statistics_gen = StatisticsGen(
+    # Validation of the data against a schema and against the last run.
+    statistics_gen = tfx.components.StatisticsGen(
         examples=examples,
         stats_options=tfdv.StatsOptions(
             feature_allowlist=METADATA_FEATURES,
-            num_quantiles_histogram_buckets=100,  # What DataGate sees the drift of sizes by.
+            num_quantiles_histogram_buckets=100,  # DataGate measures the drift of sizes by these.
         ),
     )
     statistics = statistics_gen.outputs["statistics"]
+    schema_gen: tfx.types.BaseComponent
     if settings.schema_file:
-        schema_gen = ImportSchemaGen(schema_file=settings.schema_file)
+        schema_gen = tfx.components.ImportSchemaGen(schema_file=settings.schema_file)
     else:
-        schema_gen = SchemaGen(statistics=statistics, infer_feature_shape=True)
-    validator = ExampleValidator(statistics=statistics, schema=schema_gen.outputs["schema"])
+        schema_gen = tfx.components.SchemaGen(statistics=statistics, infer_feature_shape=True)
+    validator = tfx.components.ExampleValidator(
+        statistics=statistics, schema=schema_gen.outputs["schema"]
+    )
     resolvers = []
     if settings.compare_with_last_run:
-        last_approved = Resolver(
-            strategy_class=LatestIfAny, approved=Channel(type=ApprovedStatistics)
+        last_approved = tfx.dsl.Resolver(
+            strategy_class=LatestIfAny, approved=tfx.dsl.Channel(type=ApprovedStatistics)
         ).with_id("LastApprovedStatistics")
         resolvers.append(last_approved)
     gate = DataGate(
@@ -81,25 +62,25 @@ def create_pipeline(settings: Settings) -> Pipeline:
     )
 
     # Training.
-    records_schema = ImportSchemaGen(schema_file=settings.records_schema_file).with_id(
-        "RecordsSchema"
-    )
-    transform = Transform(
+    records_schema = tfx.components.ImportSchemaGen(
+        schema_file=settings.records_schema_file
+    ).with_id("RecordsSchema")
+    transform = tfx.components.Transform(
         examples=examples,
         schema=records_schema.outputs["schema"],
         preprocessing_fn="pipelines.modules.preprocessing.preprocessing_fn",
         custom_config={"shorter_side": settings.shorter_side, "code": code},
-        splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
+        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,  # They would read the images' bytes.
     )
     transform.add_upstream_node(gate)
     transformed = transform.outputs["transformed_examples"]
-    trainer = Trainer(
+    trainer = tfx.components.Trainer(
         run_fn="pipelines.modules.training.run_fn",
         examples=transformed,
         transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         custom_config={
             "config": dict(settings.config),
             "strategy": settings.strategy,
@@ -110,11 +91,12 @@ def create_pipeline(settings: Settings) -> Pipeline:
     )
     encoder = trainer.outputs["model"]
 
-    # Is it good, and can it be served?
+    # Whether the model is good enough, and whether it can be served.
+    evaluator: tfx.types.BaseComponent
     if settings.labelled:
         probe = LinearProbe(examples=transformed, encoder=encoder, views=settings.views, code=code)
         last_blessed = _last_blessed_model("LinearProbe", "Evaluator")
-        evaluator = Evaluator(
+        evaluator = tfx.components.Evaluator(
             examples=examples,
             model=probe.outputs["model"],
             baseline_model=last_blessed.outputs["model"],
@@ -135,16 +117,19 @@ def create_pipeline(settings: Settings) -> Pipeline:
         )
         judges = [last_blessed, evaluator]
     blessing = evaluator.outputs["blessing"]
+    serving_check: tfx.types.BaseComponent
     if settings.infra_validator == "none":
-        serving_check = ServingCheck(model=encoder, examples=examples, code=code)
+        serving_check = ServingCheck(
+            model=encoder, examples=examples, num_examples=_SERVING_REQUESTS, code=code
+        )
     else:
         serving_check = _infra_validator(settings, encoder, examples)
     pusher = ModelPusher(
         model=encoder,
         model_blessing=blessing,
         infra_blessing=serving_check.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=settings.model_dir)
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.Filesystem(base_directory=settings.model_dir)
         ),
     )
     components = [
@@ -170,7 +155,7 @@ def create_pipeline(settings: Settings) -> Pipeline:
                 versions={"code": code, "listing": settings.embed_listing_digest},
             )
         )
-    return Pipeline(
+    return tfx.dsl.Pipeline(
         pipeline_name=settings.name,
         pipeline_root=settings.pipeline_root,
         components=components,
@@ -181,9 +166,10 @@ def create_pipeline(settings: Settings) -> Pipeline:
 
 
 def eval_config(settings: Settings) -> tfma.EvalConfig:
-    """Accuracy overall and by class, with intervals; a floor, and no loss to the last blessed.
+    """Returns TFMA's config: accuracy overall and by class with intervals, and two thresholds.
 
-    The thresholds hold for the overall slice only: a class of three images must not decide.
+    The thresholds, lowest accuracy and largest loss to the last blessed model, apply to the overall
+    slice only, so that a class of three images does not decide.
     """
     threshold = tfma.MetricThreshold(
         value_threshold=tfma.GenericValueThreshold(lower_bound={"value": settings.min_accuracy}),
@@ -202,7 +188,7 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
     return tfma.EvalConfig(
         model_specs=[
             tfma.ModelSpec(
-                # As a SavedModel, by its signature; else TFMA first tries to load it with Keras.
+                # Loads the SavedModel by its signature; otherwise TFMA first tries Keras.
                 model_type="tf_generic",
                 signature_name="examples",
                 label_key="image/label",
@@ -222,24 +208,24 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
 def _example_gen(settings: Settings, code: str) -> ImageExampleGen:
     input_config, output_config, range_config = None, None, None
     if settings.input_splits:
-        input_config = example_gen_pb2.Input(
+        input_config = tfx.proto.Input(
             splits=[
-                example_gen_pb2.Input.Split(name=name, pattern=pattern)
+                tfx.proto.Input.Split(name=name, pattern=pattern)
                 for name, pattern in settings.input_splits.items()
             ]
         )
     if settings.output_splits:
-        output_config = example_gen_pb2.Output(
-            split_config=example_gen_pb2.SplitConfig(
+        output_config = tfx.proto.Output(
+            split_config=tfx.proto.SplitConfig(
                 splits=[
-                    example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=buckets)
+                    tfx.proto.SplitConfig.Split(name=name, hash_buckets=buckets)
                     for name, buckets in settings.output_splits.items()
                 ]
             )
         )
     if settings.span is not None:
-        range_config = range_config_pb2.RangeConfig(
-            static_range=range_config_pb2.StaticRange(
+        range_config = tfx.proto.RangeConfig(
+            static_range=tfx.proto.StaticRange(
                 start_span_number=settings.span, end_span_number=settings.span
             )
         )
@@ -254,42 +240,45 @@ def _example_gen(settings: Settings, code: str) -> ImageExampleGen:
     )
 
 
-def _metadata(settings: Settings) -> metadata_store_pb2.ConnectionConfig:
-    """SQLite in the root. TFX's own maker of it would create the folder, which may be in a cloud."""
-    connection = metadata_store_pb2.ConnectionConfig()
+def _metadata(settings: Settings) -> mlmd.proto.ConnectionConfig:
+    """Returns the config of SQLite in the root.
+
+    TFX's own function would create the folder, which may be in a cloud.
+    """
+    connection = mlmd.proto.ConnectionConfig()
     connection.sqlite.filename_uri = settings.metadata_path
-    connection.sqlite.connection_mode = (
-        metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
-    )
+    connection.sqlite.connection_mode = mlmd.proto.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
     return connection
 
 
-def _last_blessed_model(model_producer: str, blessing_producer: str) -> Resolver:
-    return Resolver(
-        strategy_class=LatestBlessedModelStrategy,
-        model=Channel(type=standard_artifacts.Model, producer_component_id=model_producer),
-        model_blessing=Channel(
-            type=standard_artifacts.ModelBlessing, producer_component_id=blessing_producer
+def _last_blessed_model(model_producer: str, blessing_producer: str) -> tfx.dsl.Resolver:
+    return tfx.dsl.Resolver(
+        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        model=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.Model, producer_component_id=model_producer
+        ),
+        model_blessing=tfx.dsl.Channel(
+            type=tfx.types.standard_artifacts.ModelBlessing, producer_component_id=blessing_producer
         ),
     ).with_id("LastBlessedModel")
 
 
-def _infra_validator(settings: Settings, encoder, examples) -> InfraValidator:
-    serving_spec = infra_validator_pb2.ServingSpec(
-        tensorflow_serving=infra_validator_pb2.TensorFlowServing(tags=[_TF_SERVING_IMAGE_TAG]),
+def _infra_validator(
+    settings: Settings, encoder: tfx.types.BaseChannel, examples: tfx.types.BaseChannel
+) -> tfx.components.InfraValidator:
+    serving_spec = tfx.proto.ServingSpec(
+        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[_TF_SERVING_IMAGE_TAG]),
         model_name=settings.model_name,
     )
     if settings.infra_validator == "docker":
         serving_spec.local_docker.SetInParent()
     else:
         serving_spec.kubernetes.SetInParent()
-    request_spec = infra_validator_pb2.RequestSpec(
-        tensorflow_serving=infra_validator_pb2.TensorFlowServingRequestSpec(
-            signature_names=["examples"]
-        ),
+    request_spec = tfx.proto.RequestSpec(
+        tensorflow_serving=tfx.proto.TensorFlowServingRequestSpec(signature_names=["examples"]),
         split_name="eval",
-        num_examples=16,
+        num_examples=_SERVING_REQUESTS,
     )
-    return InfraValidator(
+    return tfx.components.InfraValidator(
         model=encoder, examples=examples, serving_spec=serving_spec, request_spec=request_spec
     )

@@ -1,12 +1,12 @@
-"""What ML Metadata knows of the runs: states, times, artifacts; and what a killed run left behind."""
+"""Reads runs from ML Metadata: states, times, artifacts. Removes the leftovers of killed runs."""
 
 import dataclasses
 import os
 import shutil
+from typing import Any, Literal
 
 import ml_metadata as mlmd
 from absl import logging
-from ml_metadata.proto import metadata_store_pb2
 
 from pipelines.settings import Settings
 
@@ -15,17 +15,17 @@ _FINISHED = ("COMPLETE", "CACHED")
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """An output.
+    """An output artifact of a node.
 
     Attributes:
-        id, uri, type: as in ML Metadata.
-        properties: of the artifact's own and custom ones.
+        id, uri, type: Values of ML Metadata.
+        properties: Values of the artifact's declared and custom properties, by name.
     """
 
     id: int
     uri: str
     type: str
-    properties: dict
+    properties: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Node:
     """The last execution of a node in a run.
 
     Attributes:
-        id: its execution's.
+        id: Number of the execution.
         state: COMPLETE, CACHED, FAILED, RUNNING, ...
-        seconds: from its start to its end, by ML Metadata's clock.
-        outputs: by key; of a cached node those of the run that made them.
+        seconds: Time from start to end, by ML Metadata's clock.
+        outputs: Artifacts by output key; a cached node has those of the run that made them.
     """
 
     id: int
@@ -46,44 +46,44 @@ class Node:
 
     @property
     def finished(self) -> bool:
-        """Whether its outputs can be relied on."""
+        """Whether the outputs are complete."""
         return self.state in _FINISHED
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
         kind: `pushed`, `unchanged` (the model is served already), or `rejected`.
-        version, path: of the served model, if any.
-        reasons: why it was rejected.
+        version, path: Version and path of the served model, if any.
+        reasons: Reasons why the model was rejected.
     """
 
-    kind: str
+    kind: Literal["pushed", "unchanged", "rejected"]
     version: str | None
     path: str | None
     reasons: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
-        """For the terminal."""
+        """The outcome as a sentence for the terminal."""
         if self.kind == "rejected":
-            return f"The model was NOT pushed: {'; '.join(self.reasons)}. What was served stays."
+            return f"The model was NOT pushed: {'; '.join(self.reasons)}. The served model stays."
         if self.kind == "unchanged":
-            return f"Nothing new to push: {self.path} is this model already."
+            return f"Nothing new to push: {self.path} already is this model."
         return f"The encoder was pushed to {self.path}."
 
 
 def open_store(settings: Settings) -> mlmd.MetadataStore:
-    """The metadata of the pipeline's root."""
-    config = metadata_store_pb2.ConnectionConfig()
+    """Returns the metadata store of the pipeline's root."""
+    config = mlmd.proto.ConnectionConfig()
     config.sqlite.filename_uri = settings.metadata_path
     return mlmd.MetadataStore(config)
 
 
 def last_run(settings: Settings) -> dict[str, Node]:
-    """The nodes of the newest run, by id."""
+    """Returns the nodes of the newest run by id; empty if there was no run."""
     store = open_store(settings)
     runs = store.get_contexts_by_type("pipeline_run")
     if not runs:
@@ -94,14 +94,14 @@ def last_run(settings: Settings) -> dict[str, Node]:
         contexts = store.get_contexts_by_execution(execution.id)
         names = {store.get_context_types_by_id([c.type_id])[0].name: c.name for c in contexts}
         node_id = names["node"].removeprefix(f"{settings.name}.")
-        state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
+        state = mlmd.proto.Execution.State.Name(execution.last_known_state)
         elapsed = execution.last_update_time_since_epoch - execution.create_time_since_epoch
         nodes[node_id] = Node(execution.id, state, elapsed / 1000, _outputs(store, execution.id))
     return nodes
 
 
 def outcome(nodes: dict[str, Node], settings: Settings) -> Outcome:
-    """What the run came to, from its finished nodes."""
+    """Returns the outcome of a run, given its finished nodes."""
     (pushed,) = nodes["ModelPusher"].outputs["pushed_model"]
     version = pushed.properties.get("pushed_version")
     path = pushed.properties.get("pushed_destination")
@@ -115,10 +115,10 @@ def outcome(nodes: dict[str, Node], settings: Settings) -> Outcome:
 
 
 def remove_leftovers(settings: Settings) -> None:
-    """Deletes output folders of executions that never finished; nothing refers to them.
+    """Deletes the output folders of executions that never finished; nothing refers to them.
 
     Raises:
-        OSError: a folder cannot be deleted.
+        OSError: A folder cannot be deleted.
     """
     if not os.path.exists(settings.metadata_path):
         return
@@ -126,7 +126,7 @@ def remove_leftovers(settings: Settings) -> None:
     finished = {
         str(execution.id)
         for execution in store.get_executions()
-        if metadata_store_pb2.Execution.State.Name(execution.last_known_state) in _FINISHED
+        if mlmd.proto.Execution.State.Name(execution.last_known_state) in _FINISHED
     }
     node_ids = {
         context.name.removeprefix(f"{settings.name}.")
@@ -141,14 +141,14 @@ def remove_leftovers(settings: Settings) -> None:
             for execution_id in os.listdir(os.path.join(folder, key)):
                 if execution_id not in finished:
                     path = os.path.join(folder, key, execution_id)
-                    logging.info("removing what a stopped run left: %s", path)
+                    logging.info("removing the leftovers of a stopped run: %s", path)
                     shutil.rmtree(path)
 
 
 def _outputs(store: mlmd.MetadataStore, execution_id: int) -> dict[str, list[Artifact]]:
-    outputs = {}
+    outputs: dict[str, list[Artifact]] = {}
     for event in store.get_events_by_execution_ids([execution_id]):
-        if event.type == metadata_store_pb2.Event.OUTPUT:
+        if event.type == mlmd.proto.Event.OUTPUT:
             (artifact,) = store.get_artifacts_by_id([event.artifact_id])
             key = event.path.steps[0].key
             properties = {
@@ -176,7 +176,7 @@ def _reasons(nodes: dict[str, Node], settings: Settings) -> list[str]:
             (blessing,) = nodes[node_id].outputs["blessing"]
             if not blessing.properties.get("blessed"):
                 problems = blessing.properties.get("problems")
-                reasons.append(f"{node_id} found it unfit to be served ({problems})")
+                reasons.append(f"{node_id} found that it cannot be served ({problems})")
     return reasons
 
 
@@ -203,8 +203,8 @@ def _why_not_blessed(node: Node, settings: Settings) -> str:
         )
         if failure.metric_key.is_diff:
             sentences.append(
-                f"accuracy changed by {value:+.3f} against the last blessed model, and may fall by "
-                f"{settings.max_accuracy_loss:g} at most"
+                f"accuracy changed by {value:+.3f} from the last blessed model, and may fall by at "
+                f"most {settings.max_accuracy_loss:g}"
             )
         else:
             sentences.append(

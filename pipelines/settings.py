@@ -1,4 +1,4 @@
-"""All that a run of the pipeline can be told; flags make it, `create_pipeline` reads it."""
+"""All settings of a pipeline run; made from flags, read by `create_pipeline`."""
 
 import dataclasses
 import os
@@ -15,41 +15,44 @@ RECORDS_SCHEMA = os.path.join(os.path.dirname(__file__), "records.pbtxt")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One pipeline.
+    """Settings of one pipeline.
+
+    The flags of `runners.flag_settings` take their defaults from the fields.
 
     Attributes:
-        data_dir: images, on any file system that Beam knows.
-        pipeline_root: artifacts, metadata, checkpoints.
-        serving_model_dir: gets <model_name>/<version>.
-        config: of `byol_tf.configs`, as a dict.
-        name: of the pipeline, in its metadata.
-        model_name: of the served model.
-        input_splits: name → pattern below data_dir; empty for one split of everything.
-        output_splits: name → hash buckets, where there is one input split.
-        span: of {SPAN} in the patterns; None takes the newest.
+        data_dir: Folder of the images, on any file system that Beam supports.
+        pipeline_root: Folder of artifacts, metadata and checkpoints.
+        serving_model_dir: Folder that receives <model_name>/<version>.
+        config: Training config of `byol_tf.configs`, as a dict.
+        name: Name of the pipeline in ML Metadata.
+        model_name: Name of the served model.
+        input_splits: Split name -> pattern below data_dir; empty for one split of all files.
+        output_splits: Split name -> number of hash buckets, to divide a single input split.
+        span: Value of {SPAN} in the patterns; None takes the newest.
         labels: `folders`, `none`, or the path of a CSV file.
-        labelled: whether the data have labels.
-        listing_digest: of the files' names, sizes and times.
-        max_corrupt_fraction: of the images, in [0, 1].
-        schema_file: a curated schema in place of the inferred one.
-        records_schema_file: where the components find this package's records.pbtxt.
-        stop_on: the least severity of an anomaly that stops the run, of `SEVERITIES`.
-        max_drift: L-infinity distance (formats, labels) or Kolmogorov-Smirnov distance (sizes) to
-            the statistics of the last run, in [0, 1].
-        compare_with_last_run: whether drift is looked at; Kubeflow's resolvers cannot do it.
-        shorter_side: pixels that larger images are reduced to.
-        strategy: one of `byol_tf.choices.STRATEGIES`.
-        views: random crops an image for the linear probe; 0 trains on centre crops.
-        min_accuracy: of the linear probe on the eval split, in [0, 1].
-        max_accuracy_loss: against the last blessed model, in [0, 1].
-        min_spread: of unlabelled data's representations, in [0, 1].
-        max_measure_loss: by how much, relative to the last blessed model, a label-free measure may
-            be worse.
-        embed_data_dir: images to embed with the blessed encoder.
-        embed_listing_digest: of those images' files.
-        infra_validator: one of `INFRA_VALIDATORS`; TFX's own, on a real TF Serving image.
-        enable_cache: whether what has not changed is not run again.
-        beam_args: handed to Beam as they are.
+        labelled: Whether the data has labels.
+        listing_digest: Digest of the files' names, sizes and times.
+        max_corrupt_fraction: Largest allowed fraction of corrupt images, in [0, 1].
+        schema_file: Path of a curated schema to use instead of the inferred one.
+        records_schema_file: Path at which the components find this package's records.pbtxt.
+        stop_on: Lowest severity of an anomaly that stops the run, one of `SEVERITIES`.
+        max_drift: Largest allowed L-infinity distance (formats, labels) or Kolmogorov-Smirnov
+            distance (sizes) to the statistics of the last run, in [0, 1].
+        compare_with_last_run: Whether to measure drift; Kubeflow's resolvers do not support it.
+        shorter_side: Shorter side in pixels to which larger images are reduced.
+        strategy: Distribution of the training, one of `byol_tf.choices.STRATEGIES`.
+        views: Random crops per image for the linear probe; 0 trains on centre crops.
+        min_accuracy: Lowest accuracy of the linear probe on the eval split, in [0, 1].
+        max_accuracy_loss: Largest loss of accuracy to the last blessed model, in [0, 1].
+        min_spread: Lowest spread of the representations of unlabelled data, in [0, 1].
+        max_measure_loss: Largest relative loss of a label-free measure to the last blessed model,
+            in [0, 1].
+        embed_data_dir: Folder of images to embed with the blessed encoder.
+        embed_listing_digest: Digest of the names, sizes and times of those images.
+        infra_validator: One of `INFRA_VALIDATORS`: `none` for ServingCheck, or where TFX's
+            InfraValidator runs TF Serving's image.
+        enable_cache: Whether to reuse the outputs of components whose inputs have not changed.
+        beam_args: Command-line arguments passed to Beam.
     """
 
     data_dir: str
@@ -86,12 +89,12 @@ class Settings:
     def __post_init__(self):
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,127}", self.name):
             raise UserError(
-                f"the pipeline's name '{self.name}' cannot be used; give lower-case letters, "
-                "digits and hyphens, at most 128."
+                f"the pipeline's name '{self.name}' is not valid; give at most 128 lower-case "
+                "letters, digits and hyphens, not starting with a hyphen."
             )
         if not re.fullmatch(r"\w[\w.-]*", self.model_name):
             raise UserError(
-                f"the model's name '{self.model_name}' cannot be used; give letters, digits and "
+                f"the model's name '{self.model_name}' is not valid; give letters, digits and "
                 "underscores, and after the first also dots and hyphens."
             )
         for name, known in (("stop_on", SEVERITIES), ("infra_validator", INFRA_VALIDATORS)):
@@ -102,11 +105,12 @@ class Settings:
         if splits and not {"train", "eval"} <= set(splits):
             raise UserError(
                 f"the splits are {', '.join(splits)}; the pipeline trains on 'train' and evaluates "
-                "on 'eval': name them so."
+                "on 'eval': use these names."
             )
         if len(self.input_splits) > 1 and self.output_splits:
             raise UserError(
-                "output splits divide one input split, and there are several; give only one kind."
+                "output splits divide a single input split, and there are several input splits; "
+                "give only one of the two."
             )
         for name in (
             "max_corrupt_fraction",
@@ -122,20 +126,20 @@ class Settings:
         if self.shorter_side < self.config["image_size"]:
             raise UserError(
                 f"shorter_side {self.shorter_side} is below the encoder's image_size "
-                f"{self.config['image_size']}; give at least that."
+                f"{self.config['image_size']}; give at least the image_size."
             )
 
     @property
     def metadata_path(self) -> str:
-        """The SQLite file of ML Metadata."""
+        """Path of ML Metadata's SQLite file."""
         return os.path.join(self.pipeline_root, "metadata.sqlite")
 
     @property
     def training_dir(self) -> str:
-        """Checkpoints of training under way: outside of what TFX deletes when a component fails."""
+        """Folder of unfinished trainings, outside of what TFX deletes when a component fails."""
         return os.path.join(self.pipeline_root, "training")
 
     @property
     def model_dir(self) -> str:
-        """What a server is pointed at: the folder of versions."""
+        """Folder of the model's versions, which a server watches."""
         return os.path.join(self.serving_model_dir, self.model_name)

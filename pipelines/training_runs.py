@@ -1,8 +1,9 @@
-"""Run folders of trainings under way, outside of TFX's artifacts, which it deletes on failure.
+"""Run folders of unfinished trainings, outside of TFX's artifacts, which TFX deletes on failure.
 
-A folder is named after what defines the training, so the same training finds its checkpoints again
-after a crash. An exported run is closed: its folder goes when TFX has taken note of the export (the
-local runner knows when), or when another training begins.
+A folder is named after a digest of what defines the training, so the same training finds its
+checkpoints again after a crash. `modules.training` opens a run, and closes it once it is exported.
+The folder of a closed run is deleted by `runners.local_run` after TFX has recorded the export, or
+when another training begins.
 """
 
 import os
@@ -17,11 +18,11 @@ _EXPORTED = "exported"
 
 
 def open_run(training_dir: str, identity: dict) -> str:
-    """The run folder of a training.
+    """Returns the run folder of a training, and deletes those of other, exported trainings.
 
     Args:
-        training_dir: of all runs.
-        identity: JSON; another one is another training.
+        training_dir: Folder of all runs.
+        identity: JSON value that defines the training.
     """
     run_dir = os.path.join(training_dir, fingerprint(identity))
     retire(training_dir, keep=run_dir)
@@ -31,12 +32,12 @@ def open_run(training_dir: str, identity: dict) -> str:
 
 
 def close_run(run_dir: str) -> None:
-    """Notes that the run has been exported."""
+    """Marks the run as exported."""
     write_atomically(os.path.join(run_dir, _EXPORTED), "")
 
 
 def retire(training_dir: str, keep: str | None = None) -> None:
-    """Deletes the folders of exported runs, but `keep`."""
+    """Deletes the folders of exported runs except `keep`."""
     if not tf.io.gfile.exists(training_dir):
         return
     for name in tf.io.gfile.listdir(training_dir):

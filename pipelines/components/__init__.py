@@ -1,1 +1,1 @@
-"""Own TFX components: a folder each, of component (specification and class) and executor."""
+"""Our TFX components, one folder each: component (specification and class) and executor."""

@@ -1,1 +1,4 @@
-"""Images as Beam reads them: listing, shards, running over shards."""
+"""Image files as work for Beam: listing, shards, and running a DoFn on each shard.
+
+ImageExampleGen and CorpusEmbedder use them.
+"""

@@ -1,8 +1,8 @@
-"""Which images there are, what their labels are, and which shard of which split each goes to.
+"""Lists images and their labels, and assigns each image to a shard of a split.
 
-A listing is small (a path and a label an image), so it is made in one process; reading the images
-is what Beam distributes. Splits and shards follow from the paths alone: the same images give the
-same records in the same order, whatever the runner.
+A listing is small (one path and label per image), so it is made in one process; Beam distributes
+the reading of the images. Splits and shards depend on the paths only: the same images give the same
+records in the same order with every runner.
 """
 
 import bisect
@@ -24,8 +24,8 @@ from byol_tf.errors import UserError
 from byol_tf.sources.folder import IMAGE_EXTENSIONS
 from byol_tf.sources.walk import files_below
 
-# A shard is what one worker reads and writes at a time: large enough to read fast, small enough
-# that training interleaves several.
+# A worker reads and writes one shard at a time. Shards are large enough to be read fast, and small
+# enough that training interleaves several.
 _SHARD_BYTES = 64 << 20
 _SHARD_EXAMPLES = 2048
 
@@ -35,12 +35,12 @@ class File:
     """A file of the data folder.
 
     Attributes:
-        path: to open it.
-        key: its path below the data folder, which names it everywhere.
-        group: the first part of its path below the pattern's fixed part, or "" if there is none:
-            its class, where subfolders are classes.
-        size: bytes.
-        modified: seconds since 1970.
+        path: Path to open.
+        key: Path below the data folder, which names the file everywhere.
+        group: Name of the first folder below the fixed part of the pattern, or "" if there is none;
+            the class, if subfolders are classes.
+        size: Size in bytes.
+        modified: Time of the last change, seconds since 1970.
     """
 
     path: str
@@ -51,7 +51,7 @@ class File:
 
     @property
     def is_image(self) -> bool:
-        """Or else a TFRecord file."""
+        """Whether this is an image file; all other files are TFRecords."""
         return self.key.lower().endswith(IMAGE_EXTENSIONS)
 
 
@@ -60,11 +60,11 @@ class Shard:
     """The work of one element of the Beam pipeline: files in, a TFRecord file out.
 
     Attributes:
-        split: its name.
-        index, count: this shard's number, and how many the split has.
-        images: of (path, key, label, label_text).
-        records: a TFRecord file to take the examples from, in place of images.
-        buckets: where `records` is to be divided by its keys' hashes: as `split_of` takes them.
+        split: Name of the split.
+        index, count: Number of this shard, and number of shards in the split.
+        images: Tuples (path, key, label, label_text).
+        records: Path of a TFRecord file to take the examples from, instead of images.
+        buckets: Buckets for `split_of`, if `records` is divided by the hashes of its keys.
     """
 
     split: str
@@ -76,36 +76,36 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Of its file, as TFX's example generators name theirs."""
+        """File name, in the style of TFX's example generators."""
         return f"data_tfrecord-{self.index:05d}-of-{self.count:05d}.gz"
 
     def to_json(self) -> str:
-        """One line of text."""
+        """Returns the shard as one line of text."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> "Shard":
-        """The inverse of `to_json`."""
+        """Returns the shard that `to_json` made the line of."""
         fields = json.loads(line)
         return cls(**fields | {"images": tuple(map(tuple, fields["images"]))})
 
 
 def find_files(input_base: str, pattern: str) -> list[File]:
-    """The images and TFRecord files below a folder that match, sorted by key.
+    """Returns the images and TFRecord files below a folder that match, sorted by key.
 
     Args:
-        input_base: a local folder, or one of any file system that Beam knows.
-        pattern: relative to it; `*` stays within a folder, `**` does not. Hidden files and folders
-            are left out.
+        input_base: Folder on the local or any other file system that Beam supports.
+        pattern: Pattern relative to the folder; `*` stays within a folder, `**` includes
+            subfolders. Hidden files and folders are skipped.
 
     Raises:
-        UserError: the folder does not exist or cannot be read.
+        UserError: The folder does not exist or cannot be read.
     """
     base = input_base.rstrip("/") + "/"
     matches = re.compile(FileSystem.translate_pattern(pattern) + r"\Z").match
-    fixed = re.match(r"[^*?\[]*", pattern)[0].rpartition("/")[0]
+    fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
 
-    def wanted(key):
+    def wanted(key: str) -> bool:
         name = key.rpartition("/")[2]
         if not matches(key) or any(part.startswith(".") for part in key.split("/")):
             return False
@@ -120,28 +120,31 @@ def find_files(input_base: str, pattern: str) -> list[File]:
 
 
 def digest(files: Iterable[File]) -> str:
-    """Twelve hex digits that change when a file is added, removed, renamed, resized or touched."""
+    """Returns 12 hex digits that depend on the files' keys, sizes and times."""
     lines = (f"{file.key}\0{file.size}\0{file.modified}\n" for file in files)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def class_names(files: Mapping[str, Sequence[File]], labels: str, input_base: str) -> dict:
-    """The class of each image: its key → the class's name; empty for unlabelled data.
+def class_names(
+    files: Mapping[str, Sequence[File]], labels: str, input_base: str
+) -> dict[str, str]:
+    """Returns the class name of each image by its key; empty for unlabelled data.
 
     Args:
-        files: images by split.
-        labels: `folders` (the first subfolder is the class; where some images lie outside of any,
-            there are no labels), `none`, or the path of a CSV file with the columns path (below
-            `input_base`) and label.
+        files: Files by split.
+        labels: `folders` (the first subfolder is the class; if some images are in no subfolder,
+            the data has no labels), `none`, or the path of a CSV file with the columns path
+            (relative to `input_base`) and label.
+        input_base: Folder of the files.
 
     Raises:
-        UserError: the CSV file cannot be read, or says nothing of an image.
+        UserError: The CSV file cannot be read, or has no label for an image.
     """
     images = [
         file
         for split in files.values()
         for file in split
-        if file.is_image  # TFRecords bring their labels along.
+        if file.is_image  # TFRecords contain their labels.
     ]
     if labels == "none":
         return {}
@@ -150,7 +153,7 @@ def class_names(files: Mapping[str, Sequence[File]], labels: str, input_base: st
     outside = sum(not file.group for file in images)
     if outside and outside < len(images):
         logging.warning(
-            "%s: %d images lie beside the class subfolders; using the set without labels.",
+            "%s: %d images are not in a class subfolder; using the data without labels.",
             input_base,
             outside,
         )
@@ -158,7 +161,7 @@ def class_names(files: Mapping[str, Sequence[File]], labels: str, input_base: st
 
 
 def split_of(key: str, buckets: Mapping[str, int]) -> str:
-    """The split of a key: by its SHA-256, in proportion to the buckets."""
+    """Returns the split of a key, by its SHA-256 and in proportion to the buckets."""
     bounds, total = [], 0
     for size in buckets.values():
         total += size
@@ -170,15 +173,15 @@ def split_of(key: str, buckets: Mapping[str, int]) -> str:
 def plan(
     files: Mapping[str, Sequence[File]], buckets: Mapping[str, int], classes: Mapping[str, str]
 ) -> list[Shard]:
-    """The shards of all splits.
+    """Returns the shards of all splits.
 
-    Images are dealt to shards in an order drawn from their names, so that each shard is a fair
-    sample and a shuffle buffer suffices when training.
+    Images are put into shards in a pseudo-random order that depends on their names, so that each
+    shard is a fair sample and training needs no more than a shuffle buffer.
 
     Args:
-        files: by input split: images, or TFRecord files.
-        buckets: output split → number of buckets; empty to keep the input splits.
-        classes: of `class_names`.
+        files: Images and TFRecord files by input split.
+        buckets: Output split -> number of buckets; empty to keep the input splits.
+        classes: Result of `class_names`.
     """
     label_of = {name: label for label, name in enumerate(sorted(set(classes.values())))}
     images, records = collections.defaultdict(list), collections.defaultdict(list)
@@ -195,7 +198,7 @@ def plan(
         count = len(groups) + len(records[split])
         for index, group in enumerate(groups):
             examples = tuple(
-                (f.path, f.key, label_of.get(classes.get(f.key), -1), classes.get(f.key, ""))
+                (f.path, f.key, label_of.get(classes.get(f.key, ""), -1), classes.get(f.key, ""))
                 for f in group
             )
             shards.append(Shard(split, index, count, examples))
@@ -205,12 +208,13 @@ def plan(
 
 
 def _deal(images: Sequence[File]) -> Iterable[list[File]]:
-    """Groups of at most `_SHARD_BYTES` and `_SHARD_EXAMPLES`."""
+    """Yields groups of at most `_SHARD_BYTES` and `_SHARD_EXAMPLES`."""
 
-    def drawn(file):
+    def drawn(file: File) -> bytes:
         return hashlib.sha256(b"order" + file.key.encode(errors="surrogateescape")).digest()
 
-    group, size = [], 0
+    group: list[File] = []
+    size = 0
     for file in sorted(images, key=drawn):
         if group and (size + file.size > _SHARD_BYTES or len(group) == _SHARD_EXAMPLES):
             yield group
@@ -224,7 +228,7 @@ def _deal(images: Sequence[File]) -> Iterable[list[File]]:
 def _walk(
     base: str, pattern: str, wanted: Callable[[str], bool]
 ) -> Iterable[tuple[str, int, float]]:
-    """(path, size, modified) of the files whose keys are wanted."""
+    """Yields (path, size, modified) of the files whose keys are wanted."""
     if "://" in base:
         for match in FileSystems.match([base + pattern]):
             for file in match.metadata_list:
@@ -232,20 +236,21 @@ def _walk(
                     yield file.path, file.size_in_bytes, file.last_updated_in_seconds
         return
 
-    # Beam's own walk passes silently over folders that it may not read, and over links to folders.
+    # Beam's own walk silently skips folders that it may not read, and links to folders.
     for key in filter(wanted, files_below(base)):
         path = base + key
         try:
             status = os.stat(path)
         except OSError as error:
             raise UserError(
-                f"the file '{path}' cannot be looked at ({error.strerror}); remove it or mend "
+                f"the file '{path}' cannot be read ({error.strerror}); remove it or correct "
                 "the link."
             ) from error
         yield path, status.st_size, status.st_mtime
 
 
 def _classes_from_csv(path: str, images: Sequence[File], input_base: str) -> dict[str, str]:
+    """Returns the class name of each image by its key, as a CSV file gives it."""
     try:
         with FileSystems.open(path) as file:
             text = file.read().decode("utf-8-sig")
@@ -259,7 +264,7 @@ def _classes_from_csv(path: str, images: Sequence[File], input_base: str) -> dic
     missing = [file.key for file in images if not classes.get(file.key)]
     if missing:
         raise UserError(
-            f"the labels '{path}' say nothing of {len(missing)} of {len(images)} images (such as "
-            f"{missing[0]}); add a row for each, its path relative to '{input_base}'."
+            f"the labels '{path}' lack {len(missing)} of {len(images)} images (such as "
+            f"{missing[0]}); add a row for each, with its path relative to '{input_base}'."
         )
     return {file.key: classes[file.key] for file in images}

@@ -1,4 +1,4 @@
-"""Shards through Beam: what ImageExampleGen and CorpusEmbedder have in common."""
+"""Runs a Beam DoFn on each shard, for ImageExampleGen and CorpusEmbedder."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from pipelines.images.listing import Shard
 def run_shards(
     pipeline: beam.Pipeline, shards: Iterable[Shard], do_fn: beam.DoFn, folder: str
 ) -> list[dict]:
-    """Runs `do_fn`, from a shard's JSON to JSON, on each shard; returns what it yields.
+    """Runs `do_fn` on each shard; returns its parsed results.
 
     Args:
-        pipeline: not yet run.
-        shards: the work, which Beam distributes.
-        do_fn: what to do.
-        folder: for the lists of work and of results, on a file system that the workers see.
+        pipeline: Beam pipeline that has not been run.
+        shards: Shards that Beam distributes to workers.
+        do_fn: Function from the JSON of a shard to JSON.
+        folder: Folder for the lists of work and results, on a file system that workers can access.
     """
-    # Files and not beam.Create, whose elements travel inside the job's graph.
+    # A file instead of beam.Create, whose elements would be part of the job's graph.
     work, done = os.path.join(folder, "shards.jsonl"), os.path.join(folder, "done.jsonl")
     tf.io.gfile.makedirs(folder)
     with tf.io.gfile.GFile(work, "w") as file:

@@ -1,9 +1,10 @@
-"""One shard: image files or records in, a TFRecord file of tf.Examples out. What Beam runs."""
+"""The DoFn that writes a shard: reads image files or records, writes a TFRecord of tf.Examples."""
 
+import functools
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 import tensorflow as tf
@@ -15,7 +16,7 @@ from byol_tf.sources.corrupt import decoder_message
 from pipelines.images.listing import Shard, split_of
 
 _FORMATS = {b"\xff\xd8\xff": b"JPEG", b"\x89PNG": b"PNG", b"GIF8": b"GIF", b"BM": b"BMP"}
-# Images are compressed already; level 1 is for the rest of the record.
+# Images are compressed already; level 1 suffices for the rest of the record.
 _OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 
 
@@ -24,23 +25,23 @@ class CorruptImage(Exception):
 
 
 class UnreadableRecords(Exception):
-    """A file that is no TFRecord file of tf.Examples, or only half of one."""
+    """A file that is not a complete TFRecord file of tf.Examples."""
 
 
 class ImageReader:
-    """Reads, decodes to check, and describes one image after the other."""
+    """Reads image files, checks that they can be decoded, and makes tf.Examples of them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._shape = tf.function(
             lambda image_bytes: tf.shape(decode_image(image_bytes)),
             input_signature=[tf.TensorSpec([], tf.string)],
         )
 
     def read(self, path: str) -> bytes:
-        """The content of a file of any Beam file system.
+        """Returns the content of a file on any Beam file system.
 
         Raises:
-            CorruptImage: it cannot be read.
+            CorruptImage: The file cannot be read.
         """
         try:
             with FileSystems.open(path) as file:
@@ -49,14 +50,14 @@ class ImageReader:
             raise CorruptImage(f"cannot be read: {error.strerror or error}") from error
 
     def example(self, image_bytes: bytes, key: str, label: int, text: str) -> tf.train.Example:
-        """The image with what is known of it.
+        """Returns an image and what is known about it as a tf.Example.
 
-        Features: `image/encoded`, `image/format` (JPEG, PNG, GIF, BMP), `image/height` and
+        Its features: `image/encoded`, `image/format` (JPEG, PNG, GIF, BMP), `image/height` and
         `image/width` in pixels, `image/key`, `image/label` (-1 if unknown), `image/label_text`
         ("" if unknown).
 
         Raises:
-            CorruptImage: it cannot be decoded as training and serving decode it.
+            CorruptImage: The image cannot be decoded by the decoder of training and serving.
         """
         try:
             height, width, _ = self._shape(image_bytes).numpy().tolist()
@@ -78,27 +79,30 @@ class ImageReader:
 
 
 class WriteShard(beam.DoFn):
-    """Shard (JSON) → JSON of how it went: split, examples, and (key, reason) of the corrupt.
+    """Shard (JSON) -> JSON with split, number of examples, and (key, reason) of each corrupt image.
 
-    A shard appears under its name when it is whole, so that a worker may fail and try again. A file
-    of records that is damaged will be so in every try: there is no shard, and `unreadable` is
-    (path, reason).
+    A shard is written atomically, so that a worker may fail and try again. A damaged file of
+    records would fail every time: it gives no shard, and the result has `unreadable`: (path,
+    reason).
 
     Args:
-        split_uris: folder of each split.
+        split_uris: Folder of each split.
     """
 
     def __init__(self, split_uris: dict[str, str]):
         self._split_uris = split_uris
 
-    def setup(self):
+    def setup(self) -> None:
+        """Makes the reader, once per worker."""
         self._reader = ImageReader()
 
     def process(self, element: str) -> Iterator[str]:
+        """Writes one shard."""
         shard = Shard.from_json(element)
         path = os.path.join(self._split_uris[shard.split], shard.name)
         temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-        examples, corrupt, unreadable = 0, [], None
+        examples, unreadable = 0, None
+        corrupt: list[tuple[str, str]] = []
         try:
             with tf.io.TFRecordWriter(temporary, _OPTIONS) as writer:
                 for key, make in self._makers(shard):
@@ -116,23 +120,21 @@ class WriteShard(beam.DoFn):
         result = {"split": shard.split, "examples": examples, "corrupt": corrupt}
         yield json.dumps(result | ({"unreadable": unreadable} if unreadable else {}))
 
-    def _makers(self, shard: Shard) -> Iterator[tuple]:
-        """(key, function that makes the example) of what belongs to the shard."""
+    def _makers(self, shard: Shard) -> Iterator[tuple[str, Callable[[], tf.train.Example]]]:
+        """Yields (key, function that makes the example) for each image of the shard."""
         for path, key, label, text in shard.images:
-            yield (
-                key,
-                lambda path=path, key=key, label=label, text=text: self._reader.example(
-                    self._reader.read(path), key, label, text
-                ),
-            )
+            yield key, functools.partial(self._from_file, path, key, label, text)
         if shard.records:
             for number, record in enumerate(_records(shard.records)):
                 key = _text(record, "image/key") or f"{os.path.basename(shard.records)}#{number}"
                 if not shard.buckets or split_of(key, shard.buckets) == shard.split:
-                    yield key, lambda record=record, key=key: self._described(record, key)
+                    yield key, functools.partial(self._from_record, record, key)
 
-    def _described(self, record: tf.train.Example, key: str) -> tf.train.Example:
-        """A record of somebody else's, with all of our features and no others."""
+    def _from_file(self, path: str, key: str, label: int, text: str) -> tf.train.Example:
+        return self._reader.example(self._reader.read(path), key, label, text)
+
+    def _from_record(self, record: tf.train.Example, key: str) -> tf.train.Example:
+        """Returns a foreign record as an example with exactly our features."""
         images = record.features.feature["image/encoded"].bytes_list.value
         if not images:
             raise CorruptImage("there is no feature image/encoded")
@@ -141,6 +143,7 @@ class WriteShard(beam.DoFn):
 
 
 def _records(path: str) -> Iterator[tf.train.Example]:
+    """Yields the examples of a TFRecord file."""
     compression = "GZIP" if path.endswith(".gz") else ""
     try:
         for serialized in tf.data.TFRecordDataset(path, compression).as_numpy_iterator():
@@ -152,9 +155,10 @@ def _records(path: str) -> Iterator[tf.train.Example]:
     ) as error:
         raise UnreadableRecords(decoder_message(error)) from error
     except DecodeError as error:
-        raise UnreadableRecords("there are records in it that are no tf.Example") from error
+        raise UnreadableRecords("it contains records that are not tf.Examples") from error
 
 
 def _text(record: tf.train.Example, name: str) -> str:
+    """Returns a bytes feature as text, or "" if it is missing."""
     values = record.features.feature[name].bytes_list.value
     return os.fsdecode(values[0]) if values else ""

@@ -1,1 +1,1 @@
-"""What TFX calls by name in its own components; adapters to byol_tf, and nothing more."""
+"""Functions that TFX calls by name in its own components; thin adapters to byol_tf."""

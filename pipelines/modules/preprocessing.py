@@ -1,4 +1,4 @@
-"""Transform's preprocessing_fn."""
+"""Transform's `preprocessing_fn`: reduces large images."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from byol_tf.images.preprocessing import decode_image
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict) -> dict[str, tf.Tensor]:
-    """Bounds the images' shorter side; everything else passes through.
+    """Bounds the images' shorter side; all other features stay as they are.
 
     Args:
-        inputs: features of ImageExampleGen, `[B, 1]`.
-        custom_config: `shorter_side`, pixels.
+        inputs: Features of ImageExampleGen, each `[B, 1]`.
+        custom_config: Dict with `shorter_side` in pixels.
     """
     bounded = tf.map_fn(
         lambda image_bytes: bound_shorter_side(image_bytes, custom_config["shorter_side"]),
@@ -24,24 +24,25 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict) -> dict[
 
 
 def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int = 95) -> tf.Tensor:
-    """Makes an image file small enough to be stored and read often: a cheaper source of crops.
+    """Reduces a large image file, so that it takes less space and crops of it cost less.
 
-    A file within the bound is returned as it is, whatever its format; of a JPEG only the header is
-    looked at then, so damage further on is left for a decoder to find.
+    A file within the bound is returned unchanged, whatever its format; only the header of a JPEG is
+    read then, so damage further on is left for a decoder to find.
 
     Args:
-        image_bytes: scalar string, the file's content; what `decode_image` takes.
-        shorter_side: the largest that the shorter side may be, pixels, at least 1.
-        quality: of the JPEG that replaces a larger image, in [1, 100]; its colours have the full
-            resolution.
+        image_bytes: Content of the file, scalar string; any format that `decode_image` takes.
+        shorter_side: Largest allowed shorter side in pixels, at least 1.
+        quality: Quality of the JPEG that replaces a larger image, in [1, 100]; its colours have the
+            full resolution.
 
     Returns:
-        Scalar string: the same bytes, or a JPEG of the same aspect, shorter side `shorter_side`.
+        Scalar string: the same bytes, or a JPEG of the same aspect whose shorter side is
+        `shorter_side`.
 
     Raises:
-        UserError: shorter_side or quality is out of range.
-        tf.errors.InvalidArgumentError: when run, if the bytes are no image, or the longer side
-            would be more than the 65,535 pixels that JPEG allows.
+        UserError: `shorter_side` or `quality` is out of range.
+        tf.errors.InvalidArgumentError: When run, if the bytes are not an image, or the longer side
+            would exceed the 65,535 pixels that JPEG allows.
     """
     if shorter_side < 1:
         raise UserError(f"shorter_side is {shorter_side}; give at least 1 pixel.")
@@ -56,7 +57,7 @@ def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int =
     def shrunk(size: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         size = tf.cast(size, tf.float64)  # Exact: shorter · shorter_side / shorter.
         new_size = tf.cast(tf.round(size * shorter_side / tf.reduce_min(size)), tf.int32)
-        # Antialiased bicubic, as Pillow does it: it keeps more detail than averaging over areas.
+        # Antialiased bicubic, as in Pillow, keeps more detail than averaging over areas.
         resized = tf.image.resize(image, new_size, tf.image.ResizeMethod.BICUBIC, antialias=True)
         pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
         return tf.io.encode_jpeg(pixels, "rgb", quality, chroma_downsampling=False)

@@ -1,6 +1,10 @@
-"""Trainer's run_fn: pretrain, export, keep the curves."""
+"""Trainer's `run_fn`: pretrains, exports, and keeps the learning curves.
+
+`pipelines.training_runs` keeps its checkpoints outside of TFX's artifacts.
+"""
 
 import os
+from typing import TYPE_CHECKING
 
 import ml_collections
 import tensorflow as tf
@@ -10,24 +14,35 @@ from byol_tf import build, export, runs
 from byol_tf.training import pretrain
 from pipelines import training_runs
 
+if TYPE_CHECKING:  # TFX is slow to import, and needed for an annotation only.
+    from tfx import v1 as tfx
+
 
 class Prepare(tf.Module):
-    """Transform's graph as a function of image files: string `[B]` → string `[B]`."""
+    """Transform's graph as a function of image files: string `[B]` -> string `[B]`.
+
+    Args:
+        transform_graph: Path of Transform's output.
+    """
 
     def __init__(self, transform_graph: str):
         super().__init__()
-        # An attribute, so that the export tracks its resources.
+        # An attribute, so that the export tracks the layer's resources.
         self.layer = tft.TFTransformOutput(transform_graph).transform_features_layer()
 
     def __call__(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Returns the transformed image files."""
         return self.layer({"image/encoded": image_bytes[:, tf.newaxis]})["image/encoded"][:, 0]
 
 
-def run_fn(fn_args) -> None:
+def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     """Pretrains on the train split and exports the encoder.
 
-    custom_config: `config` (of byol_tf.configs), `strategy`, `training_dir`, `model_name`, `code`.
-    A run that was killed goes on where its last checkpoint was.
+    A run that was killed continues from its last checkpoint.
+
+    Args:
+        fn_args: Arguments of Trainer. Its custom_config has `config` (of byol_tf.configs),
+            `strategy`, `training_dir`, `model_name` and `code`.
     """
     options = fn_args.custom_config
     config = ml_collections.ConfigDict(options["config"])

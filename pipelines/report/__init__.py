@@ -1,1 +1,1 @@
-"""The page a person opens after a pipeline run: one HTML file that needs nothing else."""
+"""The report of a pipeline run: one self-contained HTML file."""

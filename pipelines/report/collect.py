@@ -1,14 +1,16 @@
-"""A finished run's artifacts → `RunSummary`."""
+"""Collects the artifacts of a finished run into a `RunSummary`."""
 
 import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from byol_tf import encoders, export
 from byol_tf.evaluation.results import environment
@@ -17,15 +19,15 @@ from byol_tf.report.classes import ClassSlice
 from byol_tf.report.gallery import Gallery
 from byol_tf.runs import fingerprint, read_history
 from pipelines.report.summary import Gate, RunSummary, SplitStatistics, Timing
-from pipelines.run_metadata import Node, Outcome
+from pipelines.run_metadata import Artifact, Node, Outcome
 from pipelines.settings import Settings
 
 _GALLERY_IMAGES = 600
-_STATES = {"COMPLETE": "ran", "CACHED": "cached"}
+_STATES: dict[str, Literal["ran", "cached"]] = {"COMPLETE": "ran", "CACHED": "cached"}
 _MEASURES = {
-    "spread": "std of the normalised representations times √D: 1 even, 0 collapsed",
-    "effective_rank": "how many dimensions the representation uses",
-    "alignment": "squared distance of two crops of an image: less is better",
+    "spread": "standard deviation of the normalised representations times √D: 1 even, 0 collapsed",
+    "effective_rank": "number of dimensions that the representation uses",
+    "alignment": "squared distance between two crops of an image: less is better",
     "uniformity": "how evenly images spread over the sphere: less is better",
 }
 
@@ -41,12 +43,12 @@ def collect(
     """Reads what the run's components wrote.
 
     Args:
-        settings: of the run.
-        nodes: its nodes, in order.
-        outcome: what came of it.
-        code: digest of the code.
-        started: ISO 8601.
-        seconds: wall time.
+        settings: Settings of the run.
+        nodes: Nodes of the run, in the order of the pipeline.
+        outcome: Outcome of the run.
+        code: Digest of the code.
+        started: Start time, ISO 8601.
+        seconds: Wall time of the run.
     """
     encoder, preprocessing, card = export.load_saved_model(
         os.path.join(_uri(nodes, "Trainer", "model"), "Format-Serving")
@@ -92,15 +94,15 @@ def collect(
     )
 
 
-def _output(nodes, node_id, key):
+def _output(nodes: Mapping[str, Node], node_id: str, key: str) -> Artifact:
     return nodes[node_id].outputs[key][0]
 
 
-def _uri(nodes, node_id, key) -> str:
+def _uri(nodes: Mapping[str, Node], node_id: str, key: str) -> str:
     return _output(nodes, node_id, key).uri
 
 
-def _accuracy(nodes) -> list[dict] | None:
+def _accuracy(nodes: Mapping[str, Node]) -> list[dict] | None:
     if "LinearProbe" not in nodes:
         return None
     path = os.path.join(_uri(nodes, "LinearProbe", "model"), "evaluation.json")
@@ -108,7 +110,7 @@ def _accuracy(nodes) -> list[dict] | None:
         return json.load(file)["rows"]
 
 
-def _slices(nodes) -> list[ClassSlice]:
+def _slices(nodes: Mapping[str, Node]) -> list[ClassSlice]:
     if "Evaluator" not in nodes:
         return []
     slices = []
@@ -120,7 +122,8 @@ def _slices(nodes) -> list[ClassSlice]:
     return slices
 
 
-def _candidate(nodes):
+def _candidate(nodes: Mapping[str, Node]) -> tfma.EvalResult:
+    """Returns TFMA's result for the model of this run, not for the baseline."""
     uri = _uri(nodes, "Evaluator", "evaluation")
     blessing = _output(nodes, "Evaluator", "blessing").properties
     name = "candidate" if blessing.get("baseline_model_id") else None
@@ -128,7 +131,7 @@ def _candidate(nodes):
 
 
 def _bounded(metric: dict) -> tuple[float, float, float]:
-    """Value and bounds of a TFMA metric, with or without an interval."""
+    """Returns value and bounds of a TFMA metric, with or without an interval."""
     if "boundedValue" in metric:
         bounded = metric["boundedValue"]
         value = bounded.get("value", 0.0)
@@ -137,7 +140,7 @@ def _bounded(metric: dict) -> tuple[float, float, float]:
     return value, value, value
 
 
-def _gates(nodes, settings: Settings) -> list[Gate]:
+def _gates(nodes: Mapping[str, Node], settings: Settings) -> list[Gate]:
     if "RepresentationCheck" in nodes:
         path = os.path.join(_uri(nodes, "RepresentationCheck", "evaluation"), "measures.json")
         with tf.io.gfile.GFile(path) as file:
@@ -164,7 +167,7 @@ def _gates(nodes, settings: Settings) -> list[Gate]:
                 settings.min_accuracy,
                 None,
                 value >= settings.min_accuracy,
-                "of the linear probe on the eval split",
+                "accuracy of the linear probe on the eval split",
                 fraction=True,
             )
         ]
@@ -177,7 +180,7 @@ def _gates(nodes, settings: Settings) -> list[Gate]:
                     -settings.max_accuracy_loss,
                     value - change,
                     change >= -settings.max_accuracy_loss,
-                    "against the last blessed model, on the same images",
+                    "change from the last blessed model, on the same images",
                     fraction=True,
                 )
             )
@@ -185,12 +188,12 @@ def _gates(nodes, settings: Settings) -> list[Gate]:
     blessed = int(bool(_output(nodes, check, "blessing").properties.get("blessed")))
     gates.append(
         Gate(
-            "fit to be served",
+            "can be served",
             blessed,
             1,
             None,
             bool(blessed),
-            "loads as in a server, and every signature answers recorded and real requests alike",
+            "loads as in a server, and all signatures answer recorded and real requests alike",
         )
     )
     return gates
@@ -214,12 +217,12 @@ def _splits(uri: str) -> list[SplitStatistics]:
     return splits
 
 
-def _counts(feature) -> dict[str, int]:
+def _counts(feature: statistics_pb2.FeatureNameStatistics) -> dict[str, int]:
     buckets = feature.string_stats.rank_histogram.buckets
     return {bucket.label: int(bucket.sample_count) for bucket in buckets if bucket.label}
 
 
-def _range(feature) -> tuple[float, float, float]:
+def _range(feature: statistics_pb2.FeatureNameStatistics) -> tuple[float, float, float]:
     numbers = feature.num_stats
     return numbers.min, numbers.median, numbers.max
 
@@ -227,7 +230,8 @@ def _range(feature) -> tuple[float, float, float]:
 def _corrupt(uri: str) -> list[tuple[str, str]]:
     with tf.io.gfile.GFile(os.path.join(uri, "quarantine.tsv")) as file:
         lines = file.read().splitlines()
-    return [tuple(line.split("\t", 1)) for line in lines]
+    pairs = (line.partition("\t") for line in lines)
+    return [(key, reason) for key, _, reason in pairs]
 
 
 def _anomalies(uri: str) -> list[str]:
@@ -235,7 +239,7 @@ def _anomalies(uri: str) -> list[str]:
         return json.load(file)
 
 
-def _lineage(settings: Settings, nodes, code: str) -> list[tuple[str, str]]:
+def _lineage(settings: Settings, nodes: Mapping[str, Node], code: str) -> list[tuple[str, str]]:
     about = environment()
     hardware = about["hardware"]
     rows = [
@@ -255,7 +259,7 @@ def _lineage(settings: Settings, nodes, code: str) -> list[tuple[str, str]]:
 
 
 def _gallery(examples: str, embed: Callable[..., dict[str, tf.Tensor]]) -> Gallery:
-    """Images of the eval split through the export's own signature."""
+    """Embeds images of the eval split by the export's own signature."""
     files = sorted(tf.io.gfile.glob(os.path.join(examples, "Split-eval", "*.gz")))
     records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
     features = [
@@ -263,7 +267,7 @@ def _gallery(examples: str, embed: Callable[..., dict[str, tf.Tensor]]) -> Galle
         for record in itertools.islice(records, _GALLERY_IMAGES)
     ]
 
-    def column(name, kind):
+    def column(name: str, kind: str) -> list:
         return [getattr(feature[name], kind).value[0] for feature in features]
 
     images = column("image/encoded", "bytes_list")

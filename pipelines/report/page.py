@@ -1,4 +1,4 @@
-"""The page of a run: `render` makes it, `write` puts it where a browser can open it."""
+"""The report of a run as an HTML page."""
 
 import os
 import pathlib
@@ -9,12 +9,12 @@ from byol_tf.report.classes import by_class, ends
 from pipelines.report.summary import RunSummary, SplitStatistics
 
 _TEMPLATE = pathlib.Path(__file__).with_name("template.html")
-_COMMON, _RARE = 10, 10  # Labels shown where there are more than both.
-_CORRUPT = 20
+_COMMON, _RARE = 10, 10  # Labels shown if there are more than the sum.
+_CORRUPT = 20  # Corrupt files shown.
 
 
 def render(summary: RunSummary) -> str:
-    """The page as one HTML document that refers to nothing outside itself."""
+    """Returns the page as one HTML document that refers to nothing outside itself."""
     overall = next((s for s in summary.slices if s.name == "overall"), None)
     return page.render(
         _TEMPLATE,
@@ -35,8 +35,8 @@ def render(summary: RunSummary) -> str:
 
 
 def write(summary: RunSummary, path: str | os.PathLike) -> None:
-    """Writes the page to a local file, which is never seen half written."""
-    # Imported here because TensorFlow takes seconds, and rendering needs none of it.
+    """Writes the page to a local file, atomically."""
+    # Imports TensorFlow, which takes seconds and which `render` does not need.
     from byol_tf.files import write_atomically
 
     path = pathlib.Path(path)
@@ -45,7 +45,7 @@ def write(summary: RunSummary, path: str | os.PathLike) -> None:
 
 
 def _label_mix(splits: Sequence[SplitStatistics]) -> list[list[str]]:
-    """Labels from the most common to the rarest in one group, or the ends of a long list in two."""
+    """Returns the labels, most common first: one group, or both ends of a long list as two."""
     totals: dict[str, int] = {}
     for split in splits:
         for label, count in split.labels.items():

@@ -1,4 +1,4 @@
-"""What the page of a run is made from: plain data, filled in by whoever ran the pipeline."""
+"""The data of a run's report, filled in by `collect` and shown by `page`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from byol_tf.report.gallery import Gallery
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """One threshold that decided about the push.
+    """A threshold that decides whether the model is pushed.
 
     Attributes:
-        name: what was measured, such as "accuracy" or "effective rank".
-        value: as measured on this run's model.
-        bound: the threshold.
-        baseline: the last blessed model's value, if there was one.
-        passed: whether the gate let the model through.
-        explanation: what the measure means, in a sentence.
-        direction: on which side of `bound` the value must be.
-        fraction: whether the numbers are in [0, 1] and read best as percentages.
+        name: Name of the measure, such as "accuracy" or "effective rank".
+        value: Value of this run's model.
+        bound: Threshold.
+        baseline: Value of the last blessed model, if there is one.
+        passed: Whether the model passed the gate.
+        explanation: Meaning of the measure, in a sentence.
+        direction: Side of `bound` on which the value must be.
+        fraction: Whether the numbers are in [0, 1] and shown as percentages.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class SplitStatistics:
-    """What is in one split; `height` and `width` are (min, median, max) in pixels."""
+    """Statistics of a split; `height` and `width` are (min, median, max) in pixels."""
 
     name: str
     examples: int
@@ -47,7 +47,7 @@ class SplitStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Wall time of one component."""
+    """State and wall time of a component."""
 
     component: str
     state: Literal["ran", "cached", "failed"]
@@ -56,26 +56,26 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class RunSummary:
-    """One run. What is left at its default is said to be missing on the page.
+    """Summary of a run. The page says of fields left at their default that they are missing.
 
     Attributes:
-        started: ISO 8601.
-        seconds: wall time of the whole run.
-        labelled: whether the data has labels; without them label-free measures decide.
-        version: of the model under `serving_path`, such as "1732412345".
-        reasons: sentences: why the model was rejected, or notes.
-        model: architecture, parameters (int), embedding_size, image_size, versions (dict).
-        config: of the training, nested.
+        started: Start time, ISO 8601.
+        seconds: Wall time of the whole run.
+        labelled: Whether the data has labels; without labels, label-free measures decide.
+        version: Version of the model under `serving_path`, such as "1732412345".
+        reasons: Sentences why the model was rejected, or notes.
+        model: Facts: architecture, parameters (int), embedding_size, image_size, versions (dict).
+        config: Nested config of the training.
         loss_caption: Explanation of the method's loss; empty if unknown.
-        history: a row an epoch: epoch, step, loss, lr, ema, projection_std, effective_rank and,
-            where measured, online_accuracy and knn_accuracy.
-        accuracy: a row an encoder, the trained one first, as byol-evaluate writes them: encoder,
-            linear (top_1, top_5, interval, base_lr), knn (top_1, k).
-        slices: accuracy by class; the row named "overall" is of all examples.
-        corrupt: (key, reason) of the first corrupt files, of `corrupt_total`.
-        anomalies: sentences of the validation of the data, drift included.
-        baseline_statistics: the run that drift was measured against.
-        lineage: (what, value) pairs.
+        history: One row per epoch: epoch, step, loss, lr, ema, projection_std, effective_rank and,
+            if measured, online_accuracy and knn_accuracy.
+        accuracy: One row per encoder, the trained one first, in the format of byol-evaluate:
+            encoder, linear (top_1, top_5, interval, base_lr), knn (top_1, k).
+        slices: Accuracy by class; the row named "overall" is of all examples.
+        corrupt: (key, reason) of the first of `corrupt_total` corrupt files.
+        anomalies: Sentences from the validation of the data, drift included.
+        baseline_statistics: Statistics against which drift was measured.
+        lineage: Pairs (what, value).
     """
 
     pipeline_name: str

@@ -1,1 +1,1 @@
-"""Mains: one graph (`pipelines.pipeline`), a module for each way to run it."""
+"""Commands: one module for each way to run the graph of `pipelines.pipeline`."""

@@ -1,12 +1,21 @@
-"""Flags → Settings, the same for every runner. No TensorFlow until flags are parsed."""
+"""Flags -> Settings, the same for every runner. Imports no TensorFlow until flags are parsed."""
 
+import collections
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ml_collections
 from absl import flags
 
 from byol_tf.choices import STRATEGIES
 from byol_tf.cli import recipe
 from byol_tf.errors import UserError
+from pipelines.settings import INFRA_VALIDATORS, SEVERITIES, Settings
 
-# Else `--help` would count the flags as this module's and not as the command's.
+if TYPE_CHECKING:
+    from pipelines.images.listing import File
+
+# Otherwise `--help` would list the flags as this module's and not as the command's.
 flags.disclaim_key_flags()
 _FLAGS = flags.FLAGS
 _config: flags.FlagHolder
@@ -19,135 +28,148 @@ def define() -> None:
     flags.DEFINE_string(
         "data_dir",
         None,
-        "The images: a folder (local, or gs://, s3://, hdfs:// where Beam's extra is installed), or one "
-        "of TFRecords of tf.Example.",
+        "Folder of the images: local, or gs://, s3:// or hdfs:// if the extra of Apache Beam is "
+        "installed. It may contain TFRecords of tf.Example instead.",
         required=True,
     )
     flags.DEFINE_string(
         "pipeline_root",
         None,
-        "Where artifacts, metadata, checkpoints and the report go.",
+        "Folder for artifacts, metadata, checkpoints and reports.",
         required=True,
     )
     flags.DEFINE_string(
         "serving_model_dir",
         None,
-        "What model servers watch; gets MODEL_NAME/VERSION.",
+        "Folder that model servers watch; models are pushed to MODEL_NAME/VERSION in it.",
         required=True,
     )
-    flags.DEFINE_string("pipeline_name", "byol", "Of this pipeline, in its metadata.")
-    flags.DEFINE_string("model_name", "byol", "Of the served model.")
+    flags.DEFINE_string("pipeline_name", Settings.name, "Name of this pipeline in ML Metadata.")
+    flags.DEFINE_string("model_name", Settings.model_name, "Name of the served model.")
     flags.DEFINE_list(
         "input_splits",
         [],
-        "NAME=PATTERN, separated by commas: which files are in which split, such as "
-        "train=train/**,eval=test/**; * stays within a folder, ** does not. With {SPAN} and {VERSION} as in "
-        "TFX. By default one split of everything, divided by --output_splits.",
+        "NAME=PATTERN, separated by commas: the files of each split, for example "
+        "train=train/**,eval=test/**; * stays within a folder, ** includes subfolders. {SPAN} and "
+        "{VERSION} work as in TFX. By default all files are one split, divided by --output_splits.",
     )
     flags.DEFINE_list(
         "output_splits",
         [],
-        "NAME=BUCKETS: how one input split is divided, by a hash of each image's path; by default "
-        "train=9,eval=1.",
+        "NAME=BUCKETS, separated by commas: how to divide a single input split, by a hash of each "
+        "image's path; by default train=9,eval=1.",
     )
-    flags.DEFINE_integer("span", None, "Which {SPAN}; by default the newest.")
+    flags.DEFINE_integer("span", Settings.span, "Value of {SPAN}; by default the newest.")
     flags.DEFINE_string(
         "labels",
-        "folders",
-        "folders: each subfolder is a class. none: there are no labels. Else a CSV file with the columns "
-        "path (below --data_dir) and label.",
+        Settings.labels,
+        "folders: each subfolder is a class. none: there are no labels. Otherwise the path of a "
+        "CSV file with the columns path (relative to --data_dir) and label.",
     )
     flags.DEFINE_float(
         "max_corrupt_fraction",
-        0.01,
-        "Images that cannot be decoded are skipped, up to this part.",
+        Settings.max_corrupt_fraction,
+        "Largest fraction of images that may be corrupt; corrupt images are skipped.",
         0,
         1,
     )
     flags.DEFINE_string(
         "schema_file",
-        None,
-        "A curated schema (text proto) to validate the data by; inferred by default.",
+        Settings.schema_file,
+        "Curated schema (text proto) to validate the data against; by default it is inferred.",
     )
     flags.DEFINE_enum(
         "stop_on",
-        "error",
-        ("warning", "error", "never"),
-        "The least severity of a data anomaly that stops the run before training.",
+        Settings.stop_on,
+        SEVERITIES,
+        "Lowest severity of a data anomaly that stops the run before training.",
     )
     flags.DEFINE_float(
         "max_drift",
-        0.1,
-        "How far formats, labels (L-infinity) and sizes (Kolmogorov-Smirnov) may move from the last run.",
+        Settings.max_drift,
+        "Largest distance of formats and labels (L-infinity) and of sizes (Kolmogorov-Smirnov) "
+        "from the last run.",
         0,
         1,
     )
     flags.DEFINE_integer(
-        "shorter_side", 512, "Larger images are reduced to this shorter side, in pixels.", 1
+        "shorter_side",
+        Settings.shorter_side,
+        "Shorter side in pixels to which larger images are reduced.",
+        1,
     )
-    flags.DEFINE_enum(
-        "strategy",
-        "auto",
-        STRATEGIES,
-        "How to distribute training.",
-    )
+    flags.DEFINE_enum("strategy", Settings.strategy, STRATEGIES, "How to distribute training.")
     flags.DEFINE_integer(
-        "views", 0, "Random crops an image for the linear probe; 0 trains on centre crops.", 0
+        "views",
+        Settings.views,
+        "Random crops per image for the linear probe; 0 trains on centre crops.",
+        0,
     )
     flags.DEFINE_float(
         "min_accuracy",
         None,
-        "A model whose linear probe is below is not pushed; by default 0.05 above the part of the "
-        "commonest class.",
+        "Lowest accuracy of the linear probe with which a model is pushed; by default 0.05 above "
+        "the fraction of the most common class.",
         0,
         1,
     )
     flags.DEFINE_float(
-        "max_accuracy_loss", 0.01, "How much accuracy may be lost to the last blessed model.", 0, 1
+        "max_accuracy_loss",
+        Settings.max_accuracy_loss,
+        "Largest loss of accuracy, compared with the last blessed model.",
+        0,
+        1,
     )
     flags.DEFINE_float(
         "min_spread",
-        0.1,
-        "Without labels: the least std of normalised representations (0 collapsed, 1 even).",
+        Settings.min_spread,
+        "Without labels: lowest standard deviation of the normalised representations "
+        "(0 collapsed, 1 even).",
         0,
         1,
     )
     flags.DEFINE_float(
         "max_measure_loss",
-        0.25,
-        "Without labels: by how much, relative to the last blessed model, a measure may be worse.",
+        Settings.max_measure_loss,
+        "Without labels: largest relative loss of a measure, compared with the last blessed model.",
         0,
         1,
     )
-    flags.DEFINE_string("embed_data_dir", None, "Images to embed with the blessed encoder.")
+    flags.DEFINE_string(
+        "embed_data_dir",
+        Settings.embed_data_dir,
+        "Folder of images to embed with the blessed encoder.",
+    )
     flags.DEFINE_enum(
         "infra_validator",
-        "none",
-        ("none", "docker", "kubernetes"),
-        "Validate on the real TF Serving image in place of ServingCheck.",
+        Settings.infra_validator,
+        INFRA_VALIDATORS,
+        "Where to validate on the real TF Serving image; none uses ServingCheck instead.",
     )
-    flags.DEFINE_bool("cache", True, "Whether what has not changed is left as it is.")
+    flags.DEFINE_bool(
+        "cache", Settings.enable_cache, "Whether to skip components whose inputs have not changed."
+    )
 
 
-def resolved_config():
-    """The config that `--config` and its overrides give."""
+def resolved_config() -> ml_collections.ConfigDict:
+    """Returns the config that `--config` and its overrides give."""
     return recipe.resolve_config(_config)
 
 
-def from_flags(config, beam_args: list[str], listed: bool = True):
-    """The Settings of the flags.
+def from_flags(
+    config: ml_collections.ConfigDict, beam_args: Sequence[str], listed: bool = True
+) -> Settings:
+    """Returns the Settings that the flags give.
 
     Args:
-        config: of `resolved_config`.
-        beam_args: for Beam.
-        listed: whether to look at the data folder, for labels and what is new in it. Else the data
-            have labels unless --labels=none, the digests stay empty, and drift is not looked at.
+        config: Result of `resolved_config`.
+        beam_args: Command-line arguments for Beam.
+        listed: Whether to list the data folder, to find labels and changes. If not, the data has
+            labels unless --labels=none, the digests stay empty, and drift is not measured.
 
     Raises:
-        UserError: a flag or the folder is bad.
+        UserError: A flag or the folder is not valid.
     """
-    from pipelines.settings import Settings
-
     input_splits = _pairs("input_splits")
     facts = _listed_facts(input_splits) if listed else _told_facts()
     return Settings(
@@ -182,12 +204,12 @@ def from_flags(config, beam_args: list[str], listed: bool = True):
 
 
 def _told_facts() -> dict:
-    """What the flags say of the data."""
+    """Returns the settings about the data that the flags alone give."""
     labelled = _FLAGS.labels != "none"
     if labelled and _FLAGS.min_accuracy is None:
         raise UserError(
-            "--min_accuracy is missing, and the data are not looked at here to choose one; give "
-            "it, or --labels=none."
+            "--min_accuracy is missing, and the data is not read here to choose one; give it, or "
+            "--labels=none."
         )
     return {
         "labelled": labelled,
@@ -197,7 +219,7 @@ def _told_facts() -> dict:
 
 
 def _listed_facts(input_splits: dict[str, str]) -> dict:
-    """What the data folder says."""
+    """Returns the settings about the data that follow from a listing of the data folder."""
     from pipelines.images import listing
 
     patterns = input_splits or {"all": "**"}
@@ -209,8 +231,8 @@ def _listed_facts(input_splits: dict[str, str]) -> dict:
     images = [file for found in files.values() for file in found]
     if not images:
         raise UserError(
-            f"'{_FLAGS.data_dir}' holds no images (jpg, jpeg, png, bmp, gif) and no TFRecords that match; "
-            "correct --data_dir or --input_splits."
+            f"'{_FLAGS.data_dir}' holds no images (jpg, jpeg, png, bmp, gif) and no TFRecords that "
+            "match; correct --data_dir or --input_splits."
         )
     labelled, share = _label_facts(files, images)
     min_accuracy = _FLAGS.min_accuracy
@@ -226,26 +248,24 @@ def _listed_facts(input_splits: dict[str, str]) -> dict:
 
 
 def _with_span(patterns: dict[str, str]) -> dict[str, str]:
-    """The patterns with the {SPAN} and {VERSION} that TFX will choose."""
+    """Returns the patterns with the {SPAN} and {VERSION} that TFX will choose."""
+    from tfx import v1 as tfx
     from tfx.components.example_gen.input_processor import FileBasedInputProcessor
-    from tfx.proto import example_gen_pb2, range_config_pb2
 
     span_range = None
     if _FLAGS.span is not None:
-        span = range_config_pb2.StaticRange(
-            start_span_number=_FLAGS.span, end_span_number=_FLAGS.span
-        )
-        span_range = range_config_pb2.RangeConfig(static_range=span)
+        span = tfx.proto.StaticRange(start_span_number=_FLAGS.span, end_span_number=_FLAGS.span)
+        span_range = tfx.proto.RangeConfig(static_range=span)
     splits = [
-        example_gen_pb2.Input.Split(name=name, pattern=pattern)
-        for name, pattern in patterns.items()
+        tfx.proto.Input.Split(name=name, pattern=pattern) for name, pattern in patterns.items()
     ]
     processor = FileBasedInputProcessor(_FLAGS.data_dir, splits, span_range)
     try:
         span, version = processor.resolve_span_and_version()
     except ValueError as error:
         raise UserError(
-            f"no span in '{_FLAGS.data_dir}' fits --input_splits ({error}); correct the pattern or --span."
+            f"no span in '{_FLAGS.data_dir}' fits --input_splits ({error}); correct the pattern or "
+            "--span."
         ) from error
     return {
         name: processor.get_pattern_for_span_version(pattern, span, version)
@@ -253,28 +273,26 @@ def _with_span(patterns: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _label_facts(files, images) -> tuple[bool, float]:
-    """Whether there are labels, and the share of the commonest class."""
-    import collections
-
+def _label_facts(files: dict[str, list["File"]], images: list["File"]) -> tuple[bool, float]:
+    """Returns whether there are labels, and the fraction of the most common class."""
     from pipelines.images import listing
 
     if any(not file.is_image for file in images):
-        return _FLAGS.labels != "none", 0.0  # They are inside.
+        return _FLAGS.labels != "none", 0.0  # TFRecords contain the labels; they are not read here.
     classes = listing.class_names(files, _FLAGS.labels, _FLAGS.data_dir)
     counts = collections.Counter(classes.values())
     if len(counts) == 1:
         (name,) = counts
         raise UserError(
-            f"all images of '{_FLAGS.data_dir}' are of one class ('{name}'), and accuracy needs two; give "
-            "the folder above, or --labels=none."
+            f"all images of '{_FLAGS.data_dir}' are of one class ('{name}'), and accuracy needs "
+            "two; give the folder above, or --labels=none."
         )
     return bool(classes), max(counts.values(), default=0) / len(images)
 
 
 def _pairs(flag: str) -> dict[str, str]:
-    """NAME=VALUE,... as a dict."""
-    pairs = {}
+    """Returns the NAME=VALUE,... of a flag as a dict."""
+    pairs: dict[str, str] = {}
     for item in _FLAGS[flag].value:
         name, equals, value = item.partition("=")
         if not (name and equals and value) or name in pairs:
@@ -286,6 +304,6 @@ def _pairs(flag: str) -> dict[str, str]:
 def _whole(name: str, value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
         raise UserError(
-            f"--output_splits gives {name} '{value}' buckets; give a whole number from 1."
+            f"--output_splits gives {name} '{value}' buckets; give a whole number of at least 1."
         )
     return int(value)

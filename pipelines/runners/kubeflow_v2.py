@@ -4,7 +4,7 @@
         --pipeline_root=gs://BUCKET/pipeline --serving_model_dir=gs://BUCKET/serving \\
         --image=REGISTRY/byol_tf:1 --output=byol.json
 
-The folders are looked at when the spec runs, not here. What follows a bare -- goes to Beam:
+The folders are read when the spec runs, not here. Arguments after a bare -- go to Beam:
 byol-pipeline-compile ... -- --runner=DataflowRunner --project=PROJECT --region=REGION \\
     --temp_location=gs://BUCKET/tmp --sdk_container_image=REGISTRY/byol_tf:1
 """
@@ -19,41 +19,42 @@ from absl import flags
 from byol_tf.cli import recipe, run_main
 from byol_tf.errors import UserError
 from pipelines.runners import flag_settings
+from pipelines.settings import Settings
 
 _FLAGS = flags.FLAGS
 _SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def define() -> None:
-    """Defines the flags: those of every runner, and where and in what the spec is to run."""
+    """Defines the flags of every runner, and those of the spec."""
     flag_settings.define()
     flags.DEFINE_string(
         "output",
         None,
-        "The file to write: .json is a whole pipeline job, as Vertex AI takes it; .yaml its "
-        "pipeline spec, as Kubeflow takes it.",
+        "File to write: .json for a pipeline job, as Vertex AI takes it; .yaml for its pipeline "
+        "spec, as Kubeflow takes it.",
         required=True,
     )
     flags.DEFINE_string(
         "image",
         None,
-        "The container image that every component runs in; it has byol_tf[pipeline] of this "
-        "version.",
+        "Container image in which every component runs; it must have this version of "
+        "byol_tf[pipeline].",
         required=True,
     )
     flags.DEFINE_string(
         "records_schema_file",
         None,
-        "The package's records.pbtxt as the container sees it: its path in the image, or a copy on "
-        "a file system that it reads. By default the path in this installation, which is right "
-        "where the image has the same layout.",
+        "Path of the package's records.pbtxt for the container: in the image, or a copy on a file "
+        "system that the container can read. By default the path in this installation, which fits "
+        "an image with the same layout.",
     )
     flags.DEFINE_string(
         "data_version",
         "",
-        "Any name for what the data are now. What has run with the same name, code and settings is "
-        "then taken from the cache. Without it nothing is cached, for the platform cannot tell "
-        "whether images have been added to a folder.",
+        "Any name for the current state of the data. Components that have run with the same name, "
+        "code and settings are then taken from the cache. Without it nothing is cached, because "
+        "the platform cannot tell whether images have been added to a folder.",
     )
 
 
@@ -78,16 +79,17 @@ def run() -> None:
     run_main(main, passes_on="Beam")
 
 
-def compile_pipeline(settings, image: str, output: str) -> int:
+def compile_pipeline(settings: Settings, image: str, output: str) -> int:
     """Writes the spec of `create_pipeline(settings)`; returns the number of its tasks.
 
     Args:
-        settings: with `compare_with_last_run` off, for Kubeflow has no resolver for it.
-        image: a container image.
-        output: a local path that ends with .json, .yaml or .yml; appears when it is whole.
+        settings: Settings without `compare_with_last_run`, for which Kubeflow has no resolver.
+        image: Name of a container image.
+        output: Local path that ends with .json, .yaml or .yml; the file is written atomically.
 
     Raises:
-        UserError: the settings ask for what Kubeflow cannot run, or `output` cannot be written.
+        UserError: The settings need something that Kubeflow cannot run, or `output` cannot be
+            written.
     """
     if not output.endswith(_SUFFIXES):
         raise UserError(
@@ -96,10 +98,10 @@ def compile_pipeline(settings, image: str, output: str) -> int:
     if settings.infra_validator != "none":
         raise UserError(
             f"--infra_validator={settings.infra_validator} cannot be compiled: TFX has no "
-            "InfraValidator for Kubeflow v2; leave the flag out, and ServingCheck does its work."
+            "InfraValidator for Kubeflow v2; omit the flag to use ServingCheck instead."
         )
     folder, name = os.path.split(os.path.abspath(output))
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex[:8]}.{name}")  # TFX goes by the suffix.
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex[:8]}.{name}")  # TFX looks at the suffix.
     try:
         os.makedirs(folder, exist_ok=True)
         open(temporary, "x").close()
@@ -108,17 +110,17 @@ def compile_pipeline(settings, image: str, output: str) -> int:
             f"--output '{output}' cannot be written ({error.strerror}); choose another path."
         ) from error
     try:
-        # Now that nothing is wrong with the flags.
-        from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+        # Slow, so imported only after the flags have been checked.
+        from tfx import v1 as tfx
 
         from pipelines.pipeline import create_pipeline
 
-        config = kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+        config = tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
             display_name=settings.name,
             default_image=image,
-            use_pipeline_spec_2_1=True,  # Vertex AI takes 2.0 too, Kubeflow's own backend does not.
+            use_pipeline_spec_2_1=True,  # Kubeflow's own backend does not take 2.0.
         )
-        runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
             config, folder, os.path.basename(temporary)
         )
         job = runner.run(create_pipeline(settings))

@@ -3,7 +3,7 @@
     byol-pipeline --config=cifar10 --data_dir=photos/ --pipeline_root=pipeline/ \\
         --serving_model_dir=serving/
 
-The same command again does only what has changed or was not finished. What follows a bare -- goes
+The same command again runs only what has changed or was not finished. Arguments after a bare -- go
 to Beam: byol-pipeline ... -- --runner=FlinkRunner --flink_master=HOST:8081
 """
 
@@ -13,6 +13,7 @@ import logging as std_logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 
 from absl import flags, logging
 
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> None:
     config = flag_settings.resolved_config()  # Before TensorFlow is imported.
     warnings.filterwarnings("ignore", message="grpcio <", category=FutureWarning)  # google.auth's.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Components share the process.
-    del sys.argv[1:]  # With Beam's options, TFX parses it again, which --config does not bear.
+    # Given Beam's options, TFX parses sys.argv again, and would fail on --config.
+    del sys.argv[1:]
     with _log_to(_FLAGS.pipeline_root), _locked(_FLAGS.pipeline_root):
         settings = flag_settings.from_flags(config, argv[1:])
         from pipelines.runners import local_run
@@ -45,18 +47,18 @@ def run() -> None:
 
 
 @contextlib.contextmanager
-def _log_to(pipeline_root: str):
-    """Everything into a file; of TFX's own chatter, little on the terminal."""
+def _log_to(pipeline_root: str) -> Iterator[None]:
+    """Logs everything to pipeline.log, and only part of TFX's messages to the terminal."""
     try:
         os.makedirs(pipeline_root, exist_ok=True)
         handler = std_logging.FileHandler(os.path.join(pipeline_root, "pipeline.log"))
     except OSError as error:
         raise UserError(
-            f"the --pipeline_root '{pipeline_root}' cannot be written ({error.strerror}); choose "
+            f"--pipeline_root '{pipeline_root}' cannot be written ({error.strerror}); choose "
             "another folder."
         ) from error
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    std_logging.raiseExceptions = False  # A full disk is told once, not for each line of the log.
+    std_logging.raiseExceptions = False  # A full disk is reported once, not per line of the log.
     terminal = logging.get_absl_handler()
     terminal.addFilter(_for_the_terminal)
     std_logging.getLogger().addHandler(handler)
@@ -68,16 +70,16 @@ def _log_to(pipeline_root: str):
         handler.close()
 
 
-def _for_the_terminal(record) -> bool:
-    """Our own words, and which component is at work; errors are raised, and end as a sentence."""
+def _for_the_terminal(record: std_logging.LogRecord) -> bool:
+    """Whether a message is ours, or names the running component; errors are raised, not logged."""
     ours = any(f"{os.sep}{name}{os.sep}" in record.pathname for name in ("byol_tf", "pipelines"))
     progress = record.module == "local_dag_runner" and "is running" in str(record.msg)
     return ours or progress
 
 
 @contextlib.contextmanager
-def _locked(pipeline_root: str):
-    """One run at a time in a root: SQLite and the clean-up of killed runs both need that."""
+def _locked(pipeline_root: str) -> Iterator[None]:
+    """Allows one run at a time in a root, for SQLite and for the clean-up of killed runs."""
     with open(os.path.join(pipeline_root, ".lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

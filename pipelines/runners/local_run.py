@@ -1,10 +1,10 @@
-"""One run on LocalDagRunner: clean up, run, look at every node, say what came of it."""
+"""A run on LocalDagRunner: cleans up, runs, checks that every node finished, writes the report."""
 
 import datetime
 import errno
 import os
 
-from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx import v1 as tfx
 
 from byol_tf.errors import UserError
 from pipelines import run_metadata, training_runs
@@ -16,16 +16,16 @@ from pipelines.settings import Settings
 
 
 def run(settings: Settings) -> str:
-    """Runs the pipeline; returns a sentence on what came of it.
+    """Runs the pipeline; returns a sentence about the outcome, and one with the report's path.
 
     Raises:
-        UserError: a component failed on something that can be mended.
+        UserError: A component failed for a reason that the user can fix, or did not run.
     """
     pipeline = create_pipeline(settings)
     run_metadata.remove_leftovers(settings)
     started = datetime.datetime.now()
     try:
-        LocalDagRunner().run(pipeline)
+        tfx.orchestration.LocalDagRunner().run(pipeline)
     except Exception as error:
         raise _explained(error, settings) from error
     nodes = run_metadata.last_run(settings)
@@ -54,8 +54,9 @@ def run(settings: Settings) -> str:
 
 
 def _explained(error: Exception, settings: Settings) -> Exception:
-    """The UserError in an exception's chain, or one that says the disk is full, or the exception."""
-    link, texts = error, []
+    """Returns the UserError in an exception's chain, or one for a full disk, or the exception."""
+    link: BaseException | None = error
+    texts = []
     while link is not None:
         if isinstance(link, UserError):
             return link
@@ -71,6 +72,6 @@ def _explained(error: Exception, settings: Settings) -> Exception:
 
 def _disk_full(settings: Settings) -> UserError:
     return UserError(
-        f"there is no space left on the disk of '{settings.pipeline_root}'; make room and run the same "
-        "command again: what is finished stays."
+        f"there is no space left on the disk of '{settings.pipeline_root}'; free some and run the "
+        "same command again: finished components are kept."
     )

@@ -8,7 +8,7 @@ from pipelines import digests
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    """A library of two modules and a folder that does not count; the digest of a copy of it."""
+    """Makes a library of two modules and a folder that does not count; digests a copy of it."""
 
     def write(folder):
         for name in ("a.py", "sub/b.py", "cli/main.py", "notes.md"):

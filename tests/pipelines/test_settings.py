@@ -36,7 +36,7 @@ def test_paths_follow_from_the_folders():
                 "input_splits": {"train": "a/**", "eval": "b/**"},
                 "output_splits": {"train": 9, "eval": 1},
             },
-            "only one kind",
+            "only one of the two",
         ),
         ({"shorter_side": 31}, "31"),
         ({"max_drift": float("nan")}, "max_drift"),

@@ -1,1 +1,1 @@
-"""Embeddings of a folder of images, as Parquet."""
+"""A component that embeds a folder of images into Parquet files."""

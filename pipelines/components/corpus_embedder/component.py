@@ -1,36 +1,39 @@
-"""CorpusEmbedder: a folder of images, each as a row of a Parquet file."""
+"""CorpusEmbedder: embeds a folder of images into Parquet files, one row per image."""
 
 import json
 
-from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx import v1 as tfx
+from tfx.dsl.components.base import executor_spec
+from tfx.types import component_spec
 
 from pipelines.artifacts import Embeddings
 from pipelines.components.corpus_embedder import executor
 
 
 class CorpusEmbedderSpec(component_spec.ComponentSpec):
-    """See `CorpusEmbedder`."""
+    """Specification of `CorpusEmbedder`."""
 
     PARAMETERS = {
         "data_dir": component_spec.ExecutionParameter(type=str),
         "versions": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "model": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model),
+        "model_blessing": component_spec.ChannelParameter(
+            type=tfx.types.standard_artifacts.ModelBlessing
+        ),
     }
     OUTPUTS = {"embeddings": component_spec.ChannelParameter(type=Embeddings)}
 
 
-class CorpusEmbedder(base_beam_component.BaseBeamComponent):
-    """Embeds all images below a folder; BulkInferrer would store every image once more.
+class CorpusEmbedder(tfx.types.BaseBeamComponent):
+    """Embeds all images below a folder; BulkInferrer would store a copy of every image.
 
     Args:
-        model: the encoder.
-        model_blessing: an encoder that is not blessed embeds nothing.
-        data_dir: a folder on any file system that Beam knows.
-        versions: strings by name that stand for the code and the folder's content.
+        model: Channel of the encoder.
+        model_blessing: Channel of its blessing; without a blessing nothing is embedded.
+        data_dir: Folder on any file system that Beam supports.
+        versions: Digests by name that stand for the code and the folder's content.
     """
 
     SPEC_CLASS = CorpusEmbedderSpec
@@ -38,8 +41,8 @@ class CorpusEmbedder(base_beam_component.BaseBeamComponent):
 
     def __init__(
         self,
-        model: channel.BaseChannel,
-        model_blessing: channel.BaseChannel,
+        model: tfx.types.BaseChannel,
+        model_blessing: tfx.types.BaseChannel,
         data_dir: str,
         versions: dict[str, str],
     ):
@@ -49,6 +52,6 @@ class CorpusEmbedder(base_beam_component.BaseBeamComponent):
                 model_blessing=model_blessing,
                 data_dir=data_dir,
                 versions=json.dumps(versions, sort_keys=True),
-                embeddings=channel.Channel(type=Embeddings),
+                embeddings=tfx.dsl.Channel(type=Embeddings),
             )
         )

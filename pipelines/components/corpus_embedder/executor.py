@@ -4,15 +4,17 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 from absl import logging
 from tfx.components.util import model_utils
 from tfx.dsl.components.base import base_beam_executor
-from tfx.types import artifact_utils
+from tfx.types import artifact, artifact_utils
 from tfx.utils import path_utils
 
 from byol_tf.errors import UserError
@@ -24,14 +26,20 @@ _BATCH = 64
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """One Parquet file a shard of images; properties num_images and num_corrupt."""
+    """Writes one Parquet file per shard of images, and properties num_images and num_corrupt."""
 
-    def Do(self, input_dict, output_dict, exec_properties):
+    def Do(
+        self,
+        input_dict: dict[str, list[artifact.Artifact]],
+        output_dict: dict[str, list[artifact.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Embeds the images of `data_dir` if the encoder is blessed."""
         (embeddings,) = output_dict["embeddings"]
         if not model_utils.is_model_blessed(
             artifact_utils.get_single_instance(input_dict["model_blessing"])
         ):
-            logging.warning("the encoder is not blessed: nothing is embedded")
+            logging.warning("the encoder is not blessed: embedding nothing")
             return
         data_dir = exec_properties["data_dir"]
         found = listing.find_files(data_dir, "**")
@@ -56,27 +64,32 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 class EmbedShard(beam.DoFn):
-    """Shard (JSON) → JSON with the number of images and (key, reason) of the corrupt.
+    """Shard (JSON) -> JSON with the number of images, and (key, reason) of each corrupt image.
 
     Args:
-        model: path of the encoder's SavedModel.
-        output: folder for the Parquet files.
+        model: Path of the encoder's SavedModel.
+        output: Folder for the Parquet files.
     """
 
     def __init__(self, model: str, output: str):
         self._model_path = model
         self._output = output
 
-    def setup(self):
+    def setup(self) -> None:
+        """Loads the model, once per worker."""
         self._reader = ImageReader()
         self._model = tf.saved_model.load(self._model_path)
 
     def process(self, element: str) -> Iterator[str]:
+        """Embeds the images of a shard, `_BATCH` at a time."""
         shard = listing.Shard.from_json(element)
         embed = self._model.signatures["serving_default"]
-        keys, rows, corrupt, waiting = [], [], [], []
+        keys: list[str] = []
+        rows: list[np.ndarray] = []
+        corrupt: list[tuple[str, str]] = []
+        waiting: list[tuple[str, bytes]] = []
 
-        def flush():
+        def flush() -> None:
             if waiting:
                 answer = embed(image_bytes=tf.constant([content for _, content in waiting]))
                 rows.extend(answer["embedding"].numpy())
@@ -86,7 +99,9 @@ class EmbedShard(beam.DoFn):
         for path, key, _, _ in shard.images:
             try:
                 content = self._reader.read(path)
-                self._reader.example(content, key, -1, "")  # Raises on what would fail the batch.
+                self._reader.example(
+                    content, key, -1, ""
+                )  # Raises for an image that would fail the batch.
                 waiting.append((key, content))
             except CorruptImage as error:
                 corrupt.append((key, str(error)))
@@ -98,8 +113,8 @@ class EmbedShard(beam.DoFn):
             self._write(os.path.join(self._output, name), keys, rows)
         yield json.dumps({"images": len(keys), "corrupt": corrupt})
 
-    def _write(self, path, keys, rows) -> None:
-        # A file's name need not be Unicode, a string of Parquet does.
+    def _write(self, path: str, keys: list[str], rows: list[np.ndarray]) -> None:
+        # A file name may be invalid Unicode, a Parquet string may not.
         names = [os.fsencode(key).decode(errors="backslashreplace") for key in keys]
         table = pa.table(
             {
@@ -108,7 +123,7 @@ class EmbedShard(beam.DoFn):
             }
         )
         temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-        content = pa.BufferOutputStream()  # Arrow takes no GFile.
+        content = pa.BufferOutputStream()  # Arrow cannot write to a GFile.
         pq.write_table(table, content)
         with tf.io.gfile.GFile(temporary, "wb") as file:
             file.write(content.getvalue().to_pybytes())

@@ -1,1 +1,1 @@
-"""Stops the run before training where the data have changed too much."""
+"""A component that stops the run before training if the data has changed too much."""

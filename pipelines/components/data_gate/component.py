@@ -1,39 +1,45 @@
-"""DataGate: between validation and everything that costs."""
+"""DataGate: stands between validation and the expensive components."""
 
-from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx import v1 as tfx
+from tfx.dsl.components.base import executor_spec
+from tfx.types import component_spec
 
 from pipelines.artifacts import ApprovedStatistics
 from pipelines.components.data_gate import executor
 
 
 class DataGateSpec(component_spec.ComponentSpec):
-    """See `DataGate`."""
+    """Specification of `DataGate`."""
 
     PARAMETERS = {
         "stop_on": component_spec.ExecutionParameter(type=str),
         "max_drift": component_spec.ExecutionParameter(type=float),
     }
     INPUTS = {
-        "statistics": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
-        "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),
-        "anomalies": component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
+        "statistics": component_spec.ChannelParameter(
+            type=tfx.types.standard_artifacts.ExampleStatistics
+        ),
+        "schema": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Schema),
+        "anomalies": component_spec.ChannelParameter(
+            type=tfx.types.standard_artifacts.ExampleAnomalies
+        ),
         "baseline": component_spec.ChannelParameter(type=ApprovedStatistics, optional=True),
     }
     OUTPUTS = {"approved": component_spec.ChannelParameter(type=ApprovedStatistics)}
 
 
-class DataGate(base_component.BaseComponent):
-    """Fails on anomalies of ExampleValidator, and on drift, which ExampleValidator never looks at.
+class DataGate(tfx.types.BaseComponent):
+    """Fails on anomalies of ExampleValidator, and on drift, which ExampleValidator does not check.
 
     Args:
-        statistics: of StatisticsGen.
-        schema: what the data should be like.
-        anomalies: of ExampleValidator.
-        baseline: the approved statistics of the last run; without one there is no drift.
-        stop_on: least severity that fails: `warning`, `error`, or `never`.
-        max_drift: L-infinity distance of formats and labels, Kolmogorov-Smirnov distance of sizes,
-            between the same split of both runs; in [0, 1].
+        statistics: Channel of StatisticsGen.
+        schema: Channel of the schema of the data.
+        anomalies: Channel of ExampleValidator.
+        baseline: Channel of the last run's approved statistics; if it is empty, drift is not
+            measured.
+        stop_on: Lowest severity that fails: `warning`, `error`, or `never`.
+        max_drift: Largest allowed distance between the same split of both runs, in [0, 1]:
+            L-infinity for formats and labels, Kolmogorov-Smirnov for sizes.
     """
 
     SPEC_CLASS = DataGateSpec
@@ -41,12 +47,12 @@ class DataGate(base_component.BaseComponent):
 
     def __init__(
         self,
-        statistics: channel.BaseChannel,
-        schema: channel.BaseChannel,
-        anomalies: channel.BaseChannel,
-        baseline: channel.BaseChannel | None = None,
-        stop_on: str = "error",
-        max_drift: float = 0.1,
+        statistics: tfx.types.BaseChannel,
+        schema: tfx.types.BaseChannel,
+        anomalies: tfx.types.BaseChannel,
+        baseline: tfx.types.BaseChannel | None,
+        stop_on: str,
+        max_drift: float,
     ):
         super().__init__(
             DataGateSpec(
@@ -56,6 +62,6 @@ class DataGate(base_component.BaseComponent):
                 baseline=baseline,
                 stop_on=stop_on,
                 max_drift=max_drift,
-                approved=channel.Channel(type=ApprovedStatistics),
+                approved=tfx.dsl.Channel(type=ApprovedStatistics),
             )
         )

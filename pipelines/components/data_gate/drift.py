@@ -1,4 +1,4 @@
-"""How far data have moved since the last run, and whether that is too far. No TFX."""
+"""Measures how far data has drifted since the last run, and stops on too much. Imports no TFX."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _SEVERITIES = {
 
 
 def describe(anomalies: anomalies_pb2.Anomalies, split: str, against: str) -> list[tuple[int, str]]:
-    """(severity, sentence) of each anomaly."""
+    """Returns (severity, sentence) of each anomaly; `against` names what the data differs from."""
     found = [
         (info.severity, f"{split}: {name}: {info.description} (against {against})")
         for name, info in sorted(anomalies.anomaly_info.items())
@@ -34,11 +34,11 @@ def drift(
     split: str,
     max_drift: float,
 ) -> list[tuple[int, str]]:
-    """(severity, sentence) of each feature whose distribution has moved further than `max_drift`.
+    """Returns (severity, sentence) of each feature that has drifted further than `max_drift`.
 
-    Formats and labels by L-infinity distance, which TFDV computes. Height and width by `distance`:
-    TFDV's Jensen-Shannon divergence is 1 between images of one size and the same with a single one
-    of another among them.
+    The drift of formats and labels is the L-infinity distance, which TFDV computes; that of height
+    and width is `distance`. TFDV's Jensen-Shannon divergence is 1 between images of one size and
+    the same images with a single one of another size among them.
     """
     compared = schema_pb2.Schema()
     for feature in schema.feature:
@@ -48,7 +48,7 @@ def drift(
     anomalies = tfdv.validate_statistics(current, compared, previous_statistics=before)
     names = {feature.name for feature in compared.feature}
     for name in set(anomalies.anomaly_info) - names:
-        del anomalies.anomaly_info[name]  # A column `compared` leaves out on purpose.
+        del anomalies.anomaly_info[name]  # A column that `compared` leaves out on purpose.
     found = describe(anomalies, split, "the last run")
     for name in _NUMERIC:
         moved = distance(_histograms(current, name), _histograms(before, name))
@@ -66,16 +66,16 @@ def drift(
 def distance(
     current: Sequence[statistics_pb2.Histogram], before: Sequence[statistics_pb2.Histogram]
 ) -> float:
-    """What the Kolmogorov-Smirnov distance of two distributions is at least.
+    """Returns a lower bound of the Kolmogorov-Smirnov distance of two distributions.
 
-    Within a bucket a histogram leaves open where the values are; they are given the benefit of the
-    doubt.
+    A histogram does not say where in a bucket the values are, so the smallest possible distance is
+    taken.
 
     Args:
-        current, before: histograms of the same values, each with other buckets.
+        current, before: Histograms of the same values, each with different buckets.
 
     Returns:
-        In [0, 1]; 0 where one has no values.
+        Distance in [0, 1]; 0 if one of the two has no values.
     """
     edges = {
         edge
@@ -93,7 +93,7 @@ def distance(
 
 
 def _bounds(histograms: Sequence[statistics_pb2.Histogram], value: float) -> tuple[float, float]:
-    """What part of the values is up to `value`, at least and at most."""
+    """Returns the least and the largest possible fraction of values up to `value`."""
     least, most = 0.0, 1.0
     for histogram in histograms:
         total = sum(bucket.sample_count for bucket in histogram.buckets)
@@ -106,7 +106,7 @@ def _bounds(histograms: Sequence[statistics_pb2.Histogram], value: float) -> tup
 def _histograms(
     statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
 ) -> list[statistics_pb2.Histogram]:
-    """Of a numeric feature, those that have values; empty if it is missing."""
+    """Returns the non-empty histograms of a numeric feature; none if the feature is missing."""
     return [
         histogram
         for dataset in statistics.datasets
@@ -118,7 +118,7 @@ def _histograms(
 
 
 def stop(found: list[tuple[int, str]], stop_on: str) -> None:
-    """Raises a UserError where an anomaly is as severe as `stop_on`; logs the others."""
+    """Logs all anomalies; raises a UserError if one is at least as severe as `stop_on`."""
     least = _SEVERITIES.get(stop_on)
     severe = [text for severity, text in found if least is not None and severity >= least]
     for _, text in found:
@@ -126,6 +126,6 @@ def stop(found: list[tuple[int, str]], stop_on: str) -> None:
     if severe:
         more = f" and {len(severe) - 3} more" if len(severe) > 3 else ""
         raise UserError(
-            f"the data are not what they should be: {'; '.join(severe[:3])}{more}; mend the data, "
-            "or, if this is how they are now, run once with --stop_on=never."
+            f"the data is not as expected: {'; '.join(severe[:3])}{more}; correct the data or, if "
+            "it is meant to be like this now, run once with --stop_on=never."
         )

@@ -2,13 +2,14 @@
 
 import json
 import os
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from absl import logging
 from tensorflow_data_validation.utils import anomalies_util
 from tfx.dsl.components.base import base_executor
-from tfx.types import artifact_utils
+from tfx.types import artifact, artifact_utils
 from tfx.utils import io_utils
 
 from pipelines.components.data_gate.drift import describe, drift, stop
@@ -20,7 +21,13 @@ _STATISTICS = "FeatureStats.pb"
 class Executor(base_executor.BaseExecutor):
     """Collects the anomalies of all splits, adds drift, and raises on severe ones."""
 
-    def Do(self, input_dict, output_dict, exec_properties):
+    def Do(
+        self,
+        input_dict: dict[str, list[artifact.Artifact]],
+        output_dict: dict[str, list[artifact.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Copies the statistics to `approved`, or raises a UserError."""
         statistics = artifact_utils.get_single_instance(input_dict["statistics"])
         anomalies = artifact_utils.get_single_instance(input_dict["anomalies"])
         approved = artifact_utils.get_single_instance(output_dict["approved"])
@@ -49,7 +56,7 @@ class Executor(base_executor.BaseExecutor):
                     )
             io_utils.copy_file(path, os.path.join(approved.uri, folder, _STATISTICS))
         if not baseline:
-            logging.info("no statistics of an earlier run: drift is not looked at")
+            logging.info("there are no statistics of an earlier run: drift is not measured")
         stop(found, exec_properties["stop_on"])
         with tf.io.gfile.GFile(os.path.join(approved.uri, ANOMALIES), "w") as file:
             file.write(json.dumps([text for _, text in found]))

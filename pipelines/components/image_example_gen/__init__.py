@@ -1,1 +1,1 @@
-"""Images of any Beam file system, as tf.Examples in splits."""
+"""A component that reads images from any Beam file system into tf.Examples in splits."""

@@ -1,13 +1,15 @@
-"""Executor of ImageExampleGen: lists the images, lets Beam read them, counts the corrupt."""
+"""Executor of ImageExampleGen: lists the images, reads them through Beam, counts corrupt ones."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import tensorflow as tf
 from absl import logging
 from google.protobuf import json_format, struct_pb2
+from tfx import v1 as tfx
 from tfx.components.example_gen import base_example_gen_executor, utils
 from tfx.components.util import examples_utils
-from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 
 from byol_tf.errors import UserError
@@ -17,20 +19,27 @@ from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import WriteShard
 
 QUARANTINE = "quarantine.tsv"
-_NAMED = 20  # Corrupt images named in the artifact's property; the quarantine file has all.
+_NAMED = 20  # Corrupt images named in the artifact's property; the quarantine file lists all.
 
 
 class Executor(base_example_gen_executor.BaseExampleGenExecutor):
     """Writes `Split-<name>/data_tfrecord-*.gz`, and `quarantine.tsv` of the corrupt images.
 
-    The stock executor shuffles records through a GroupByKey, which DirectRunner holds in memory.
-    Here Beam shuffles the paths, and each shard's images pass through one worker, one by one.
+    TFX's own executor shuffles records through a GroupByKey, which DirectRunner holds in memory.
+    Here Beam shuffles the paths, and a worker reads the images of a shard one after the other.
     """
 
-    def GetInputSourceToExamplePTransform(self):
+    def GetInputSourceToExamplePTransform(self) -> NoReturn:
+        """Raises, because `Do` writes the splits itself; the base class declares it abstract."""
         raise NotImplementedError("Do writes the splits itself.")
 
-    def Do(self, input_dict, output_dict, exec_properties):
+    def Do(
+        self,
+        input_dict: dict[str, list[tfx.dsl.Artifact]],
+        output_dict: dict[str, list[tfx.dsl.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the shards of all splits and the artifact's properties."""
         self._log_startup(input_dict, output_dict, exec_properties)
         options = _options(exec_properties)
         examples = artifact_utils.get_single_instance(
@@ -48,16 +57,23 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         split_uris = {name: artifact_utils.get_split_uri([examples], name) for name in split_names}
         results = self._write(listing.plan(files, buckets, classes), split_uris)
         self._report(examples, results, split_names, input_base, options["max_corrupt_fraction"])
-        examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
+        examples_utils.set_payload_format(examples, tfx.proto.PayloadFormat.FORMAT_TF_EXAMPLE)
 
-    def _write(self, shards, split_uris) -> list[dict]:
+    def _write(self, shards: list[listing.Shard], split_uris: dict[str, str]) -> list[dict]:
         for uri in split_uris.values():
             tf.io.gfile.makedirs(uri)
         folder = self._get_tmp_dir() if self._context else os.path.dirname(uri)
         return run_shards(self._make_beam_pipeline(), shards, WriteShard(split_uris), folder)
 
-    def _report(self, artifact, results, split_names, input_base, max_corrupt_fraction) -> None:
-        """Counts into the artifact's properties; raises if too much is corrupt or nothing left."""
+    def _report(
+        self,
+        examples: tfx.dsl.Artifact,
+        results: list[dict],
+        split_names: list[str],
+        input_base: str,
+        max_corrupt_fraction: float,
+    ) -> None:
+        """Writes counts to the artifact's properties; raises if too many images are corrupt."""
         for result in results:
             if "unreadable" in result:
                 path, reason = result["unreadable"]
@@ -76,8 +92,8 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         if len(corrupt) > allowed_corrupt(max_corrupt_fraction, total):
             raise UserError(
                 f"{len(corrupt)} of the {total} images in '{input_base}' are corrupt, more than "
-                f"--max_corrupt_fraction={max_corrupt_fraction:g} allows ({such_as}); remove them, "
-                "as named in the log, or allow more."
+                f"--max_corrupt_fraction={max_corrupt_fraction:g} allows ({such_as}); remove those "
+                "that the log names, or allow more."
             )
         for name, count in counts.items():
             if not count:
@@ -85,28 +101,28 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
                     f"the split '{name}' of '{input_base}' has no readable image"
                     f"{f' ({such_as})' if corrupt else ''}; give more images, or other splits."
                 )
-        with tf.io.gfile.GFile(os.path.join(artifact.uri, QUARANTINE), "w") as file:
+        with tf.io.gfile.GFile(os.path.join(examples.uri, QUARANTINE), "w") as file:
             file.write("".join(f"{key}\t{reason}\n" for key, reason in corrupt))
-        artifact.set_json_value_custom_property("num_examples", counts)
-        artifact.set_int_custom_property("num_corrupt", len(corrupt))
-        artifact.set_json_value_custom_property("corrupt", [key for key, _ in corrupt[:_NAMED]])
+        examples.set_json_value_custom_property("num_examples", counts)
+        examples.set_int_custom_property("num_corrupt", len(corrupt))
+        examples.set_json_value_custom_property("corrupt", [key for key, _ in corrupt[:_NAMED]])
 
 
-def _options(exec_properties) -> dict:
-    """What `component.ImageExampleGen` packed into custom_config."""
-    custom_config = example_gen_pb2.CustomConfig()
+def _options(exec_properties: Mapping[str, Any]) -> dict:
+    """Returns the options that `component.ImageExampleGen` packed into custom_config."""
+    custom_config = tfx.proto.CustomConfig()
     json_format.Parse(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], custom_config)
     options = struct_pb2.Struct()
     custom_config.custom_config.Unpack(options)
     return json_format.MessageToDict(options)
 
 
-def _splits(exec_properties) -> tuple[dict[str, str], dict[str, int]]:
-    """Patterns of the input splits, and buckets of the output splits, if any."""
-    input_config, output_config = example_gen_pb2.Input(), example_gen_pb2.Output()
+def _splits(exec_properties: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
+    """Returns the patterns of the input splits, and the buckets of the output splits, if any."""
+    input_config, output_config = tfx.proto.Input(), tfx.proto.Output()
     json_format.Parse(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], input_config)
     json_format.Parse(exec_properties[standard_component_specs.OUTPUT_CONFIG_KEY], output_config)
-    utils.generate_output_split_names(input_config, output_config)  # Checks them.
+    utils.generate_output_split_names(input_config, output_config)  # Validates them.
     return (
         {split.name: split.pattern for split in input_config.splits},
         {split.name: split.hash_buckets for split in output_config.split_config.splits},
@@ -114,11 +130,13 @@ def _splits(exec_properties) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def _printable(name: str) -> str:
-    """A file's name on one line; it need not be Unicode."""
+    """Returns a file name, which may be invalid Unicode, as printable text on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def _check_found(files, patterns, input_base) -> None:
+def _check_found(
+    files: Mapping[str, Sequence[listing.File]], patterns: Mapping[str, str], input_base: str
+) -> None:
     for name, found in files.items():
         if not found:
             raise UserError(

@@ -1,1 +1,1 @@
-"""A linear classifier on the frozen encoder, as a servable model."""
+"""A component that trains a linear classifier on the frozen encoder, as a servable model."""

@@ -1,37 +1,38 @@
-"""LinearProbe: what the representation is worth, as a classifier that can be served."""
+"""LinearProbe: measures the representation by a linear classifier, which can be served."""
 
-from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx import v1 as tfx
+from tfx.dsl.components.base import executor_spec
+from tfx.types import component_spec
 
 from pipelines.components.linear_probe import executor
 
 
 class LinearProbeSpec(component_spec.ComponentSpec):
-    """See `LinearProbe`."""
+    """Specification of `LinearProbe`."""
 
     PARAMETERS = {
         "views": component_spec.ExecutionParameter(type=int),
         "code": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "encoder": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "examples": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Examples),
+        "encoder": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model),
     }
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model)}
 
 
-class LinearProbe(base_component.BaseComponent):
+class LinearProbe(tfx.types.BaseComponent):
     """Linear evaluation (paper, appendix C.1) of a frozen encoder.
 
-    The output `model` is encoder and classifier as one SavedModel, whose signature `examples` is
-    what Evaluator calls. Beside it lies `evaluation.json`: kNN and linear accuracy on the eval
-    split, of the encoder and of what it has to beat (itself before training, raw pixels).
+    The output `model` is encoder and classifier as one SavedModel; Evaluator calls its signature
+    `examples`. `evaluation.json` in the same folder has kNN and linear accuracy on the eval split,
+    of the encoder and of two baselines (a random encoder, raw pixels).
 
     Args:
-        examples: transformed, with the splits train and eval and with labels.
-        encoder: of Trainer.
-        views: random crops and flips an image to train on; 0 takes centre crops.
-        code: digest of the code.
+        examples: Channel of transformed examples with labels and the splits train and eval.
+        encoder: Channel of Trainer's model.
+        views: Random crops and flips per image to train on; 0 takes centre crops.
+        code: Digest of the code.
     """
 
     SPEC_CLASS = LinearProbeSpec
@@ -39,10 +40,10 @@ class LinearProbe(base_component.BaseComponent):
 
     def __init__(
         self,
-        examples: channel.BaseChannel,
-        encoder: channel.BaseChannel,
-        views: int = 0,
-        code: str = "",
+        examples: tfx.types.BaseChannel,
+        encoder: tfx.types.BaseChannel,
+        views: int,
+        code: str,
     ):
         super().__init__(
             LinearProbeSpec(
@@ -50,6 +51,6 @@ class LinearProbe(base_component.BaseComponent):
                 encoder=encoder,
                 views=views,
                 code=code,
-                model=channel.Channel(type=standard_artifacts.Model),
+                model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
             )
         )

@@ -3,9 +3,10 @@
 import os
 import tempfile
 import time
+from typing import Any
 
 from tfx.dsl.components.base import base_executor
-from tfx.types import artifact_utils
+from tfx.types import artifact, artifact_utils
 from tfx.utils import path_utils
 
 from byol_tf import encoders
@@ -20,15 +21,22 @@ EVALUATION = "evaluation.json"
 
 
 class Executor(base_executor.BaseExecutor):
-    """Trains and exports the classifier; evaluates it beside the baselines."""
+    """Trains and exports the classifier, and evaluates it and the baselines."""
 
-    def Do(self, input_dict, output_dict, exec_properties):
+    def Do(
+        self,
+        input_dict: dict[str, list[artifact.Artifact]],
+        output_dict: dict[str, list[artifact.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the classifier's SavedModel and `evaluation.json`."""
         start = time.monotonic()
         (model,) = output_dict["model"]
         encoder_path = path_utils.serving_model_path(
             artifact_utils.get_single_uri(input_dict["encoder"])
         )
         pretrained, config = encoders.from_saved_model(encoder_path)
+        assert config is not None  # Trainer exports it with the model.
         train, test = (
             os.path.join(artifact_utils.get_split_uri(input_dict["examples"], split), "*")
             for split in ("train", "eval")

@@ -1,1 +1,1 @@
-"""Puts a blessed model where a server looks, all at once."""
+"""A component that pushes a blessed model atomically to the folder that a server watches."""

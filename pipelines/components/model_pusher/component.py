@@ -1,12 +1,12 @@
-"""ModelPusher: TFX's Pusher with an executor whose push is one step for who reads."""
+"""ModelPusher: TFX's Pusher with an atomic push."""
 
-from tfx.components.pusher.component import Pusher
+from tfx import v1 as tfx
 from tfx.dsl.components.base import executor_spec
 
 from pipelines.components.model_pusher import executor
 
 
-class ModelPusher(Pusher):
-    """As TFX's Pusher; a version appears all at once, and one that is served already stays."""
+class ModelPusher(tfx.components.Pusher):
+    """Pushes a version atomically, and not if the newest version is the same model."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)

@@ -1,4 +1,4 @@
-"""The versions of a served model: what is there, and how one more gets there. No TFX."""
+"""The versions of a served model: listing, comparing and pushing them. Imports no TFX."""
 
 import hashlib
 import os
@@ -12,12 +12,12 @@ _PUSHING = ".pushing-"
 def push(model: str, base: str, version: str) -> str:
     """Copies a SavedModel to `base`/`version`; returns that path.
 
-    On a local file system the version appears complete, by a rename. An object store has none:
-    there saved_model.pb, without which a server does not load, comes last.
+    On a local file system a rename makes the complete version visible. Object stores have no
+    rename: there saved_model.pb, without which a server does not load a version, is copied last.
     """
     tf.io.gfile.makedirs(base)
     for name in tf.io.gfile.listdir(base):
-        if name.startswith(_PUSHING):  # Of a push that was killed.
+        if name.startswith(_PUSHING):  # Left by a push that was killed.
             tf.io.gfile.rmtree(os.path.join(base, name))
     path = os.path.join(base, version)
     if "://" in base:
@@ -47,7 +47,7 @@ def _copy(source: str, target: str) -> None:
 
 
 def versions(base: str) -> list[int]:
-    """Numbers of the versions below a model's folder."""
+    """Returns the version numbers below a model's folder."""
     if not tf.io.gfile.isdir(base):
         return []
     names = (name.rstrip("/") for name in tf.io.gfile.listdir(base))
@@ -55,7 +55,7 @@ def versions(base: str) -> list[int]:
 
 
 def tree_digest(folder: str) -> str:
-    """Of the names and contents of all files below a folder."""
+    """Returns a digest of the names and contents of all files below a folder."""
     total = hashlib.sha256()
     for parent, _, names in sorted(tf.io.gfile.walk(folder)):
         for name in sorted(names):

@@ -1,1 +1,1 @@
-"""Blesses an encoder of unlabelled data by label-free measures."""
+"""A component that blesses an encoder of unlabelled data by label-free measures."""

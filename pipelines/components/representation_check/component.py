@@ -1,13 +1,14 @@
-"""RepresentationCheck: Evaluator's place where there are no labels."""
+"""RepresentationCheck: blesses or rejects an encoder if there are no labels."""
 
-from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx import v1 as tfx
+from tfx.dsl.components.base import executor_spec
+from tfx.types import component_spec
 
 from pipelines.components.representation_check import executor
 
 
 class RepresentationCheckSpec(component_spec.ComponentSpec):
-    """See `RepresentationCheck`."""
+    """Specification of `RepresentationCheck`."""
 
     PARAMETERS = {
         "min_spread": component_spec.ExecutionParameter(type=float),
@@ -15,29 +16,34 @@ class RepresentationCheckSpec(component_spec.ComponentSpec):
         "code": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "examples": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Examples),
+        "model": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model),
         "baseline_model": component_spec.ChannelParameter(
-            type=standard_artifacts.Model, optional=True
+            type=tfx.types.standard_artifacts.Model, optional=True
         ),
     }
     OUTPUTS = {
-        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "evaluation": component_spec.ChannelParameter(
+            type=tfx.types.standard_artifacts.ModelEvaluation
+        ),
+        "blessing": component_spec.ChannelParameter(
+            type=tfx.types.standard_artifacts.ModelBlessing
+        ),
     }
 
 
-class RepresentationCheck(base_component.BaseComponent):
+class RepresentationCheck(tfx.types.BaseComponent):
     """Blesses an encoder that has not collapsed and is not clearly worse than the last blessed.
 
     Args:
-        examples: transformed; the split eval is looked at.
-        model: the encoder.
-        baseline_model: the last blessed encoder, if any; it is measured on the same images.
-        min_spread: std of the normalised representations times √D, 0 in a collapse, 1 if even.
-        max_measure_loss: by how much, relative to the baseline, spread and effective rank may
-            fall, and alignment and uniformity rise.
-        code: digest of the code.
+        examples: Channel of transformed examples; the split eval is measured.
+        model: Channel of the encoder.
+        baseline_model: Channel of the last blessed encoder, if any; measured on the same images.
+        min_spread: Lowest standard deviation of the normalised representations times √D; 0 in a
+            collapse, 1 if even.
+        max_measure_loss: Largest relative loss to the baseline: fall of spread and effective rank,
+            rise of alignment and uniformity.
+        code: Digest of the code.
     """
 
     SPEC_CLASS = RepresentationCheckSpec
@@ -45,12 +51,12 @@ class RepresentationCheck(base_component.BaseComponent):
 
     def __init__(
         self,
-        examples: channel.BaseChannel,
-        model: channel.BaseChannel,
-        baseline_model: channel.BaseChannel | None = None,
-        min_spread: float = 0.1,
-        max_measure_loss: float = 0.25,
-        code: str = "",
+        examples: tfx.types.BaseChannel,
+        model: tfx.types.BaseChannel,
+        baseline_model: tfx.types.BaseChannel | None,
+        min_spread: float,
+        max_measure_loss: float,
+        code: str,
     ):
         super().__init__(
             RepresentationCheckSpec(
@@ -60,7 +66,7 @@ class RepresentationCheck(base_component.BaseComponent):
                 min_spread=min_spread,
                 max_measure_loss=max_measure_loss,
                 code=code,
-                evaluation=channel.Channel(type=standard_artifacts.ModelEvaluation),
-                blessing=channel.Channel(type=standard_artifacts.ModelBlessing),
+                evaluation=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelEvaluation),
+                blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
             )
         )

@@ -3,17 +3,19 @@
 import dataclasses
 import json
 import os
+from typing import Any
 
 from absl import logging
 from tfx.components.evaluator import constants
 from tfx.components.evaluator import executor as evaluator_executor
 from tfx.dsl.components.base import base_executor
-from tfx.types import artifact_utils
+from tfx.types import artifact, artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from byol_tf import data, export
 from byol_tf.evaluation import label_free
 from byol_tf.files import write_atomically
+from byol_tf.sources import Source
 from pipelines.components.representation_check.rules import judge
 
 MEASURES = "measures.json"
@@ -21,9 +23,15 @@ _IMAGES = 2000
 
 
 class Executor(base_executor.BaseExecutor):
-    """Measures candidate and baseline, judges, and writes evaluation and blessing."""
+    """Measures candidate and baseline, applies the rules, and writes evaluation and blessing."""
 
-    def Do(self, input_dict, output_dict, exec_properties):
+    def Do(
+        self,
+        input_dict: dict[str, list[artifact.Artifact]],
+        output_dict: dict[str, list[artifact.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes `measures.json` and the blessing."""
         (model,) = input_dict["model"]
         (evaluation,), (blessing,) = output_dict["evaluation"], output_dict["blessing"]
         baseline = input_dict.get("baseline_model")
@@ -46,7 +54,7 @@ class Executor(base_executor.BaseExecutor):
             os.path.join(evaluation.uri, MEASURES),
             json.dumps({"measures": candidate_measures, "rules": rules}, indent=2) + "\n",
         )
-        # As Evaluator does it: Resolver and Pusher read the properties, people the file.
+        # As in Evaluator: Resolver and Pusher read the properties, people read the file.
         name = constants.BLESSED_FILE_NAME if passed else constants.NOT_BLESSED_FILE_NAME
         io_utils.write_string_file(os.path.join(blessing.uri, name), "")
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(passed))
@@ -63,12 +71,13 @@ class Executor(base_executor.BaseExecutor):
             )
 
 
-# Kubeflow's entry point writes the models' ids in a blessing as the names that the next run's
-# resolver asks for, but only for Evaluators: to it, this is one.
+# Kubeflow's entry point replaces the model ids in a blessing by the names that the next run's
+# resolver asks for, but only for subclasses of Evaluator's executor, so this registers as one.
 evaluator_executor.Executor.register(Executor)
 
 
-def _measure(model, source) -> dict[str, float]:
+def _measure(model: artifact.Artifact, source: Source) -> dict[str, float]:
+    """Returns the label-free measures of an encoder."""
     encoder, preprocessing, _ = export.load_encoder(path_utils.serving_model_path(model.uri))
     measures = label_free.label_free_measures(encoder, source, preprocessing, seed=0, limit=_IMAGES)
     return dataclasses.asdict(measures)

@@ -1,6 +1,6 @@
-"""What an encoder without labels has to satisfy. No TensorFlow, no TFX."""
+"""Rules for an encoder that is judged without labels. Imports neither TensorFlow nor TFX."""
 
-# (measure, whether more is better)
+# Measure -> whether more is better.
 _COMPARED = {"spread": True, "effective_rank": True, "alignment": False, "uniformity": False}
 _MIN_RANK = 2.0
 
@@ -11,18 +11,24 @@ def judge(
     min_spread: float,
     max_loss: float,
 ) -> list[dict]:
-    """The rules, each with the keys name, value, bound, baseline, passed and explanation.
+    """Applies the rules.
 
     Args:
-        candidate, baseline: measures of `byol_tf.evaluation.label_free`.
-        min_spread: in [0, 1].
-        max_loss: relative to the baseline's amount, in [0, 1].
+        candidate, baseline: Measures of `byol_tf.evaluation.label_free` by name; no baseline in the
+            first run.
+        min_spread: Lowest spread, in [0, 1].
+        max_loss: Largest loss relative to the absolute value of the baseline, in [0, 1].
+
+    Returns:
+        One dict per rule: name, value, bound, baseline, passed, explanation.
     """
     rules = [
         _rule("spread", candidate, min_spread, True, None, "not collapsed to a point"),
         _rule("effective_rank", candidate, _MIN_RANK, True, None, "not collapsed to a line"),
     ]
-    for name, more_is_better in _COMPARED.items() if baseline else ():
+    if baseline is None:
+        return rules
+    for name, more_is_better in _COMPARED.items():
         slack = max_loss * abs(baseline[name])
         bound = baseline[name] - slack if more_is_better else baseline[name] + slack
         purpose = f"no more than {max_loss:.0%} worse than the last blessed model"
@@ -30,7 +36,14 @@ def judge(
     return rules
 
 
-def _rule(name, candidate, bound, more_is_better, baseline, purpose) -> dict:
+def _rule(
+    name: str,
+    candidate: dict[str, float],
+    bound: float,
+    more_is_better: bool,
+    baseline: float | None,
+    purpose: str,
+) -> dict:
     value = candidate[name]
     passed = value >= bound if more_is_better else value <= bound
     return {

@@ -1,1 +1,1 @@
-"""Loads an export as a server does and replays requests."""
+"""A component that loads an export as a server does and replays requests."""

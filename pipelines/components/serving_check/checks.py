@@ -1,4 +1,4 @@
-"""Whether a SavedModel is fit to be served: loaded and asked as TF Serving does. No TFX."""
+"""Checks that a SavedModel can be served: loads and calls it as TF Serving does. Imports no TFX."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from byol_tf.export import warmup
 from byol_tf.images.preprocessing import decode_image
 from byol_tf.sources.corrupt import decoder_message
 
-# signature → (input, its type, its shape), the contract of DESIGN section 4.
+# Signature -> (input, dtype, shape): the contract of `byol_tf.export`.
 CONTRACT = {
     "serving_default": ("image_bytes", tf.string, [None]),
     "pixels": ("images", tf.uint8, [None, None, None, 3]),
@@ -20,10 +20,13 @@ _TOLERANCE = 1e-4
 
 
 class Server:
-    """A SavedModel in a session of its own, which is what TF Serving makes of it.
+    """A SavedModel in its own session, as in TF Serving.
+
+    Args:
+        path: Path of the SavedModel.
 
     Raises:
-        Exception: whatever TensorFlow says if the model does not load.
+        Exception: The model does not load; any exception of TensorFlow.
     """
 
     def __init__(self, path: str):
@@ -33,27 +36,27 @@ class Server:
         self.signatures = meta_graph.signature_def
 
     def predict(self, signature_name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs of a signature by name."""
+        """Calls a signature; returns its outputs by name."""
         signature = self.signatures[signature_name]
         fetches = {name: tensor.name for name, tensor in signature.outputs.items()}
         feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
         return self._session.run(fetches, feeds)
 
     def close(self) -> None:
-        """Frees the session."""
+        """Closes the session."""
         self._session.close()
 
 
 def problems(path: str, examples: Sequence[bytes]) -> list[str]:
-    """What is wrong with the SavedModel at `path`, a sentence each; empty if it can be served.
+    """Returns what is wrong with a SavedModel, one sentence per problem; empty if it can be served.
 
     Args:
-        path: of the SavedModel.
-        examples: serialized tf.Examples with `image/encoded`, to make requests of.
+        path: Path of the SavedModel.
+        examples: Serialized tf.Examples with `image/encoded`, to make requests of.
     """
     try:
         server = Server(path)
-    except Exception as error:  # Whatever it is, a server would say the same.
+    except Exception as error:  # Any exception would keep a server from loading the model.
         return [f"the model does not load: {_first_line(error)}"]
     try:
         found = _contract(server)
@@ -63,6 +66,7 @@ def problems(path: str, examples: Sequence[bytes]) -> list[str]:
 
 
 def _contract(server: Server) -> list[str]:
+    """Compares the signatures with the contract."""
     found = []
     for name, (argument, dtype, shape) in CONTRACT.items():
         signature = server.signatures.get(name)
@@ -83,7 +87,7 @@ def _contract(server: Server) -> list[str]:
 
 
 def _recorded(server: Server, path: str) -> list[str]:
-    """Replays the warm-up requests, a failure of which keeps TF Serving from loading a version."""
+    """Replays the warm-up requests; if one fails, TF Serving does not load a version."""
     from tensorflow_serving.apis import prediction_log_pb2
 
     file = os.path.join(path, warmup.PATH)
@@ -94,7 +98,7 @@ def _recorded(server: Server, path: str) -> list[str]:
             prediction_log_pb2.PredictionLog.FromString(serialized)
             for serialized in tf.data.TFRecordDataset(file).as_numpy_iterator()
         ]
-    except Exception as error:  # As above.
+    except Exception as error:  # Any exception would stop a server, too.
         return [f"the warm-up requests cannot be read: {_first_line(error)}"]
     found = []
     for log in logs:
@@ -106,7 +110,7 @@ def _recorded(server: Server, path: str) -> list[str]:
 
 
 def _real(server: Server, examples: Sequence[bytes]) -> list[str]:
-    """Real images, alone and together, through every signature: they must agree."""
+    """Sends real images, one by one and as a batch, through every signature, which must agree."""
     parsed = tf.io.parse_example(examples, {"image/encoded": tf.io.FixedLenFeature([], tf.string)})
     files = parsed["image/encoded"].numpy()
     batch, found = _answer(
@@ -128,10 +132,13 @@ def _real(server: Server, examples: Sequence[bytes]) -> list[str]:
     return found
 
 
-def _answer(server, name, inputs, what) -> tuple[np.ndarray | None, list[str]]:
+def _answer(
+    server: Server, name: str, inputs: dict[str, np.ndarray], what: str
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns the embeddings that a signature gives, if any, and the problems."""
     try:
         embedding = server.predict(name, inputs)["embedding"]
-    except Exception as error:  # As above.
+    except Exception as error:  # Any exception would fail a client's request, too.
         return None, [f"{name} fails on {what}: {_first_line(error)}"]
     count = len(next(iter(inputs.values())))
     if embedding.ndim != 2 or len(embedding) != count or not np.isfinite(embedding).all():

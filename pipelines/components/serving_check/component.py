@@ -1,33 +1,36 @@
-"""ServingCheck: an infrastructure blessing without a container."""
+"""ServingCheck: gives an infrastructure blessing without a container."""
 
-from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import channel, component_spec, standard_artifacts
+from tfx import v1 as tfx
+from tfx.dsl.components.base import executor_spec
+from tfx.types import component_spec
 
 from pipelines.components.serving_check import executor
 
 
 class ServingCheckSpec(component_spec.ComponentSpec):
-    """See `ServingCheck`."""
+    """Specification of `ServingCheck`."""
 
     PARAMETERS = {
         "num_examples": component_spec.ExecutionParameter(type=int),
         "code": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "model": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model),
+        "examples": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Examples),
     }
-    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
+    OUTPUTS = {
+        "blessing": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.InfraBlessing)
+    }
 
 
-class ServingCheck(base_component.BaseComponent):
+class ServingCheck(tfx.types.BaseComponent):
     """Loads the encoder as TF Serving does and replays requests through every signature.
 
     Args:
-        model: the encoder.
-        examples: of ImageExampleGen; requests are made of the split eval.
-        num_examples: how many images.
-        code: digest of the code.
+        model: Channel of the encoder.
+        examples: Channel of ImageExampleGen; requests are made of the split eval.
+        num_examples: Number of images in the requests.
+        code: Digest of the code.
     """
 
     SPEC_CLASS = ServingCheckSpec
@@ -35,10 +38,10 @@ class ServingCheck(base_component.BaseComponent):
 
     def __init__(
         self,
-        model: channel.BaseChannel,
-        examples: channel.BaseChannel,
-        num_examples: int = 16,
-        code: str = "",
+        model: tfx.types.BaseChannel,
+        examples: tfx.types.BaseChannel,
+        num_examples: int,
+        code: str,
     ):
         super().__init__(
             ServingCheckSpec(
@@ -46,6 +49,6 @@ class ServingCheck(base_component.BaseComponent):
                 examples=examples,
                 num_examples=num_examples,
                 code=code,
-                blessing=channel.Channel(type=standard_artifacts.InfraBlessing),
+                blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.InfraBlessing),
             )
         )

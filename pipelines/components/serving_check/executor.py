@@ -2,23 +2,30 @@
 
 import itertools
 import os
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 from tfx.dsl.components.base import base_executor
-from tfx.types import artifact_utils
+from tfx.types import artifact, artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from pipelines.components.serving_check import checks
 
 
 class Executor(base_executor.BaseExecutor):
-    """Writes an InfraBlessing; not blessed is a result and no failure: Pusher declines.
+    """Writes an InfraBlessing; a model that is not blessed is no failure, but Pusher skips it.
 
-    The property `problems` says what was wrong.
+    The property `problems` lists what is wrong.
     """
 
-    def Do(self, input_dict, output_dict, exec_properties):
+    def Do(
+        self,
+        input_dict: dict[str, list[artifact.Artifact]],
+        output_dict: dict[str, list[artifact.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the blessing."""
         (blessing,) = output_dict["blessing"]
         path = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         folder = artifact_utils.get_split_uri(input_dict["examples"], "eval")
@@ -30,7 +37,7 @@ class Executor(base_executor.BaseExecutor):
         )
         found = checks.problems(path, examples)
         for problem in found:
-            logging.warning("not fit to be served: %s", problem)
+            logging.warning("cannot be served: %s", problem)
         name = "INFRA_NOT_BLESSED" if found else "INFRA_BLESSED"
         io_utils.write_string_file(os.path.join(blessing.uri, name), "\n".join(found))
         blessing.set_int_custom_property("blessed", int(not found))

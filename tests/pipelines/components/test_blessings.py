@@ -1,4 +1,4 @@
-"""Who is blessed: real exports on real files, judged by the executors that decide in a run."""
+"""Which models are blessed: the executors that decide in a run, on real exports and files."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ SIZE = 16
 
 
 def artifact(kind, uri, number=1):
-    """As ML Metadata would give it to an executor."""
+    """Makes an artifact as ML Metadata would give it to an executor."""
     made = kind()
     made.uri, made.id = str(uri), number
     made.set_string_custom_property("tfx_version", "1.15.1")
@@ -27,8 +27,8 @@ def artifact(kind, uri, number=1):
 
 
 def examples(folder, contents, labels):
-    """An Examples artifact whose split eval holds the images."""
-    from tfx.types import standard_artifacts
+    """Makes an Examples artifact whose split eval has the images."""
+    from tfx.v1.types import standard_artifacts
 
     split = folder / "Split-eval"
     split.mkdir(parents=True)
@@ -56,7 +56,7 @@ def blessed(outputs) -> bool:
 
 @pytest.fixture
 def outputs(tmp_path):
-    from tfx.types import standard_artifacts
+    from tfx.v1.types import standard_artifacts
 
     def make(name):
         kinds = {
@@ -71,10 +71,10 @@ def outputs(tmp_path):
 
 
 def test_classifier_that_loses_to_the_last_blessed_is_not_blessed(tmp_path, outputs):
-    """Brightness is the class: one classifier knows it, another always says dark."""
+    """Brightness is the class: one classifier recognises it, another always says dark."""
     from tfx.components.evaluator.executor import Executor
-    from tfx.types import standard_artifacts
     from tfx.utils import proto_utils
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.pipeline import eval_config
     from pipelines.settings import RECORDS_SCHEMA, Settings
@@ -122,7 +122,7 @@ def test_classifier_that_loses_to_the_last_blessed_is_not_blessed(tmp_path, outp
 
 
 def test_collapsed_encoder_is_not_blessed(tmp_path, outputs, images_dir):
-    from tfx.types import standard_artifacts
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.components.representation_check.executor import Executor
 

@@ -10,13 +10,13 @@ from byol_tf import export
 from byol_tf.errors import UserError
 
 SIZE = 16
-# TFX is imported by fixtures, so that who leaves the slow tests out does not wait for it.
+# Fixtures import TFX, so that a run without slow tests does not wait for it.
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from tfx.types import standard_artifacts
+    from tfx.v1.types import standard_artifacts
 
     encoder = keras.Sequential(
         [
@@ -34,7 +34,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path):
-    """Seventy photos in two folders, more than one batch."""
+    """Makes seventy photos in two folders, more than one batch."""
     for number in range(70):
         path = tmp_path / "data" / str(number % 2) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +44,13 @@ def data(tmp_path):
 
 @pytest.fixture
 def embed(model, tmp_path):
-    from tfx.types import standard_artifacts
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.artifacts import Embeddings
     from pipelines.components.corpus_embedder.executor import Executor
 
     def run(data, blessed=1):
-        """The artifact, and key → embedding."""
+        """Returns the artifact, and embeddings by key."""
         embeddings, blessing = Embeddings(), standard_artifacts.ModelBlessing()
         embeddings.uri = str(tmp_path / "embeddings")
         (tmp_path / "embeddings").mkdir()

@@ -13,7 +13,7 @@ WARNING, ERROR = anomalies_pb2.AnomalyInfo.WARNING, anomalies_pb2.AnomalyInfo.ER
 
 
 def statistics(cats=50, jpegs=100, sizes=(64,), number=200):
-    """Of `number` images: `cats` and `jpegs` in a hundred, the sizes in turn."""
+    """Makes statistics of `number` images: `cats` and `jpegs` in percent, sizes in turn."""
     hundreds = np.arange(number) * 100 // number
     table = {
         "image/label_text": np.where(hundreds < cats, "cat", "dog"),
@@ -25,7 +25,7 @@ def statistics(cats=50, jpegs=100, sizes=(64,), number=200):
 
 
 def moved(before, now, max_drift=0.1):
-    """The features whose drift is found."""
+    """Returns the features whose drift is found."""
     schema = tfdv.infer_schema(now)
     found = drift(now, before, schema, "train", max_drift)
     assert all(severity == ERROR for severity, _ in found)
@@ -49,7 +49,7 @@ def test_data_that_have_not_moved_are_let_pass():
         ({"cats": 65}, 0.2, []),
         ({"cats": 55}, 0.1, []),
         ({"cats": 35}, 0.1, ["image/label_text"]),
-        ({"cats": 100}, 0.4, ["image/label_text"]),  # No dogs any more.
+        ({"cats": 100}, 0.4, ["image/label_text"]),  # No dogs are left.
         ({"jpegs": 80}, 0.1, ["image/format"]),
         ({"jpegs": 95}, 0.1, []),
         ({"sizes": (256,)}, 0.1, ["image/height", "image/width"]),
@@ -82,7 +82,7 @@ def test_the_distance_of_sizes_is_kolmogorovs_and_smirnovs_or_less(shift, spread
         )
         for sizes in (before, now)
     ]
-    # Ten buckets leave open a tenth of the values, twice.
+    # With ten buckets the place of a tenth of the values is unknown, twice.
     assert expected - 0.2 <= distance(*histograms) <= expected + 1e-3
 
 
@@ -128,7 +128,7 @@ def test_the_least_severity_that_stops_is_a_choice(stop_on, severities, stopped)
     with pytest.raises(UserError) as error:
         stop(found, stop_on)
     assert f"anomaly {severities[-1]}" in str(error.value)
-    if stop_on == "error":  # What did not stop the run is not why it stopped.
+    if stop_on == "error":  # A warning did not stop the run, so the sentence does not name it.
         assert f"anomaly {WARNING}" not in str(error.value)
 
 
@@ -140,8 +140,8 @@ def test_many_anomalies_are_one_sentence():
 
 @pytest.fixture
 def gate(tmp_path):
-    """Runs the executor on statistics, against a schema and the approved of before."""
-    from tfx.types import standard_artifacts
+    """Runs the executor on statistics, a schema and the last approved statistics."""
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.artifacts import ApprovedStatistics
     from pipelines.components.data_gate.executor import Executor

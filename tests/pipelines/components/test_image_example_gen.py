@@ -13,32 +13,33 @@ from PIL import Image
 from byol_tf.errors import UserError
 
 QUARANTINE = "quarantine.tsv"
-# TFX is imported by functions, so that who leaves the slow tests out does not wait for it.
+# Functions import TFX, so that a run without slow tests does not wait for it.
 pytestmark = pytest.mark.slow
 
 
 def input_config(**patterns):
-    from tfx.proto import example_gen_pb2
+    from tfx.v1 import proto
 
-    split = example_gen_pb2.Input.Split
-    return example_gen_pb2.Input(splits=[split(name=n, pattern=p) for n, p in patterns.items()])
+    split = proto.Input.Split
+    return proto.Input(splits=[split(name=n, pattern=p) for n, p in patterns.items()])
 
 
 def output_config(**buckets):
-    from tfx.proto import example_gen_pb2
+    from tfx.v1 import proto
 
-    split = example_gen_pb2.SplitConfig.Split
+    split = proto.SplitConfig.Split
     splits = [split(name=name, hash_buckets=size) for name, size in buckets.items()]
-    return example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits))
+    return proto.Output(split_config=proto.SplitConfig(splits=splits))
 
 
 def ingest(base, uri, **options):
-    """The artifact that the component's executor writes to `uri`."""
-    from tfx.types import standard_artifacts
+    """Returns the artifact that the component's executor writes to `uri`."""
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.components.image_example_gen.component import ImageExampleGen
     from pipelines.components.image_example_gen.executor import Executor
 
+    options = {"labels": "folders", "max_corrupt_fraction": 0.01} | options
     component = ImageExampleGen(str(base), **options)
     examples = standard_artifacts.Examples()
     examples.uri = str(uri)
@@ -57,7 +58,7 @@ def shard_files(examples):
 
 
 def records(examples, split):
-    """key → tf.Example of a split, each key once."""
+    """Returns the tf.Examples of a split by key; each key occurs once."""
     found = {}
     for name in shard_files(examples):
         if name.startswith(f"Split-{split}/"):
@@ -83,7 +84,7 @@ def bucket(key, total):
 
 @pytest.fixture
 def data(tmp_path):
-    """Twenty cats and twenty dogs."""
+    """Makes twenty cats and twenty dogs."""
     for number in range(40):
         path = tmp_path / "data" / ("dog" if number % 2 else "cat") / f"{number:02d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ def test_corrupt_images_go_to_quarantine(data, tmp_path):
 def test_too_many_corrupt_images_are_a_sentence(data, tmp_path, corrupt, allowed, fails):
     for number in range(corrupt):
         (data / "cat" / f"{2 * number:02d}.jpg").write_bytes(b"text")
-    if not fails:  # One may always be.
+    if not fails:  # One corrupt image is always allowed.
         ingest(data, tmp_path / "out", max_corrupt_fraction=allowed)
         return
     with pytest.raises(UserError) as error:

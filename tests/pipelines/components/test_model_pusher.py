@@ -98,33 +98,35 @@ def test_the_digest_is_of_names_and_contents(tmp_path):
 
 
 class Pipeline:
-    """What surrounds the executor: a model, its blessings, a place to push to."""
+    """Surroundings of the executor: a model, its blessings, a folder to push to."""
 
     def __init__(self, folder):
         self.folder, self.runs = folder, 0
         self.base = folder / "served" / "byol"
 
     def push(self, contents, blessed=1, servable=1):
-        """The PushedModel of one run."""
-        from tfx.proto import pusher_pb2
-        from tfx.types import standard_artifacts
+        """Runs the executor; returns its PushedModel."""
+        from tfx import v1 as tfx
         from tfx.utils import proto_utils
 
         from pipelines.components.model_pusher.executor import Executor
 
         self.runs += 1
         uri = self.folder / str(self.runs)
-        model = standard_artifacts.Model()
+        model = tfx.types.standard_artifacts.Model()
         model.uri = str(uri / "model")
         make_tree(uri / "model" / "Format-Serving", contents)
-        blessing, infra = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
+        blessing, infra = (
+            tfx.types.standard_artifacts.ModelBlessing(),
+            tfx.types.standard_artifacts.InfraBlessing(),
+        )
         blessing.set_int_custom_property("blessed", blessed)
         infra.set_string_custom_property("blessing_status", "")
         infra.set_int_custom_property("blessed", servable)
-        pushed = standard_artifacts.PushedModel()
+        pushed = tfx.types.standard_artifacts.PushedModel()
         pushed.uri = str(uri / "pushed")
-        destination = pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(self.base))
+        destination = tfx.proto.PushDestination(
+            filesystem=tfx.proto.Filesystem(base_directory=str(self.base))
         )
         Executor().Do(
             {"model": [model], "model_blessing": [blessing], "infra_blessing": [infra]},
@@ -172,7 +174,7 @@ def test_a_model_without_both_blessings_is_not(pipeline, blessed, servable):
 
 
 @pytest.mark.slow
-def test_the_served_model_blessed_anew_is_unchanged(pipeline):
+def test_the_served_model_blessed_again_is_unchanged(pipeline):
     pipeline.push(MODEL)
     served = pipeline.served()
     pushed = pipeline.push(MODEL)

@@ -26,7 +26,7 @@ def test_an_equal_model_passes_and_so_does_the_first():
         ("spread", 0.61, 0.59),  # 0.8 - 25 %
         ("effective_rank", 15.1, 14.9),  # 20 - 25 %
         ("alignment", 0.49, 0.51),  # 0.4 + 25 %, since less is better
-        ("uniformity", -2.26, -2.24),  # -3 + 25 % of its amount
+        ("uniformity", -2.26, -2.24),  # -3 + 25 % of its absolute value
     ],
 )
 def test_a_measure_may_be_worse_by_max_loss_and_no_more(name, barely_passes, fails):

@@ -44,7 +44,7 @@ def good(tmp_path_factory):
 
 @pytest.fixture
 def copy(good, tmp_path):
-    """A copy of the good model, to be broken."""
+    """Copies the good model, to be broken."""
     return shutil.copytree(good, tmp_path / "byol" / "1")
 
 
@@ -55,7 +55,7 @@ def edit_signatures(path, edit):
 
 
 def save_again(good, path, change):
-    """The good model with other signatures: what `change` makes of the model and of them."""
+    """Makes the good model with the signatures that `change` returns for it."""
     model = tf.saved_model.load(str(good))
     signatures = dict(model.signatures)
     change(model, signatures)
@@ -183,7 +183,7 @@ def test_damaged_warm_up_requests_are_found(copy, examples, keep):
 
 @pytest.mark.slow
 def test_the_blessing_says_what_was_found(good, copy, examples, tmp_path):
-    from tfx.types import standard_artifacts
+    from tfx.v1.types import standard_artifacts
 
     from pipelines.components.serving_check.executor import Executor
 

@@ -16,7 +16,7 @@ from pipelines.images.listing import File, Shard
 
 
 def make(folder, *names):
-    """Files of those names, empty: a listing opens none."""
+    """Makes empty files of these names: a listing opens no file."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def test_an_unreadable_folder_is_a_sentence(tmp_path):
         "except ValueError as error: print(type(error).__name__, error)"
     )
     command = [sys.executable, "-c", code, base]
-    if os.getuid() == 0:  # Whom permissions do not hold unless told to.
+    if os.getuid() == 0:  # Root ignores permissions unless it gives up that right.
         if not shutil.which("setpriv"):
             pytest.skip("root without setpriv")
         command[:0] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -136,7 +136,7 @@ def test_the_digest_changes_with_what_the_listing_shows_and_only_then(tmp_path):
 
     seen = [digest()]
     (tmp_path / "notes.txt").write_text("not listed")
-    os.utime(tmp_path / "b.jpg", (5, 0))  # Read, not written.
+    os.utime(tmp_path / "b.jpg", (5, 0))  # The time of reading, not of writing.
     assert digest() == seen[0]
     changes = [
         lambda: os.utime(tmp_path / "b.jpg", (0, 7)),
@@ -168,10 +168,10 @@ def test_an_image_outside_of_the_classes_makes_the_set_unlabelled(tmp_path, capl
     files = {"all": listing.find_files(base, "**")}
     with caplog.at_level(logging.WARNING, "absl"):
         assert listing.class_names(files, "folders", base) == {}
-    assert "1 images lie beside the class subfolders" in caplog.text
+    assert "1 images are not in a class subfolder" in caplog.text
     caplog.clear()
     assert listing.class_names({"all": files["all"][:1]}, "folders", base) == {}
-    assert not caplog.text  # Nobody meant there to be classes.
+    assert not caplog.text  # Classes were not meant.
 
 
 def test_labels_come_from_a_csv_file(tmp_path):
@@ -184,8 +184,8 @@ def test_labels_come_from_a_csv_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"path,label\na.jpg,cat\n", "say nothing of 1 of 2 images (such as b.jpg)"),
-        (b"path,label\na.jpg,cat\nb.jpg\n", "say nothing of 1 of 2 images (such as b.jpg)"),
+        (b"path,label\na.jpg,cat\n", "lack 1 of 2 images (such as b.jpg)"),
+        (b"path,label\na.jpg,cat\nb.jpg\n", "lack 1 of 2 images (such as b.jpg)"),
         (b"file,class\na.jpg,cat\nb.jpg,dog\n", "columns path and label"),
         (b"path,label\na.jpg,\xe9\nb.jpg,dog\n", "UTF-8"),
         (None, "No such file"),

@@ -16,7 +16,7 @@ JPEG = encoded(Image.fromarray(photo(30, 40)), "JPEG")
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory):
-    """Writes one shard: → (the result, the records as tf.Examples)."""
+    """Writes one shard; returns its result, and its records as tf.Examples."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("train", "eval")}
     doer = WriteShard({name: str(folder) for name, folder in folders.items()})
     doer.setup()
@@ -67,7 +67,7 @@ def test_features_of_real_images_are_what_pillow_sees(write, images_dir):
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_every_format_keeps_its_bytes_and_is_named_by_them(write, tmp_path, image_format, mode):
-    path = tmp_path / "a.jpg"  # Whatever the extension says.
+    path = tmp_path / "a.jpg"  # The extension does not decide.
     path.write_bytes(encoded(Image.fromarray(photo(30, 47)).convert(mode), image_format))
     _, (example,) = write(Shard("train", 0, 1, ((str(path), "a.jpg", -1, ""),)))
     assert value(example, "image/format") == image_format.encode()
@@ -101,7 +101,9 @@ def test_corrupt_files_are_named_with_a_reason_and_skipped(write, tmp_path):
     reasons = dict(result["corrupt"])
     assert set(reasons) == set(names) - {"good.jpg", "last.jpg"}
     assert "No such file" in reasons["missing.jpg"]
-    for reason in reasons.values():  # Something for a table, no trace and no graph's names.
+    for (
+        reason
+    ) in reasons.values():  # A reason for a table: no stack trace and no names of graph nodes.
         assert reason and not any(word in reason for word in ("\n", "\t", "{{", "[Op:"))
 
 

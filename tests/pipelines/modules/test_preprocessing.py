@@ -29,7 +29,7 @@ def test_a_larger_file_is_shrunk_as_pillow_shrinks_it(name, height, width, size)
     content = encoded(image, image_format, **options)
     result = Image.open(io.BytesIO(bound_shorter_side(content, 24, 100).numpy()))
     assert (result.format, result.mode, result.size) == ("JPEG", "RGB", size[::-1])
-    # Of a CMYK JPEG, Pillow's idea of the colours is another one than TensorFlow's.
+    # Pillow and TensorFlow convert the colours of a CMYK JPEG differently.
     decoded = Image.fromarray(decode_image(content).numpy())
     reference = decoded.resize(result.size, Image.Resampling.BICUBIC)
     difference = np.abs(np.asarray(result).astype(int) - np.asarray(reference).astype(int))

@@ -102,11 +102,11 @@ def test_a_full_page_says_what_there_is_and_not_what_is_missing(full):
 def test_what_is_missing_is_said_in_a_sentence():
     text = Page(page.render(EMPTY)).text
     for sentence in (
-        "What was served before is untouched.", "No model came out of this run.",
+        "The served model stays.", "No model came out of this run.",
         "This data has no labels, so no accuracy can be measured",
         "No gate was evaluated in this run.", "Without labels there is no accuracy to measure.",
         "No history: the training did not run", "Without labels there are no classes to compare.",
-        "No images were embedded", "No statistics of the data", "The images have no labels.",
+        "No images were embedded", "no statistics of the data", "The images have no labels.",
         "No corrupt file was recorded.", "None was recorded.", "Drift was not measured",
         "No component's time was recorded.", "No lineage was recorded.",
         "No configuration was recorded.",

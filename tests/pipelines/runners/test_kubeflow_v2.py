@@ -1,4 +1,4 @@
-"""The compiled spec: by Kubeflow's own protos, and by running its tasks as the platform does."""
+"""The compiled spec: parsed by Kubeflow's protos, its tasks run as the platform runs them."""
 
 import itertools
 import json
@@ -170,7 +170,7 @@ def test_tasks_run_from_the_spec_to_a_pushed_model(tmp_path, images_dir, labelle
     artifacts = run_as_kubeflow(json.loads(output.read_text()), tmp_path / "run")
     (version,) = (serving / "byol").iterdir()
     assert (version / "saved_model.pb").exists()
-    # By numbers and flags that went through the platform's JSON.
+    # These numbers and flags went through the platform's JSON.
     assert artifacts["CorpusEmbedder", "embeddings"]["metadata"]["num_images"] == 20
     blessing = artifacts["Evaluator" if labelled else "RepresentationCheck", "blessing"]
     assert blessing["metadata"]["blessed"] == 1
@@ -181,9 +181,9 @@ def test_tasks_run_from_the_spec_to_a_pushed_model(tmp_path, images_dir, labelle
 def run_as_kubeflow(job: dict, root: pathlib.Path) -> dict:
     """Runs the tasks through the containers' entry points; returns the artifacts.
 
-    What the platform itself does is played here: each task gets its ExecutorInput as JSON, in place
-    of the placeholder among the container's arguments, and answers with an ExecutorOutput.
-    Resolvers find nothing, as in a first run.
+    Plays the part of the platform: each task gets its ExecutorInput as JSON, instead of the
+    placeholder in the container's arguments, and answers with an ExecutorOutput. Resolvers find
+    nothing, as in a first run.
     """
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as entry
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver
@@ -206,7 +206,7 @@ def run_as_kubeflow(job: dict, root: pathlib.Path) -> dict:
             }
             for key, definition in component["outputDefinitions"]["artifacts"].items()
         }
-        for one in outputs.values():  # As if there were, on an object store.
+        for one in outputs.values():  # On an object store folders need not be made.
             pathlib.Path(one["uri"]).mkdir(parents=True)
         inputs = task.get("inputs", {})
         found = {
