@@ -3,7 +3,11 @@
 The numbers are those of the paper's appendix B and of its authors' code.
 """
 
+import dataclasses
+
 import ml_collections
+
+from byol_tf.images.view_config import VIEW_1, VIEW_2
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -39,8 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.augment = ml_collections.ConfigDict()
     config.augment.run_on = "host"  # or device: inside train_step
-    config.augment.view_1 = view(blur_prob=1.0, solarize_prob=0.0)
-    config.augment.view_2 = view(blur_prob=0.1, solarize_prob=0.2)
+    config.augment.view_1 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_1))
+    config.augment.view_2 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_2))
     config.normalize = ml_collections.ConfigDict()
     config.normalize.mean = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in [0, 1]
     config.normalize.std = (0.229, 0.224, 0.225)
@@ -55,27 +59,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.knn_examples = 5_000
     config.checkpoint_every_steps = 1_000
     return config
-
-
-def view(blur_prob: float, solarize_prob: float) -> ml_collections.ConfigDict:
-    """The fields of `augmentations.ViewConfig`; T and T' differ in blur and solarization only."""
-    return ml_collections.ConfigDict(
-        dict(
-            crop_area=(0.08, 1.0),
-            crop_aspect=(3 / 4, 4 / 3),
-            flip_prob=0.5,
-            jitter_prob=0.8,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.2,
-            hue=0.1,
-            grayscale_prob=0.2,
-            blur_prob=blur_prob,
-            blur_sigma=(0.1, 2.0),
-            solarize_prob=solarize_prob,
-            solarize_threshold=0.5,
-        )
-    )
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -222,7 +222,7 @@ def _expected(encoder, preprocessing, prepare, inputs) -> np.ndarray:
 
 
 def _check(encoder: keras.Model, preprocessing: Preprocessing) -> None:
-    check_flat(tf.TensorShape(encoder.output_shape))
+    check_flat(encoder.output_shape)
     size = preprocessing.image_size
     if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, size, size, 3]):
         raise UserError(

@@ -165,10 +165,17 @@ def _bottleneck_block(x, channels, strides, zero_gamma, name):
     return layers.ReLU(name=f"{name}_relu3")(x)
 
 
-def check_flat(shape: tf.TensorShape) -> None:
-    """Raises `UserError` unless `shape`, an encoder's output, is `[B, D]` with D known."""
-    if shape.rank != 2 or shape[-1] is None:
+def check_flat(shape: tf.TensorShape | tuple[int | None, ...]) -> int:
+    """Returns D of `shape`, the shape of an encoder's output.
+
+    Raises:
+        UserError: The shape is not `[B, D]` with D known.
+    """
+    # Keras gives a list of tuples for a model with several outputs.
+    several = not isinstance(shape, (tuple, tf.TensorShape))
+    if several or tf.TensorShape(shape).rank != 2 or shape[-1] is None:
         raise UserError(
             f"the encoder's output has the shape {shape}, not [B, D]; end it with global pooling "
             "(in keras.applications: include_top=False, pooling='avg')."
         )
+    return shape[-1]

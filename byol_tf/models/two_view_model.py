@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.models.collapse import spread
+from byol_tf.models.networks import check_flat
 
 
 class Outputs(NamedTuple):
@@ -76,7 +77,12 @@ class TwoViewModel(keras.Model):
             )
         if not (isinstance(micro_batches, int) and micro_batches >= 1):
             raise UserError(f"micro_batches is {micro_batches}; give a whole number, at least 1.")
-        self.representation_size = _check_encoder(encoder)
+        if not isinstance(encoder, keras.Model) or not encoder.built:
+            raise UserError(
+                "the encoder is not a built Keras model; give a keras.Model with a known input "
+                "shape."
+            )
+        self.representation_size = check_flat(encoder.output_shape)
         self.encoder = encoder
         self.total_steps = total_steps
         self.num_classes = num_classes
@@ -314,18 +320,3 @@ def _sum(gradients):
     """Of one weight's gradients in the micro-batches; None where the loss does not depend on it."""
     gradients = [gradient for gradient in gradients if gradient is not None]
     return tf.add_n(gradients) if gradients else None
-
-
-def _check_encoder(encoder) -> int:
-    """D of an encoder `[B, H, W, 3]` → `[B, D]`."""
-    if not isinstance(encoder, keras.Model) or not encoder.built:
-        raise UserError(
-            "the encoder is not a built Keras model; give a keras.Model with a known input shape."
-        )
-    shape = encoder.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
-        raise UserError(
-            f"the encoder's output has the shape {shape} where [B, D] is needed; end it with global "
-            "average pooling (keras.applications: pooling='avg')."
-        )
-    return shape[-1]
