@@ -1,9 +1,10 @@
-"""SimCLR (Chen et al. 2020, arXiv 2002.05709) as a Keras model: what the paper compares BYOL with.
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709), which the paper compares BYOL with, as a Keras model.
 
-Shares everything with BYOL but the method: one network, a contrastive loss, no target.
+Only the method differs from BYOL: one network, a contrastive loss, no target.
 """
 
 import keras
+import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.models import networks
@@ -15,20 +16,20 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 class SimCLR(TwoViewModel):
     """Encoder and projector, trained by `fit()` to tell an image's other view from all other views.
 
-    Batches, calling and saving as `TwoViewModel`. The views of all replicas are each other's negatives
-    (section 2.1); BatchNorm is synchronised as in the paper. The projector is BYOL's MLP, as in the
-    authors' comparison; SimCLR's own ends in one more BatchNorm.
+    Batches, calls and saving are those of `TwoViewModel`. The views of all replicas are each other's
+    negatives (section 2.1); BatchNorm is synchronised as in the paper. The projector is BYOL's MLP,
+    as in the authors' comparison; SimCLR's own ends with one more BatchNorm.
 
     Args:
-        encoder: a built Keras model `[B, H, W, 3]` → `[B, D]` with `get_config`.
-        total_steps: all the steps that will be trained.
-        temperature: of the softmax over similarities, above 0.
-        projection_size: width of projections.
-        hidden_size: hidden width of the projector.
-        options: as `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
+        encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
+        total_steps: Number of steps that will be trained.
+        temperature: Temperature of the softmax over similarities, above 0.
+        projection_size: Width of projections.
+        hidden_size: Hidden width of the projector.
+        **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:
-        UserError: an argument outside its range, an encoder without a `[B, D]` output.
+        UserError: An argument is outside its range, or the encoder has no `[B, D]` output.
     """
 
     display_name = "SimCLR"
@@ -58,15 +59,15 @@ class SimCLR(TwoViewModel):
         self.projector.build((None, self.representation_size))
 
     @property
-    def trained(self):
+    def trained(self) -> list[keras.layers.Layer]:
+        """The encoder and the projector."""
         return [self.encoder, self.projector]
 
-    def forward(self, view_1, view_2, training):
-        """NT-Xent of the two views' projections (section 2.1, equation 1)."""
+    def forward(self, view_1: tf.Tensor, view_2: tf.Tensor, training: bool) -> Outputs:
+        """Computes NT-Xent of the two views' projections (section 2.1, equation 1)."""
         representation_1 = self.encoder(view_1, training=training)  # h  [B, D]
-        projection_1 = self.projector(
-            representation_1, training=training
-        )  # z  [B, projection_size]
+        # z  [B, projection_size]
+        projection_1 = self.projector(representation_1, training=training)
         representation_2 = self.encoder(view_2, training=training)
         projection_2 = self.projector(representation_2, training=training)
         loss = nt_xent_loss(projection_1, projection_2, self.temperature)

@@ -253,7 +253,7 @@ def test_a_prepare_that_gives_no_files_is_refused(tmp_path):
     def columns(image_bytes):
         return image_bytes[:, tf.newaxis]
 
-    with pytest.raises(UserError, match=r"prepare gives string \(1, 1\) for one image file"):
+    with pytest.raises(UserError, match=r"prepare returns string \(1, 1\) for one image file"):
         export.save_encoder(small_encoder(), tmp_path / "1", image_size=SIZE, prepare=columns)
     assert list(tmp_path.iterdir()) == []
 
