@@ -9,6 +9,7 @@ host and device.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -88,7 +89,7 @@ class TwoViews(keras.layers.Layer):
         view_2: ViewConfig | dict = VIEW_2,
         mean: tuple[float, float, float] = preprocessing.IMAGENET_MEAN,
         std: tuple[float, float, float] = preprocessing.IMAGENET_STD,
-        **kwargs,
+        **kwargs: Any,
     ):
         # float32 under a mixed policy too: pixels are not activations.
         kwargs.setdefault("dtype", "float32")

@@ -9,6 +9,7 @@ HSV, and each operation clips its result to [0, 1].
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,7 +17,7 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 def apply_where(
-    chosen: tf.Tensor, operation: Callable[..., tf.Tensor], planes: tf.Tensor, *arguments
+    chosen: tf.Tensor, operation: Callable[..., tf.Tensor], planes: tf.Tensor, *arguments: Any
 ) -> tf.Tensor:
     """Applies `operation` to the images that are `chosen`, bool `[B]`, and returns all planes.
 

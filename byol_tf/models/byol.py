@@ -64,7 +64,7 @@ class BYOL(TwoViewModel):
         projection_size: int = 256,
         hidden_size: int = 4096,
         predictor: bool = True,
-        **options,
+        **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
         if not 0 <= base_ema <= 1:

@@ -5,6 +5,8 @@ Paper: section 3.2 and appendix B. Layer names are part of the interface: `stem_
 strides 4, 8, 16 and 32.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -125,7 +127,7 @@ class BatchNorm(layers.BatchNormalization):
     On one replica the layer keeps the fused kernel, which Keras's synchronised path does not use.
     """
 
-    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any):
         kwargs["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 

@@ -1,6 +1,7 @@
 """LARS (You et al. 2017, arXiv 1708.03888) as BYOL's authors use it, and optimizers by name."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import ml_collections
@@ -36,7 +37,7 @@ class MomentumOptimizer(keras.optimizers.Optimizer):
         weight_decay: float,
         momentum: float,
         name: str,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
         if not weight_decay >= 0:
@@ -119,7 +120,7 @@ class LARS(MomentumOptimizer):
         momentum: float = 0.9,
         trust_coefficient: float = 1e-3,
         name: str = "LARS",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, weight_decay, momentum, name, **kwargs)
         if not trust_coefficient > 0:

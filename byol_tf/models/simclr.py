@@ -3,6 +3,8 @@
 Only the method differs from BYOL: one network, a contrastive loss, no target.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -47,7 +49,7 @@ class SimCLR(TwoViewModel):
         temperature: float = 0.1,
         projection_size: int = 128,
         hidden_size: int = 2048,
-        **options,
+        **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
         if not temperature > 0:

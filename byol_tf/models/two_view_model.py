@@ -5,7 +5,7 @@ A subclass defines the networks and the loss of two views; see byol.py and simcl
 
 import abc
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -69,7 +69,7 @@ class TwoViewModel(keras.Model):
         augmentation: keras.layers.Layer | None = None,
         micro_batches: int = 1,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not (isinstance(total_steps, int) and total_steps >= 1):
@@ -142,7 +142,7 @@ class TwoViewModel(keras.Model):
         self,
         optimizer: keras.optimizers.Optimizer | str,
         jit_compile: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Compiles like `keras.Model.compile`, but without a loss: the method defines its own.
 

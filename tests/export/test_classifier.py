@@ -19,7 +19,7 @@ CLASSES = ["cat", "dog", "ship"]
 
 
 class SecondImage(tf.Module):
-    """Has every file replaced by one that its table, a resource, knows it under."""
+    """A `prepare` that replaces every file by its entry in a table, which is a resource."""
 
     def __init__(self, files, others):
         super().__init__()

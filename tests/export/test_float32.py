@@ -8,7 +8,7 @@ from byol_tf.export import float32
 
 
 def encoder(policy, *extra):
-    """A model in a model, so that policies lie at two depths of the config."""
+    """Returns a model in a model, so that the config has policies at two depths."""
     keras.mixed_precision.set_global_policy(policy)
     try:
         inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), *extra])

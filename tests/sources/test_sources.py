@@ -1,4 +1,4 @@
-"""Which examples a source finds, with which labels, and what it says where it finds none."""
+"""The examples and labels that a source finds, and its errors if it finds none."""
 
 import os
 
@@ -19,7 +19,7 @@ def write_image(path, color=(10, 20, 30)):
 
 
 def example(**features) -> bytes:
-    """A serialized tf.Example; `image_key` stands for image/key."""
+    """Returns a serialized tf.Example; `image_key` stands for image/key."""
     encode = {
         bytes: lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])),
         int: lambda value: tf.train.Feature(int64_list=tf.train.Int64List(value=[value])),
@@ -38,7 +38,7 @@ def write_records(path, records):
 
 
 def examples_in_order(source, **kwargs) -> list[tuple]:
-    """(image_bytes, label, key) of every example."""
+    """Returns (image_bytes, label, key) of every example."""
     chunks = source.in_order(3, **kwargs).unbatch()
     loaded = chunks.map(lambda _, *example: source.load(*example))
     return list(loaded.as_numpy_iterator())
@@ -239,7 +239,7 @@ def test_damaged_tfrecords_are_a_sentence_that_names_the_file(tmp_path, damage):
 
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
-    """A TFDS data set of PNGs, 4 to train, 2 to test; image i is grey level i, of class i % 2."""
+    """A TFDS data set of PNGs, 4 to train, 2 to test; image i has grey level i, class i % 2."""
     import tensorflow_datasets as tfds
 
     data_dir = tmp_path_factory.mktemp("tfds")

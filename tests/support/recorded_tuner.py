@@ -1,4 +1,4 @@
-"""A stand-in for `FineTuner` that records what it is told, and whose accuracy a test decides."""
+"""A stand-in for `FineTuner` that records its calls, and whose accuracy a test decides."""
 
 import functools
 
@@ -11,21 +11,20 @@ _listing = functools.cache(list_examples)
 
 
 def keys(source) -> list[str]:
-    """Of all examples of a source."""
+    """Returns the keys of all examples of a source."""
     return _listing(source).keys
 
 
 class RecordedTuner:
-    """Call it in the place of the class.
+    """A stand-in for the class `FineTuner` itself: calling it records a new instance.
 
     Args:
-        accuracies: from a learning rate as trained to the part of images classified correctly; None
-            diverges.
+        accuracies: Fractions of images classified correctly, by learning rate; None diverges.
 
     Attributes:
-        made: arguments of each instance.
-        trained: keyword arguments of each training, and its `source`.
-        classified: each source.
+        made: Arguments of each instance.
+        trained: Keyword arguments of each training, and its `source`.
+        classified: Sources that were classified.
     """
 
     def __init__(self, accuracies):

@@ -1,4 +1,4 @@
-"""Small SavedModels whose answers anyone can work out, for tests of the endpoint."""
+"""Small SavedModels with simple answers, for tests of the endpoint."""
 
 import pathlib
 
@@ -19,7 +19,7 @@ class _HalfPlus(tf.Module):
 
 
 def save_half_plus(path: pathlib.Path, b: float = 2.0) -> None:
-    """Signature `serving_default`: `x` float32 [N] → `y` = x / 2 + b."""
+    """A model with the signature `serving_default`: `x` float32 `[N]` -> `y` = x / 2 + b."""
     module = _HalfPlus(b)
     tf.saved_model.save(module, str(path), signatures=module.predict)
 
@@ -42,13 +42,13 @@ ECHOED = {
 
 
 def save_echo(path: pathlib.Path) -> None:
-    """Answers with what it was asked, of any shape.
+    """Saves a model whose signatures return their inputs, of any shape.
 
-    Signatures: one of each name in `ECHOED` (`value` → `value`); `bytes` (string `value` →
-    `value_bytes`); `two` (`a` float32 and `b` string, both [N, ...] → `sum`, each row of a summed
-    up to [N], and `text`, b itself); `scalar` (`value` float32 → `total`, rank 0); `slow` (`seconds`
-    float32 → `seconds`, after that many); `serving_default` is `float`; `classify_like` (string
-    `inputs` → `scores` [N, 1]).
+    Signatures: one for each name in `ECHOED` (`value` -> `value`); `bytes` (string `value` ->
+    `value_bytes`); `two` (`a` float32 and `b` string, both `[N, ...]` -> `sum`, the sum of each row
+    of a, `[N]`, and `text`, b itself); `scalar` (`value` float32 -> `total`, rank 0); `slow`
+    (`seconds` float32 -> `seconds`, after that time); `serving_default` is `float`; `classify_like`
+    (string `inputs` -> `scores` `[N, 1]`).
     """
     module = tf.Module()
 

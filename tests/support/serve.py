@@ -1,4 +1,4 @@
-"""`byol-serve` as a process of its own, as a user starts it, for tests of the endpoint."""
+"""`byol-serve` as a separate process, as a user starts it, for tests of the endpoint."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Returns a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -22,9 +22,9 @@ class Server:
     """A running `byol-serve`; a context manager that ends it.
 
     Args:
-        log: file for what it prints.
-        flags: of the command; ports are added.
-        wait: whether to wait until it listens, at most that many seconds.
+        log: File for its output.
+        *flags: Flags of the command; ports are added.
+        wait: Seconds to wait at most until it listens.
     """
 
     def __init__(self, log: pathlib.Path, *flags: str, wait: float = 300.0):
@@ -62,7 +62,7 @@ class Server:
         )
 
     def listens(self) -> bool:
-        """Whether both ports are open."""
+        """Returns whether both ports are open."""
         for port in (self.port, self.rest_port):
             with contextlib.closing(socket.socket()) as probe:
                 if probe.connect_ex(("127.0.0.1", port)):

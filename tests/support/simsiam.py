@@ -10,7 +10,7 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 
 @keras.saving.register_keras_serializable("simsiam")
 class SimSiam(TwoViewModel):
-    """Encoder, projector and predictor; each view's prediction meets the other's stopped projection."""
+    """Encoder, projector and predictor, trained to predict the other view's stopped projection."""
 
     CONFIG_FIELDS = ("projection_size", "hidden_size")
 

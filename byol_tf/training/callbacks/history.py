@@ -44,7 +44,7 @@ class History(keras.callbacks.Callback):
         self._writer.flush()
         step = int(self.model.step.numpy())
         self._rows.append(
-            {"epoch": epoch + 1, "step": step} | {k: f"{v:.6g}" for k, v in logs.items()}
+            {"epoch": str(epoch + 1), "step": str(step)} | {k: f"{v:.6g}" for k, v in logs.items()}
         )
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         text = io.StringIO()
