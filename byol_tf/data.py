@@ -2,8 +2,8 @@
 
 Training input is a pure function of (seed, step), so a run resumes from the number of its step. The
 order of epoch e is drawn from (seed, e), and the views of the example at position p of the endless
-sequence of epochs from (seed, p), for every batch size and number of workers. Each file is read once
-for its two views.
+sequence of epochs from (seed, p), for every batch size and number of workers. Each file is read
+once for its two views.
 """
 
 import contextlib
@@ -140,8 +140,8 @@ def evaluation_dataset(
 
     Returns:
         Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`, -1 in an
-        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or the number of
-        a record).
+        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or the number
+        of a record).
 
     Raises:
         UserError: The source or the batch size is bad.
@@ -263,7 +263,7 @@ def _each_image_once(
 def _decoder_of_two_views(
     source: Source, config: ml_collections.ConfigDict
 ) -> Callable[..., tuple]:
-    """Returns a function from an example to `(view_1, view_2, label)`, or crops instead of views."""
+    """Returns a function from an example to `(view_1, view_2, label)`; views may be crops."""
     two_views = augmentations.TwoViews(
         config.augment.view_1,
         config.augment.view_2,

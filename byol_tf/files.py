@@ -11,8 +11,8 @@ import tensorflow as tf
 def replacing(path: str) -> Iterator[str]:
     """Yields a temporary path beside `path`; what is written there is renamed to `path` at the end.
 
-    No reader sees half a file. If the body raises, the temporary file is removed and `path` stays as
-    it was. Works on every file system that `tf.io.gfile` reads.
+    No reader sees half a file. If the body raises, the temporary file is removed and `path` stays
+    as it was. Works on every file system that `tf.io.gfile` reads.
     """
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:

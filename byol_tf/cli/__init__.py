@@ -22,8 +22,8 @@ def run_main(
         main: Function to run; its module's docstring heads `--help`.
         passes_on: Name of the program whose flags the user may give after a bare `--`, such as
             "Beam"; they reach `main` in `argv[1:]`.
-        positional: Name of the one required argument that is not a flag, such as RUN_DIR; it reaches
-            `main` as `argv[1]`. None if all arguments are flags.
+        positional: Name of the one required argument that is not a flag, such as RUN_DIR; it
+            reaches `main` as `argv[1]`. None if all arguments are flags.
     """
 
     def guarded(argv: list[str]) -> None:

@@ -5,9 +5,9 @@
 Reference: online linear 92.6 % after 1000 epochs (solo-learn, ResNet-18), kNN 86.8 % in the best
 epoch of 200 (lightly). We have not run it at this size; docs/results/ has what we ran.
 
-The recipe differs from the ImageNet recipe as is usual for 32 pixels: batch 512, no blur (its kernel
-would be 3 pixels), a crop of at least 20 % of the area, the whole image for evaluation, and a
-learning rate of 1.0 per 256 images.
+The recipe differs from the ImageNet recipe as is usual for 32 pixels: batch 512, no blur (its
+kernel would be 3 pixels), a crop of at least 20 % of the area, the whole image for evaluation, and
+a learning rate of 1.0 per 256 images.
 """
 
 import ml_collections

@@ -8,9 +8,9 @@
 
 `image_bytes` are complete files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
 serialized tf.Examples with the feature `image/encoded`, as TFX's BulkInferrer and Evaluator send
-them. The graph first limits what a file unpacks to (`size_limit.bounded`), then does what a pipeline
-does to files (`prepare`), then the whole preprocessing. For evaluation the model also has the
-function `encode`: preprocessed images float32 `[B, S, S, 3]` -> `[B, D]`. `assets.extra/` holds
+them. The graph first limits what a file unpacks to (`size_limit.bounded`), then does what a
+pipeline does to files (`prepare`), then the whole preprocessing. For evaluation the model also has
+the function `encode`: preprocessed images float32 `[B, S, S, 3]` -> `[B, D]`. `assets.extra/` holds
 warm-up requests and `model_card.json`.
 """
 
@@ -33,8 +33,8 @@ from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
 from byol_tf.models.networks import check_flat
 
-# TFX sends up to 1000 images at once, TF Serving up to max_batch_size. Pixels and activations are in
-# memory for this many at a time; larger batches were not faster.
+# TFX sends up to 1000 images at once, TF Serving up to max_batch_size. Pixels and activations are
+# in memory for this many at a time; larger batches were not faster.
 _IMAGES_AT_ONCE = 64
 
 

@@ -77,7 +77,7 @@ def resized_crops(
     image_size: int,
     views: Sequence[ViewConfig],
 ) -> list[tf.Tensor]:
-    """Makes the crops of `decode_and_random_crops` in about [0, 255], with the resize's overshoot."""
+    """Makes the crops of `decode_and_random_crops`, in about [0, 255] with overshoot."""
 
     def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(image_bytes))

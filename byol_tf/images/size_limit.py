@@ -18,8 +18,8 @@ def bounded(image_bytes: tf.Tensor) -> tf.Tensor:
 
     Returns:
         String `[B]`: the same files, or GIFs with the same first frame. Bytes that are not an image
-        pass, so that the decoder reports them. So does BMP: it is as large as it claims, or does not
-        decode.
+        pass, so that the decoder reports them. So does BMP: it is as large as it claims, or does
+        not decode.
 
     Raises:
         tf.errors.InvalidArgumentError: An image is too large; raised when run.

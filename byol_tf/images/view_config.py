@@ -15,8 +15,8 @@ class ViewConfig:
         flip_prob: Probability of a left-right flip.
         jitter_prob: Probability of the colour jitter as a whole.
         brightness: Largest value added or subtracted, for RGB in [0, 1].
-        contrast: Half width of the contrast factor, uniform in [1 - contrast, 1 + contrast].
-        saturation: Half width of the saturation factor, uniform in [1 - saturation, 1 + saturation].
+        contrast: Half width of the factor's range, [1 - contrast, 1 + contrast], drawn uniformly.
+        saturation: Half width of the factor's range, like `contrast`.
         hue: Largest rotation of the hue, in turns, at most 0.5.
         grayscale_prob: Probability of a conversion to grey.
         blur_prob: Probability of a Gaussian blur.

@@ -151,7 +151,7 @@ def _update_once(
 ) -> None:
     """Calls `update` once for all replicas of the current strategy.
 
-    TensorFlow has no public function for it: Keras's optimizers use this one for mirrored variables.
+    TensorFlow has no public function for it; Keras's optimizers use this one.
     """
     tf.__internal__.distribute.interim.maybe_merge_call(update, tf.distribute.get_strategy(), pairs)
 

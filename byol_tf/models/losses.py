@@ -45,8 +45,8 @@ def nt_xent_loss(projection_1: tf.Tensor, projection_2: tf.Tensor, temperature: 
     """Computes SimCLR's NT-Xent (arXiv 2002.05709, equation 1 and algorithm 1).
 
     This is the normalised temperature-scaled cross-entropy: each of the 2B views has to tell its
-    image's other view from the 2B - 2 views of other images, by cosine similarity. It is computed in
-    float32, like `regression_loss`. Under a strategy, B counts the images of all replicas, and a
+    image's other view from the 2B - 2 views of other images, by cosine similarity. It is computed
+    in float32, like `regression_loss`. Under a strategy, B counts the images of all replicas, and a
     replica returns the mean over its own 2b views.
 
     Args:
@@ -63,7 +63,7 @@ def nt_xent_loss(projection_1: tf.Tensor, projection_2: tf.Tensor, temperature: 
     )
     all_1, all_2, first = _of_all_replicas(z_1, z_2)
     own = first + tf.range(tf.shape(z_1)[0])  # Rows of these images among all.
-    # A view is no candidate for itself.
+    # A view is not its own candidate.
     own_view = tf.one_hot(own, tf.shape(all_1)[0], on_value=-float("inf"), off_value=0.0)
 
     def cross_entropy(queries, same_view, other_view):

@@ -54,8 +54,8 @@ def resnet(
         D = 512 · width for depths 18 and 34, 2048 · width above.
 
     Raises:
-        UserError: The depth or stem is unknown, the width gives no whole channel count, or the image
-            is smaller than the network's total stride.
+        UserError: The depth or stem is unknown, the width gives no whole channel count, or the
+            image is smaller than the network's total stride.
     """
     if depth not in DEPTHS:
         raise UserError(f"ResNet depth {depth} is unknown; give one of {sorted(DEPTHS)}.")

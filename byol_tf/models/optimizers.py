@@ -87,7 +87,7 @@ class MomentumOptimizer(keras.optimizers.Optimizer):
 class LARS(MomentumOptimizer):
     """Layer-wise adaptive rate scaling with heavy-ball momentum.
 
-    For a weight w with gradient g, learning rate γ, weight decay β, trust coefficient η, momentum μ:
+    For a weight w with gradient g, rate γ, weight decay β, trust coefficient η and momentum μ:
 
         u ← g + β w
         u ← η ‖w‖/‖u‖ · u          (factor 1 where either norm is 0)
@@ -103,7 +103,7 @@ class LARS(MomentumOptimizer):
 
     Args:
         learning_rate: Float or `LearningRateSchedule`; for a batch B the paper uses base · B / 256.
-        weight_decay: β >= 0; coupled (in the gradient), unlike Keras's own decoupled `weight_decay`.
+        weight_decay: β >= 0; coupled (in the gradient), unlike Keras's own `weight_decay`.
         momentum: μ in [0, 1).
         trust_coefficient: η > 0.
         name: Name of the optimizer.

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020, arXiv 2002.05709), which the paper compares BYOL with, as a Keras model.
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709), with which the paper compares BYOL.
 
 Only the method differs from BYOL: one network, a contrastive loss, no target.
 """
@@ -18,9 +18,9 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 class SimCLR(TwoViewModel):
     """Encoder and projector, trained by `fit()` to tell an image's other view from all other views.
 
-    Batches, calls and saving are those of `TwoViewModel`. The views of all replicas are each other's
-    negatives (section 2.1); BatchNorm is synchronised as in the paper. The projector is BYOL's MLP,
-    as in the authors' comparison; SimCLR's own ends with one more BatchNorm.
+    Batches, calls and saving are those of `TwoViewModel`. The views of all replicas are each
+    other's negatives (section 2.1); BatchNorm is synchronised as in the paper. The projector is
+    BYOL's MLP, as in the authors' comparison; SimCLR's own ends with one more BatchNorm.
 
     Args:
         encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.

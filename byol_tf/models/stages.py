@@ -21,8 +21,8 @@ def stage_outputs(
     trainable. BatchNorm is synchronised if the current strategy has several replicas.
 
     Args:
-        encoder: Encoder of `networks.resnet`, of any depth, width and stem, also a restored one; its
-            stages are found by the layers' names.
+        encoder: Encoder of `networks.resnet`, of any depth, width and stem, also a restored one;
+            its stages are found by the layers' names.
         image_size: Side of square inputs, in pixels; None accepts any height and width.
         dilated_c5: Whether c5 keeps the stride of c4: all its 3x3 convolutions, including the first
             block's, have stride 1 and dilation 2 (appendix D.4). The weights are the same.

@@ -46,10 +46,10 @@ class TwoViewModel(keras.Model):
             view 1 reports `online_accuracy`. It needs labels and never trains the encoder.
         augmentation: Layer `((crops_1, crops_2), seed=int32 [2])` -> views, such as
             `augmentations.TwoViews`; if given, it runs inside `train_step`, on the device.
-        micro_batches: N; each batch is cut into N independent micro-batches, with their own BatchNorm
-            statistics and loss, and the optimizer gets the mean of their gradients: batch size
-            B / N with the optimization of B, as in the paper's ablation of the batch size (section
-            5).
+        micro_batches: N; each batch is cut into N independent micro-batches, with their own
+            BatchNorm statistics and loss, and the optimizer gets the mean of their gradients: batch
+            size B / N with the optimization of B, as in the paper's ablation of the batch size
+            (section 5).
         seed: Seed of the device-side augmentation.
 
     Raises:
@@ -148,8 +148,8 @@ class TwoViewModel(keras.Model):
 
         Args:
             optimizer: Optimizer, such as `optimizers.LARS`.
-            jit_compile: Whether to compile `train_step` with XLA. None compiles on GPU and TPU only:
-                on a CPU, XLA's convolutions are several times slower than TensorFlow's oneDNN
+            jit_compile: Whether to compile `train_step` with XLA. None compiles on GPU and TPU
+                only: on a CPU, XLA's convolutions are several times slower than TensorFlow's oneDNN
                 kernels.
             **kwargs: Other arguments of `keras.Model.compile`.
 

@@ -124,7 +124,7 @@ def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strate
 
 
 def _monitors(config: ml_collections.ConfigDict, source: Source) -> list[keras.callbacks.Callback]:
-    """Returns monitors of collapse and, with labels, kNN, on images spread over the training set."""
+    """Returns monitors of collapse and, with labels, kNN, on evenly spaced training images."""
     preprocessing = preprocessing_from_config(config)
     batch_size = min(config.batch_size, 256)
 

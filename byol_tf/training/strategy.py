@@ -13,10 +13,10 @@ def build_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the strategy called `name`; call it before anything else uses TensorFlow's devices.
 
     Args:
-        name: `default` (one device), `mirrored` (all local GPUs, or all logical CPUs without a GPU),
-            `multi_worker` (synchronous, from `TF_CONFIG`), `tpu` (from `TPU_NAME` or the local TPU),
-            `auto` (multi_worker if `TF_CONFIG` is set, else tpu if one is found, else mirrored with
-            several GPUs, else default).
+        name: `default` (one device), `mirrored` (all local GPUs, or all logical CPUs without a
+            GPU), `multi_worker` (synchronous, from `TF_CONFIG`), `tpu` (from `TPU_NAME` or the
+            local TPU), `auto` (multi_worker if `TF_CONFIG` is set, else tpu if one is found, else
+            mirrored with several GPUs, else default).
 
     Raises:
         UserError: The name is unknown, or `tpu` finds no TPU.
@@ -38,7 +38,7 @@ def build_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process writes the run's files; False only on workers after the first."""
+    """Returns whether this process writes the run's files: not on workers after the first."""
     resolver = strategy.cluster_resolver
     if (
         not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -42,7 +42,7 @@ def test_stages_are_the_encoders_own_layers(depth):
     )
     stages = stage_outputs(encoder)(images(32, 32))
     assert list(stages) == ["c2", "c3", "c4", "c5"]
-    for stage, value in zip(stages.values(), expected, strict=True):
+    for stage, value in zip(stages.values(), expected[:-1], strict=True):
         np.testing.assert_allclose(stage, value, rtol=1e-3, atol=1e-3)
     average = np.mean(stages["c5"], axis=(1, 2))
     np.testing.assert_allclose(average, expected[-1], rtol=1e-3, atol=1e-3)

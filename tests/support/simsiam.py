@@ -1,4 +1,4 @@
-"""A third method, as a user would add it: SimSiam (Chen and He 2021, arXiv 2011.10566) in one file."""
+"""A third method, as a user would add it: SimSiam (Chen and He 2021, arXiv 2011.10566)."""
 
 import keras
 import tensorflow as tf

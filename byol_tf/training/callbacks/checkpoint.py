@@ -15,8 +15,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step) and the
     optimizer (slots, iterations, loss scale). Data, augmentation, learning rate and τ are functions
     of the seed and the step, so nothing else has to be saved for the continued run to equal the
-    uninterrupted one. TensorFlow writes a checkpoint under temporary names and renames it, so a kill
-    at any moment leaves the last complete one.
+    uninterrupted one. TensorFlow writes a checkpoint under temporary names and renames it, so a
+    kill at any moment leaves the last complete one.
 
     Args:
         folder: Folder of the checkpoints, shared by all workers; the last two are kept.

@@ -1,4 +1,4 @@
-"""The curves of a run: TensorBoard scalars and one CSV row per epoch, which a resumed run continues."""
+"""The curves of a run, which a resumed run continues: TensorBoard and one CSV row per epoch."""
 
 import csv
 import io
@@ -12,18 +12,18 @@ from byol_tf.files import write_atomically
 
 
 class History(keras.callbacks.Callback):
-    """Writes all logs: loss, lr, ema (τ), projection_std, online_accuracy, and additions at epoch ends.
+    """Writes all logs: loss, lr, ema (τ), projection_std, online_accuracy and more.
 
-    Callbacks before this one add effective_rank and knn_accuracy at an epoch's end. Steps count from
-    the start of the run. Keras's TensorBoard and CSVLogger count from the start of the process and
-    repeat an epoch that was killed between its row and its checkpoint; here rows beyond the restored
-    step are dropped.
+    Callbacks before this one add effective_rank and knn_accuracy at an epoch's end. Steps count
+    from the start of the run. Keras's TensorBoard and CSVLogger count from the start of the process
+    and repeat an epoch that was killed between its row and its checkpoint; here rows beyond the
+    restored step are dropped.
 
     Args:
         run_dir: Folder that gets `logs/` (TensorBoard) and `history.csv`.
         start_step: Number of steps already trained.
-        every_steps: Number of steps between two TensorBoard points within an epoch; their values are
-            the epoch's mean so far.
+        every_steps: Number of steps between two TensorBoard points within an epoch; their values
+            are the epoch's mean so far.
     """
 
     def __init__(self, run_dir: str, start_step: int, every_steps: int = 50):
