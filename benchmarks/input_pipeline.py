@@ -1,23 +1,23 @@
-"""How fast does a core make two views of a photo, and how near is that to the bare decoding?
+"""Measures how fast a core makes two views of a photo, compared with decoding alone and Pillow.
 
     python benchmarks/input_pipeline.py
 
-Rivals, each a process of its own on one core, timed in turns while the others are stopped:
-  decode    the ceiling: read and decode the whole file, once for each of its two views, no more
+Rivals, each a separate process on one core, timed in turns while the others are stopped:
+  decode    the upper limit: only read and decode the whole file, once for each of its two views
   byol_tf   `data.two_view_dataset`: read, decode, two views of 224x224, normalised, in batches
   pillow    the same views by Pillow and NumPy: one decode, crops, 8-bit images as in torchvision's
             transforms (table look-ups, HSV images, box blurs), normalised float32 batches
-  gpu       where there is one: `two_view_dataset` of crops, the rest on the GPU under XLA
+  gpu       if there is a GPU: `two_view_dataset` of crops, the rest on the GPU under XLA
 The photos are synthetic, 500x375, JPEG of quality 90 and about 105 kB, close to the mean of
-ImageNet's training set: noise whose spectrum falls as that of photos does, correlated channels,
-some grain.
+ImageNet's training set: noise with the spectrum of photos, correlated channels, some grain.
 
-Targets: byol_tf at least 2 times pillow and 0.6 of the ceiling.
+Targets: byol_tf at least 2 times as fast as pillow and 0.6 times as fast as decode.
 """
 
 import argparse
 import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import resource
@@ -30,6 +30,8 @@ from collections.abc import Iterator
 import numpy as np
 import recording
 from PIL import Image, ImageFilter, ImageOps, ImageStat
+
+from byol_tf.images.view_config import ViewConfig
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -57,6 +59,7 @@ def make_photos(folder: pathlib.Path, count: int) -> float:
 
 
 def decode_batches(folder: pathlib.Path) -> Iterator:
+    """Yields the shapes of decoded files."""
     import tensorflow as tf
 
     def decode(path):
@@ -67,6 +70,7 @@ def decode_batches(folder: pathlib.Path) -> Iterator:
 
 
 def byol_batches(folder: pathlib.Path, run_on: str = "host") -> Iterator:
+    """Yields pairs of views by byol_tf."""
     from byol_tf import data
     from byol_tf.configs import defaults
 
@@ -78,6 +82,7 @@ def byol_batches(folder: pathlib.Path, run_on: str = "host") -> Iterator:
 
 
 def gpu_batches(folder: pathlib.Path) -> Iterator:
+    """Yields means of views that are made on the GPU."""
     import tensorflow as tf
 
     from byol_tf.images import augmentations
@@ -89,6 +94,7 @@ def gpu_batches(folder: pathlib.Path) -> Iterator:
 
 
 def pillow_batches(folder: pathlib.Path) -> Iterator:
+    """Yields pairs of views by Pillow and NumPy."""
     from byol_tf.images import augmentations
 
     rng = np.random.default_rng(0)
@@ -102,7 +108,8 @@ def pillow_batches(folder: pathlib.Path) -> Iterator:
         yield tuple(np.stack(views) for views in zip(*pairs, strict=True))
 
 
-def pillow_view(image: Image.Image, view, rng: np.random.Generator) -> np.ndarray:
+def pillow_view(image: Image.Image, view: ViewConfig, rng: np.random.Generator) -> np.ndarray:
+    """Returns one normalised view, float32 `[S, S, 3]`."""
     area = rng.uniform(*view.crop_area) * image.width * image.height
     aspect = np.exp(rng.uniform(*np.log(view.crop_aspect)))
     width = min(max(round((area * aspect) ** 0.5), 1), image.width)
@@ -126,7 +133,10 @@ def pillow_view(image: Image.Image, view, rng: np.random.Generator) -> np.ndarra
     return np.asarray(image, np.float32) * (1 / 255 / std) - mean / std
 
 
-def pillow_jitter(image: Image.Image, operation: int, view, rng) -> Image.Image:
+def pillow_jitter(
+    image: Image.Image, operation: int, view: ViewConfig, rng: np.random.Generator
+) -> Image.Image:
+    """Applies one operation of the colour jitter, drawn from `view`."""
     levels = np.arange(256)
     if operation == 0:
         table = levels + 255.0 * rng.uniform(-view.brightness, view.brightness)
@@ -153,8 +163,10 @@ RIVALS = {
 }
 
 
-def work(name: str, folder: pathlib.Path, batches: int, connection) -> None:
-    """Sends the first batch's moments, then for each "go" images/s, images/CPU-s and peak MB."""
+def work(
+    name: str, folder: pathlib.Path, batches: int, connection: multiprocessing.connection.Connection
+) -> None:
+    """Sends the first batch's moments, then images/s, images/CPU-s and peak MB for each "go"."""
     import tensorflow as tf
 
     if hasattr(os, "sched_setaffinity"):
@@ -167,7 +179,7 @@ def work(name: str, folder: pathlib.Path, batches: int, connection) -> None:
     first = next(iterator)
     connection.send([[float(np.mean(view)), float(np.std(view))] for view in first])
     while connection.recv():
-        for _ in range(2):  # What was made ahead of time.
+        for _ in range(2):  # Skips batches that were made ahead of time.
             next(iterator)
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(batches):
@@ -178,7 +190,7 @@ def work(name: str, folder: pathlib.Path, batches: int, connection) -> None:
 
 
 def race(names: list[str], folder: pathlib.Path, rounds: int, batches: int) -> dict[str, list]:
-    """Lets the rivals run in turns; returns the rounds of each."""
+    """Runs the rivals in turns and returns the rounds of each."""
     spawn = multiprocessing.get_context("spawn")
     processes, connections = {}, {}
     moments, results = {}, {name: [] for name in names}
@@ -187,10 +199,10 @@ def race(names: list[str], folder: pathlib.Path, rounds: int, batches: int) -> d
             connections[name], theirs = spawn.Pipe()
             processes[name] = spawn.Process(target=work, args=(name, folder, batches, theirs))
             processes[name].start()
-            theirs.close()  # So that the death of a rival ends the wait for its answer.
+            theirs.close()  # If a rival dies, the wait for its answer must end.
             moments[name] = connections[name].recv()
             os.kill(processes[name].pid, signal.SIGSTOP)
-        # Rivals that do not make the same thing are none. Means of one batch differ by 0.15 or so.
+        # Rivals must make the same thing. Means of one batch differ by about 0.15.
         np.testing.assert_allclose(moments["byol_tf"], moments["pillow"], atol=0.6)
         for _ in range(rounds):
             for name in names:
@@ -206,12 +218,15 @@ def race(names: list[str], folder: pathlib.Path, rounds: int, batches: int) -> d
 
 
 def main() -> None:
+    """Runs the benchmark, prints and records the results."""
     import tensorflow as tf
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=256, help="photos to make (default 256)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each rival (default 7)")
-    parser.add_argument("--batches", type=int, default=8, help="batches of 64 a round (default 8)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per rival (default 7)")
+    parser.add_argument(
+        "--batches", type=int, default=8, help="batches of 64 per round (default 8)"
+    )
     flags = parser.parse_args()
 
     record = recording.context("tensorflow", "pillow", "numpy")

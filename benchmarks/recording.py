@@ -1,4 +1,4 @@
-"""What every benchmark notes beside its numbers: command, commit, hardware, date, versions."""
+"""Records of benchmarks: command, commit, hardware, date and versions beside the numbers."""
 
 import datetime
 import importlib.metadata
@@ -15,14 +15,14 @@ _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_
 
 
 def context(*packages: str) -> dict:
-    """Describes this run; `packages` are the distributions whose versions matter."""
+    """Describes this run; `packages` are the distributions whose versions are recorded."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]),
         "commit": _commit(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),  # Before the benchmark adds its own.
+        "load": round(os.getloadavg()[0], 1),  # Before the benchmark adds to it.
         "python": platform.python_version(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
@@ -44,7 +44,7 @@ def _commit() -> str:
 
 
 def _cpu() -> str:
-    """Model and the flags of interest, such as `AMD EPYC (avx2 avx512f)`."""
+    """Returns the model and the flags of interest, such as `AMD EPYC (avx2 avx512f)`."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,7 @@
-"""The rival of train_step.py: the same networks, loss, LARS and moving average in PyTorch, as its users would write it."""
+"""The PyTorch rival of train_step.py: the same networks, loss, LARS and moving average.
+
+It is written as PyTorch's users would write it.
+"""
 
 import copy
 import time
@@ -65,7 +68,7 @@ def mlp(inputs):
 
 
 def trainer(depth, width, size, stem, batch_size, precision, compiled):
-    """A function that trains `n` steps and returns the seconds they took."""
+    """Returns a function that trains `n` steps and returns the seconds they took."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     encoder, features = resnet(depth, width, stem)
@@ -74,7 +77,7 @@ def trainer(depth, width, size, stem, batch_size, precision, compiled):
     predictor = mlp(256).to(device)
     weights = [*online.parameters(), *predictor.parameters()]
     buffers = [torch.zeros_like(w) for w in weights]
-    pairs = list(zip(target.parameters(), online.parameters()))
+    pairs = list(zip(target.parameters(), online.parameters(), strict=True))
     views = torch.randn(2, batch_size, 3, size, size, device=device)
     views = [view.contiguous(memory_format=torch.channels_last) for view in views]
 
@@ -95,7 +98,7 @@ def trainer(depth, width, size, stem, batch_size, precision, compiled):
         loss = loss_of(*views)
         gradients = torch.autograd.grad(loss, weights)
         with torch.no_grad():
-            for weight, gradient, buffer in zip(weights, gradients, buffers):  # LARS
+            for weight, gradient, buffer in zip(weights, gradients, buffers, strict=True):  # LARS
                 if weight.ndim > 1:
                     gradient = gradient + 1e-6 * weight
                     norms = weight.norm(), gradient.norm()

@@ -1,15 +1,16 @@
-"""How fast is a BYOL step, what does `fit()` add to it, and how does PyTorch do on the same network and step?
+"""Measures a BYOL step, the overhead of `fit()`, and PyTorch with the same network and step.
 
     python benchmarks/train_step.py --torch_python=TORCH_VENV/bin/python
     python benchmarks/train_step.py --network=resnet50 --torch_python=...
 
-Rivals, each a process of its own, timed in turns while the others wait:
+Rivals, each a separate process, timed in turns while the others wait:
   tf-fit-*      `fit()` on views in memory      tf-step-*    the compiled `train_step` alone
   torch-eager-* and torch-compile-*             channels_last, the step of torch_byol.py
-in float32 and bfloat16 (Keras mixed_bfloat16, torch.autocast). The views are random: the input pipeline has a
-benchmark of its own. On a GPU both sides use it, TensorFlow with XLA.
+in float32 and bfloat16 (Keras mixed_bfloat16, torch.autocast). The views are random: the input
+pipeline has a separate benchmark. On a GPU both sides use it, TensorFlow with XLA.
 
-Targets: fit at most 3 % slower than the bare step; TensorFlow's best at least 2 times PyTorch's best on a CPU with AMX.
+Targets: fit at most 3 % slower than the bare step; TensorFlow's best at least 2 times as fast as
+PyTorch's best on a CPU with AMX.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,8 +36,8 @@ WIDTHS = {"resnet18-quarter": 0.25}
 PRECISIONS = ("float32", "bfloat16")
 
 
-def tf_worker(network: str, precision: str, use_fit: bool):
-    """Yields a function that trains `n` steps and returns the seconds they took."""
+def tf_worker(network: str, precision: str, use_fit: bool) -> Callable[[int], float]:
+    """Returns a function that trains `n` steps and returns the seconds they took."""
     import keras
     import tensorflow as tf
 
@@ -52,7 +54,7 @@ def tf_worker(network: str, precision: str, use_fit: bool):
     batches = tf.data.Dataset.from_tensors(((views[0], views[1]),)).repeat()
 
     class Clock(keras.callbacks.Callback):
-        """Seconds from the first step's end to the last's: without what `fit` does once."""
+        """Times of the first step's end and the last's, between which `fit` has no fixed costs."""
 
         def on_train_batch_end(self, batch, logs=None):
             self.last = time.perf_counter()
@@ -76,7 +78,8 @@ def tf_worker(network: str, precision: str, use_fit: bool):
     return fit if use_fit else bare
 
 
-def torch_worker(network: str, precision: str, compiled: bool):
+def torch_worker(network: str, precision: str, compiled: bool) -> Callable[[int], float]:
+    """Returns a function that trains `n` steps in PyTorch and returns the seconds they took."""
     import torch_byol
 
     depth, size, stem, batch_size = NETWORKS[network]
@@ -86,7 +89,7 @@ def torch_worker(network: str, precision: str, compiled: bool):
 
 
 def serve(name: str, network: str) -> None:
-    """A rival's process: trains as many steps as each line on standard input says."""
+    """Runs in a rival's process: trains the number of steps on each line of standard input."""
     side, kind, precision = name.split("-")
     if side == "tf":
         train = tf_worker(network, precision, kind == "fit")
@@ -100,8 +103,10 @@ def serve(name: str, network: str) -> None:
         print(json.dumps({"seconds": seconds, "peak_gib": round(peak, 2)}), flush=True)
 
 
-def measure(names, network, pythons, steps, rounds) -> dict:
-    """Images per second of each round, and peak memory, by rival."""
+def measure(
+    names: list[str], network: str, pythons: dict[str, str], steps: int, rounds: int
+) -> dict[str, dict]:
+    """Returns images per second of each round, and peak memory, by rival."""
     batch_size = NETWORKS[network][3]
     rivals = {}
     for name in names:
@@ -113,9 +118,8 @@ def measure(names, network, pythons, steps, rounds) -> dict:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        while (
-            line := rivals[name].stdout.readline()
-        ) != "ready\n":  # One at a time: compiling takes all cores.
+        # One at a time: compiling takes all cores.
+        while (line := rivals[name].stdout.readline()) != "ready\n":
             if not line:
                 raise SystemExit(f"{name} failed; run {' '.join(command)} to see why")
     results = {name: {"images_per_second": [], "peak_gib": 0} for name in names}
@@ -133,13 +137,14 @@ def measure(names, network, pythons, steps, rounds) -> dict:
 
 
 def main() -> None:
+    """Runs the benchmark, prints and records the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
     parser.add_argument(
-        "--torch_python", help="python of an environment with torch; without it no PyTorch rivals"
+        "--torch_python", help="Python of an environment with torch; without it no PyTorch rivals"
     )
-    parser.add_argument("--steps", type=int, default=4, help="a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="steps per round (default 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per rival (default 5)")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -156,7 +161,8 @@ def main() -> None:
     results = measure(names, args.network, pythons, args.steps, args.rounds)
 
     print(
-        f"{args.network}, batch {NETWORKS[args.network][3]}, {context['cpu']}, load before {context['load']}"
+        f"{args.network}, batch {NETWORKS[args.network][3]}, {context['cpu']}, "
+        f"load before {context['load']}"
     )
     print(f"{'rival':24} {'images/s':>9} {'min':>8} {'max':>8} {'peak GiB':>9}")
     medians = {}
@@ -164,12 +170,14 @@ def main() -> None:
         speeds = result["images_per_second"]
         medians[name] = statistics.median(speeds)
         print(
-            f"{name:24} {medians[name]:9.1f} {min(speeds):8.1f} {max(speeds):8.1f} {result['peak_gib']:9.2f}"
+            f"{name:24} {medians[name]:9.1f} {min(speeds):8.1f} {max(speeds):8.1f} "
+            f"{result['peak_gib']:9.2f}"
         )
     ratios = {}
     for precision in PRECISIONS:
         pairs = zip(
-            *(results[f"tf-{kind}-{precision}"]["images_per_second"] for kind in ("step", "fit"))
+            *(results[f"tf-{kind}-{precision}"]["images_per_second"] for kind in ("step", "fit")),
+            strict=True,
         )
         ratios[f"overhead of fit, {precision}"] = statistics.median(
             step / fit - 1 for step, fit in pairs

@@ -3,8 +3,8 @@
     encoder = byol_tf.networks.resnet(depth=50, image_size=224)
     model = byol_tf.BYOL(encoder, total_steps=10_000)
 
-Submodules are imported when first used (PEP 562), so that `import byol_tf` takes milliseconds
-and a command line can answer `--help` or a bad flag before TensorFlow is loaded.
+Submodules are imported on first use (PEP 562), so that `import byol_tf` takes milliseconds and a
+command line can answer `--help` or a bad flag before TensorFlow is loaded.
 """
 
 import importlib
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public names that are short for a module deeper down. `import byol_tf.networks` and saved models
-# that name `byol_tf.byol` as the module of a class find them too.
+# Public short names of modules. They also work in `import byol_tf.networks`, and in saved models
+# that name `byol_tf.byol` as the module of a class.
 _SHORT_NAMES = {
     "augmentations": "images.augmentations",
     "byol": "models.byol",
@@ -100,6 +100,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists what `__getattr__` can give, for completion in notebooks."""
+    """Returns the names that `__getattr__` knows, for completion in notebooks."""
     submodules = {module.name for module in pkgutil.iter_modules(__path__)}
     return sorted({*globals(), *submodules, *_SHORT_NAMES, "BYOL"})

@@ -1,8 +1,11 @@
-"""Builds what a config describes: method, encoder, augmentation, preprocessing."""
+"""Builds the parts of a config: method, encoder, augmentation, preprocessing."""
 
 import importlib
+from collections.abc import Sequence
 
 import keras
+import ml_collections
+import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
@@ -18,10 +21,13 @@ METHODS = {"byol": BYOL, "simclr": SimCLR}
 
 
 def find_method(name: str) -> type[TwoViewModel]:
-    """The class of a method: of `METHODS`, or by the dotted name of a `TwoViewModel` of your own.
+    """Returns the class of a method.
+
+    Args:
+        name: A key of `METHODS`, or the dotted name of your own `TwoViewModel`.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: There is no such method.
     """
     if name in METHODS:
         return METHODS[name]
@@ -33,12 +39,25 @@ def find_method(name: str) -> type[TwoViewModel]:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         logging.debug("method '%s': %s", name, error)
     raise UserError(
-        f"the method '{name}' is unknown; give one of {', '.join(METHODS)}, or module.Class of a TwoViewModel."
+        f"the method '{name}' is unknown; give one of {', '.join(METHODS)}, or module.Class of a "
+        "TwoViewModel."
     )
 
 
-def build_model(config, steps_per_epoch: int, class_names, distribution) -> TwoViewModel:
-    """The compiled model of `config`, its weights drawn from `config.seed`, under the strategy's scope."""
+def build_model(
+    config: ml_collections.ConfigDict,
+    steps_per_epoch: int,
+    class_names: Sequence[str] | None,
+    distribution: tf.distribute.Strategy,
+) -> TwoViewModel:
+    """Returns the compiled model of `config`, its weights drawn from `config.seed`.
+
+    Args:
+        config: Config with the fields of `configs.defaults`.
+        steps_per_epoch: Number of steps per epoch, for the schedules.
+        class_names: Class names of the data, or None for unlabelled images.
+        distribution: Strategy under whose scope the model is built.
+    """
     total_steps = steps_per_epoch * config.epochs
     augmentation = build_augmentation(config) if config.augment.run_on == "device" else None
     keras.utils.set_random_seed(config.seed)
@@ -62,13 +81,13 @@ def build_model(config, steps_per_epoch: int, class_names, distribution) -> TwoV
     return model
 
 
-def build_encoder(config) -> keras.Model:
-    """The encoder of `config.encoder`, freshly initialised."""
+def build_encoder(config: ml_collections.ConfigDict) -> keras.Model:
+    """Returns the encoder of `config.encoder`, newly initialised."""
     return networks.resnet(image_size=config.image_size, **config.encoder)
 
 
-def build_augmentation(config) -> TwoViews:
-    """The views of `config.augment`, normalised by `config.normalize`."""
+def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:
+    """Returns the layer for the views of `config.augment`, normalised by `config.normalize`."""
     return TwoViews(
         config.augment.view_1.to_dict(),
         config.augment.view_2.to_dict(),
@@ -77,8 +96,8 @@ def build_augmentation(config) -> TwoViews:
     )
 
 
-def preprocessing_from_config(config) -> Preprocessing:
-    """What evaluation and serving do to an image before the encoder trained with `config`."""
+def preprocessing_from_config(config: ml_collections.ConfigDict) -> Preprocessing:
+    """Returns the preprocessing for evaluating and serving an encoder trained with `config`."""
     return Preprocessing(
         config.image_size, config.eval_crop_fraction, config.normalize.mean, config.normalize.std
     )

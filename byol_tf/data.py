@@ -1,9 +1,9 @@
-"""Encoded images -> tf.data batches: two views for training, labelled crops, images for evaluation.
+"""tf.data batches of encoded images: two views, labelled crops, images for evaluation.
 
-Training input is a pure function of (seed, step): the number of the step is all it takes to resume.
-The order of epoch e is drawn from (seed, e) and the views of the example at position p of the
-endless sequence of epochs from (seed, p), whatever the batch size and the number of workers. Each
-file is read once for its two views.
+Training input is a pure function of (seed, step), so a run resumes from the number of its step. The
+order of epoch e is drawn from (seed, e), and the views of the example at position p of the endless
+sequence of epochs from (seed, p), for every batch size and number of workers. Each file is read
+once for its two views.
 """
 
 import contextlib
@@ -19,11 +19,12 @@ from byol_tf.images import augmentations, random_crop
 from byol_tf.images.preprocessing import Preprocessing, decode_image
 from byol_tf.sources import Shard, Source, corrupt, open_source
 
-# A chunk of decoded crops has enough examples to make its overhead small, and one fits per core.
+# A chunk of decoded crops has enough examples to make its overhead small, and few enough that one
+# chunk per core fits into memory.
 _CHUNK_BYTES = 16 << 20
 _CHUNK_EXAMPLES = (16, 64)
 _SHUFFLE_BUFFER = 10_000
-_VIEWS, _CROP, _FLIP = range(3)  # What a seed is for.
+_VIEWS, _CROP, _FLIP = range(3)  # Uses of a seed, which must be independent.
 
 
 def two_view_dataset(
@@ -33,30 +34,29 @@ def two_view_dataset(
     start_step: int = 0,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Endless batches of two views of each image.
+    """Returns endless batches of two views of each image.
 
     A global batch is `config.batch_size` consecutive positions of the endless sequence of shuffled
-    epochs, and may span two. With an `input_context` (`strategy.distribute_datasets_from_function`)
-    the dataset yields per-replica batches, b = batch_size / replicas: the worker's rows of every
-    global batch. A corrupt image gives its place to another of its batch, so that positions stay
-    exact.
+    epochs, and may span two epochs. With an `input_context`
+    (`strategy.distribute_datasets_from_function`) the dataset yields per-replica batches,
+    b = batch_size / replicas: the worker's rows of every global batch. A corrupt image is replaced
+    by another of its batch, so that positions stay exact.
 
     Args:
-        source: an opened source, or what `open_source` takes.
-        config: its seed, batch_size, image_size, augment, normalize and data are used.
-        start_step: number of the first global batch, from 0.
-        input_context: of the worker, under a strategy.
+        source: Opened source, or a name that `open_source` takes.
+        config: Config of which seed, batch_size, image_size, augment, normalize and data are used.
+        start_step: Number of the first global batch, from 0.
+        input_context: Context of the worker, under a strategy.
 
     Returns:
-        Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` of an unlabelled source.
-        Views: float32 `[b, S, S, 3]`, normalised where augment.run_on is "host"; where it is
-        "device", mere crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32
-        `[b]`.
+        Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` for an unlabelled source.
+        Views: float32 `[b, S, S, 3]`, normalised if augment.run_on is "host"; if it is "device",
+        only crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32 `[b]`.
 
     Raises:
-        UserError: a value of `config` is out of range, the replicas cannot share the batch, or the
-            source is bad. Past `data.max_corrupt_fraction`, iteration ends with a
-            `tf.errors.OpError`, which `clean_errors` makes a UserError.
+        UserError: A value of `config` is out of range, the replicas cannot share the batch, or the
+            source is bad. If more than `data.max_corrupt_fraction` of the images are corrupt,
+            iteration ends with a `tf.errors.OpError`, which `clean_errors` turns into a UserError.
     """
     check_config(config)
     if start_step < 0:
@@ -67,7 +67,7 @@ def two_view_dataset(
     if config.batch_size % replicas or replicas % workers:
         raise UserError(
             f"batch_size {config.batch_size} cannot be shared by {replicas} replicas on {workers} "
-            f"worker(s); give a multiple of {replicas}, and each worker as many replicas."
+            f"worker(s); give a multiple of {replicas}, and each worker the same number of replicas."
         )
     batch_size = config.batch_size // replicas
     rows = config.batch_size // workers
@@ -76,7 +76,7 @@ def two_view_dataset(
     source = open_source(source) if isinstance(source, str) else source
     if source.num_examples < config.batch_size:
         logging.warning(
-            "%s: its %d images are fewer than batch_size %d, so a batch repeats some of them.",
+            "%s: there are %d images, fewer than batch_size %d, so a batch repeats some of them.",
             source.name,
             source.num_examples,
             config.batch_size,
@@ -111,11 +111,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"{name} is {value}; give {smallest} or more.")
     if not 0 <= config.data.max_corrupt_fraction <= 1:
         raise UserError(
-            f"data.max_corrupt_fraction is {config.data.max_corrupt_fraction}; give a part of the "
-            "images, in [0, 1]."
+            f"data.max_corrupt_fraction is {config.data.max_corrupt_fraction}; give a fraction of "
+            "the images, in [0, 1]."
         )
     if "place" in config.augment:
-        raise UserError("augment.place is called augment.run_on now; rename it in the config.")
+        raise UserError("augment.place is now called augment.run_on; rename it in the config.")
     if config.augment.run_on not in ("host", "device"):
         raise UserError(f"augment.run_on is '{config.augment.run_on}'; give 'host' or 'device'.")
 
@@ -127,22 +127,24 @@ def evaluation_dataset(
     *,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Every image once, in order, as a frozen encoder sees it; corrupt ones are logged and left out.
+    """Returns every image once, in order, preprocessed for a frozen encoder.
+
+    Corrupt images are logged and left out.
 
     Args:
-        source: an opened source, or a name that `open_source` takes.
-        preprocessing: centre crop, size and normalisation.
+        source: Opened source, or a name that `open_source` takes.
+        preprocessing: Centre crop, size and normalisation.
         batch_size: b; the last batch may be smaller.
-        limit: if given, at most this many images, evenly spaced over the source and so over the
+        limit: If given, at most this many images, evenly spaced over the source and so over the
             classes of a folder.
 
     Returns:
         Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`, -1 in an
-        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or the number of
-        a record).
+        unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or the number
+        of a record).
 
     Raises:
-        UserError: the source or the batch size is bad.
+        UserError: The source or the batch size is bad.
     """
 
     def decode(index, image_bytes):
@@ -159,14 +161,20 @@ def augmented_dataset(
     *,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Every image once, in order, randomly cropped and flipped: a training pass of linear evaluation.
+    """Returns every image once, in order, randomly cropped and flipped.
 
-    As `evaluation_dataset`, but a random crop and flip take the place of the centre crop (paper
-    appendix C.1).
+    This is a training pass of linear evaluation (paper appendix C.1): `evaluation_dataset` with a
+    random crop and flip instead of the centre crop.
 
     Args:
-        source, preprocessing, batch_size, limit: as in `evaluation_dataset`.
-        seed: decides crops and flips.
+        source, preprocessing, batch_size, limit: Arguments of `evaluation_dataset`.
+        seed: Seed of crops and flips.
+
+    Returns:
+        Dataset like that of `evaluation_dataset`.
+
+    Raises:
+        UserError: The source or the batch size is bad.
     """
 
     def decode(index, image_bytes):
@@ -178,18 +186,18 @@ def augmented_dataset(
 def labelled_dataset(
     source: Source, preprocessing: Preprocessing, batch_size: int, seed: int
 ) -> tf.data.Dataset:
-    """Endless batches to fine-tune a classifier on: random crops and flips with their labels.
+    """Returns endless batches of random crops and flips with labels, to fine-tune a classifier.
 
     The order of epoch e is drawn from (seed, e), crop and flip of the example at position p of the
     endless sequence of epochs from (seed, p). A batch is `batch_size` consecutive positions and may
-    span two epochs. A corrupt image gives its place to another of its batch.
+    span two epochs. A corrupt image is replaced by another of its batch.
 
     Args:
-        source: labelled. TFRecords and TFDS are shuffled through a buffer of 10,000 records; a
-            `SubsetSource` and a folder as a whole.
-        preprocessing: size and normalisation.
+        source: Labelled source. TFRecords and TFDS are shuffled through a buffer of 10,000 records,
+            a `SubsetSource` and a folder as a whole.
+        preprocessing: Size and normalisation.
         batch_size: b.
-        seed: of order, crops and flips.
+        seed: Seed of order, crops and flips.
 
     Returns:
         Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`).
@@ -215,7 +223,7 @@ def labelled_dataset(
 
 @contextlib.contextmanager
 def clean_errors(source: Source) -> Iterator[None]:
-    """Raises the UserError behind a `tf.errors.OpError`, when corrupt images ended a run.
+    """Raises the `UserError` behind a `tf.errors.OpError` if corrupt images ended a run.
 
     with clean_errors(source):
         model.fit(two_view_dataset(source, config))
@@ -235,7 +243,7 @@ def _each_image_once(
     limit: int | None,
     decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> tf.data.Dataset:
-    """Batches of `decode(index, image_bytes)` with labels and keys, without corrupt images."""
+    """Returns batches of `decode(index, image_bytes)`, labels and keys, without corrupt images."""
     if batch_size < 1:
         raise UserError(f"the evaluation's batch size is {batch_size}; give at least 1.")
     source = open_source(source) if isinstance(source, str) else source
@@ -252,8 +260,10 @@ def _each_image_once(
     return valid_only.rebatch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
-    """A function from an example to `(view_1, view_2, label)`, or crops in place of views."""
+def _decoder_of_two_views(
+    source: Source, config: ml_collections.ConfigDict
+) -> Callable[..., tuple]:
+    """Returns a function from an example to `(view_1, view_2, label)`; views may be crops."""
     two_views = augmentations.TwoViews(
         config.augment.view_1,
         config.augment.view_2,
@@ -265,18 +275,20 @@ def _decoder_of_two_views(source: Source, config) -> Callable[..., tuple]:
         image_bytes, label, _ = source.load(name, payload, label)
         seed = _example_seed(config.seed, _VIEWS, position)
         if config.augment.run_on == "host":
-            views = two_views.from_bytes(image_bytes, seed, config.image_size)
+            view_1, view_2 = two_views.from_bytes(image_bytes, seed, config.image_size)
         else:
-            views = random_crop.decode_and_random_crops(
+            view_1, view_2 = random_crop.decode_and_random_crops(
                 image_bytes, seed, config.image_size, (two_views.view_1, two_views.view_2)
             )
-        return *views, label
+        return view_1, view_2, label
 
     return decode
 
 
-def _crop_and_flip(image_bytes, preprocessing, seed, position) -> tf.Tensor:
-    """The training augmentation of classifiers (appendix C.1): float32 `[S, S, 3]`, normalised."""
+def _crop_and_flip(
+    image_bytes: tf.Tensor, preprocessing: Preprocessing, seed: int, position: tf.Tensor
+) -> tf.Tensor:
+    """Augments an image to train classifiers (appendix C.1): float32 `[S, S, 3]`, normalised."""
     crop = random_crop.decode_and_random_crop(
         image_bytes,
         _example_seed(seed, _CROP, position),
@@ -294,12 +306,12 @@ def _chunk_size(image_size: int) -> int:
 
 
 def _example_seed(seed: int, use: int, position: tf.Tensor) -> tf.Tensor:
-    """int64 `[2]`."""
+    """Returns the seed of one example for one use, int64 `[2]`."""
     return tf.stack([tf.constant(_seed(seed, use), tf.int64), position])
 
 
 def _seed(seed: int, use: int) -> int:
-    """31 bits, independent from one use of `seed` to another."""
+    """Returns 31 bits that are independent for each use of `seed`."""
     return int(np.random.SeedSequence([seed, use]).generate_state(1)[0] >> 1)
 
 

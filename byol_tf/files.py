@@ -1,13 +1,30 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
-import os
+import contextlib
+import uuid
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 
-def write_atomically(path: str, text: str) -> None:
-    """Writes a file under a temporary name, then renames it, so that no reader sees half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yields a temporary path beside `path`; what is written there is renamed to `path` at the end.
+
+    No reader sees half a file. If the body raises, the temporary file is removed and `path` stays
+    as it was. Works on every file system that `tf.io.gfile` reads.
+    """
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        yield temporary
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    finally:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.remove(temporary)
+
+
+def write_atomically(path: str, content: str | bytes) -> None:
+    """Writes `content` to `path`, replacing what is there; no reader sees half of it."""
+    mode = "w" if isinstance(content, str) else "wb"
+    with replacing(path) as temporary, tf.io.gfile.GFile(temporary, mode) as file:
+        file.write(content)

@@ -18,15 +18,16 @@ from byol_tf.models.precision import policy_scope
 
 
 def latest_checkpoint(run_dir: str) -> str | None:
-    """Path of a run's latest checkpoint, without its .index ending; None before the first."""
+    """Returns the path of a run's latest checkpoint, without .index; None before the first."""
     return tf.train.latest_checkpoint(os.path.join(run_dir, "checkpoints"))
 
 
 def claim_run_dir(run_dir: str, config: dict) -> None:
-    """Writes `config` as `run_dir`/config.json, or checks that the run already there has the same one.
+    """Writes `config` to `run_dir`/config.json, or checks that the run there has the same config.
 
     Raises:
-        UserError: another config, naming the fields that differ, or a folder that cannot be written.
+        UserError: The run has another config (the message names the fields that differ), or the
+            folder cannot be written.
     """
     path = os.path.join(run_dir, "config.json")
     if tf.io.gfile.exists(path):
@@ -34,8 +35,8 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
             differing = _differences(json.load(file), json.loads(json.dumps(config)))
         if differing:
             raise UserError(
-                f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give another run folder, "
-                "or the config it was started with to continue it."
+                f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give another "
+                "run folder, or the config it was started with to continue it."
             )
         return
     try:
@@ -48,7 +49,7 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
 
 
 def load_config(run_dir: str) -> ml_collections.ConfigDict:
-    """The resolved config of a run, with `examples` and `classes` of its data.
+    """Returns the resolved config of a run, with `examples` and `classes` of its data.
 
     Raises:
         UserError: `run_dir` holds no run.
@@ -63,20 +64,20 @@ def load_config(run_dir: str) -> ml_collections.ConfigDict:
 
 
 def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
-    """The online encoder of a run, computing in float32.
+    """Returns the online encoder of a run, computing in float32.
 
     Args:
-        run_dir: of `pretrain`.
-        path: of a checkpoint, without its .index ending; None takes the run's latest.
+        run_dir: Folder of a run of `pretrain`.
+        path: Path of a checkpoint, without .index; None takes the run's latest.
 
     Raises:
-        UserError: no run, no checkpoint, or one of another architecture.
+        UserError: There is no run or no checkpoint, or it has another architecture.
     """
     config = load_config(run_dir)
     path = path or latest_checkpoint(run_dir)
     if path is None:
         raise UserError(
-            f"'{run_dir}' has no checkpoint yet; run byol-pretrain until the first is saved."
+            f"'{run_dir}' has no checkpoint yet; run byol-pretrain until it saves the first."
         )
     with policy_scope("float32"):
         encoder = build_encoder(config)
@@ -85,29 +86,33 @@ def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
-    """Restores `path` into `checkpoint`, every object of which must be found in it.
+    """Restores all objects of `checkpoint` from the file `path`.
+
+    Args:
+        checkpoint: Objects to restore, all of which must be in the file.
+        path: Path of the checkpoint, without .index.
 
     Raises:
-        UserError: no such checkpoint, or one of another architecture.
+        UserError: There is no such checkpoint, or it has another architecture.
     """
     try:
         status = checkpoint.restore(path)
         status.assert_existing_objects_matched()
-        status.expect_partial()  # An encoder alone may be restored: no warning for the rest.
+        status.expect_partial()  # No warning if only the encoder is restored.
     except tf.errors.NotFoundError as error:
         raise UserError(
-            f"there is no checkpoint '{path}'; give the path without its .index ending."
+            f"there is no checkpoint '{path}'; give the path without .index."
         ) from error
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         logging.debug("restore: %s", error)
         raise UserError(
-            f"the checkpoint '{path}' is of another architecture or optimizer; restore it with the config it was "
-            "trained with (config.json in its run folder)."
+            f"the checkpoint '{path}' is of another architecture or optimizer; restore it with the "
+            "config it was trained with (config.json in its run folder)."
         ) from error
 
 
 def read_history(run_dir: str) -> list[dict[str, str]]:
-    """The rows of a run's history.csv, oldest first; none where there is no such file."""
+    """Returns the rows of a run's history.csv, oldest first; an empty list without that file."""
     path = os.path.join(run_dir, "history.csv")
     if not tf.io.gfile.exists(path):
         return []
@@ -116,7 +121,7 @@ def read_history(run_dir: str) -> list[dict[str, str]]:
 
 
 def fingerprint(config: dict) -> str:
-    """Twelve hex digits that stand for a config: of the SHA-256 of its sorted JSON."""
+    """Returns twelve hex digits that identify a config, from the SHA-256 of its sorted JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -127,5 +132,5 @@ def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
         if isinstance(was, dict) and isinstance(now, dict):
             differing += _differences(was, now, f"{prefix}{key}.")
         elif was != now:
-            differing.append(f"{prefix}{key}: {was} there, {now} here")
+            differing.append(f"{prefix}{key}: {was} there, {now} given")
     return differing

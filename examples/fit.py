@@ -1,4 +1,4 @@
-"""BYOL in a Keras script: encoder, model, compile, fit, export. Runs as it stands on the bundled images in minutes.
+"""BYOL in a Keras script: encoder, model, compile, fit, export; minutes on the bundled images.
 
 python examples/fit.py --epochs=5
 """
@@ -14,14 +14,14 @@ IMAGES = pathlib.Path(__file__).parent / "images" / "train"
 
 
 def main() -> None:
+    """Trains and exports an encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--output", default="exported/1")
     args = parser.parse_args()
 
-    config = (
-        cifar10_demo.get_config()
-    )  # Batch and image size, the two view distributions, the seed.
+    # Batch and image size, the two view distributions, the seed.
+    config = cifar10_demo.get_config()
     source = byol_tf.data.open_source(str(IMAGES))
     steps_per_epoch = source.num_examples // config.batch_size
     total_steps = args.epochs * steps_per_epoch

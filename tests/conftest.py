@@ -1,4 +1,4 @@
-"""What all tests share: two logical CPU devices, real images, fixed seeds."""
+"""Shared set-up of all tests: two logical CPU devices, real images, fixed seeds."""
 
 import os
 import pathlib
@@ -32,7 +32,8 @@ def _fixed_seed():
 def two_replicas() -> tf.distribute.Strategy:
     """The one strategy of two logical CPUs whose collectives tests may run.
 
-    Each strategy numbers its collectives from the same start, so a second one in the process meets the first's.
+    Each strategy numbers its collectives from the same start, so those of a second strategy in the
+    process would collide with the first's.
     """
     from byol_tf.training.strategy import build_strategy
 

@@ -1,4 +1,4 @@
-"""Methods by name: SimCLR from its recipe, and a third one that byol_tf does not know."""
+"""Methods by name: SimCLR from its recipe, and a third one from outside byol_tf."""
 
 import json
 

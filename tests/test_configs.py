@@ -1,4 +1,4 @@
-"""Every recipe parses, holds the design's numbers, and names fields that exist."""
+"""Every recipe parses, has the paper's numbers, and sets only fields that exist."""
 
 import dataclasses
 import importlib

@@ -19,7 +19,7 @@ PLAIN = {f"{name}_prob": 0.0 for name in ("flip", "jitter", "grayscale", "blur",
 
 
 def config(batch_size=4, run_on="device", **overrides):
-    """The recipes' defaults at a tiny size; `overrides` as `view_1={...}` or `data={...}`."""
+    """Returns the recipes' defaults at a tiny size, changed by `view_1={...}` or `data={...}`."""
     result = defaults.get_config()
     result.update(batch_size=batch_size, image_size=SIZE, epochs=1)
     result.augment.run_on = run_on
@@ -31,7 +31,7 @@ def config(batch_size=4, run_on="device", **overrides):
 
 
 def gray(number: int) -> bytes:
-    """A PNG of one grey level, so that any crop of it tells which image it is of."""
+    """Returns a PNG of one grey level, by which any crop of it identifies the image."""
     return encoded(Image.new("RGB", (12, 10), (number,) * 3), "PNG")
 
 
@@ -47,7 +47,7 @@ def write_folder(folder, contents: dict[str, bytes]) -> str:
 
 
 def write_tfrecords(folder, contents: list[bytes], num_files=3) -> str:
-    """Image i is of label i % 2; its key says i."""
+    """Writes records; image i has label i % 2 and key i."""
     folder.mkdir(exist_ok=True)
     for shard in range(num_files):
         with tf.io.TFRecordWriter(str(folder / f"images.tfrecord-{shard}")) as writer:
@@ -65,7 +65,7 @@ def write_tfrecords(folder, contents: list[bytes], num_files=3) -> str:
 
 @pytest.fixture(params=["folder", "tfrecord"])
 def ten(request, tmp_path) -> str:
-    """Ten images; image i is grey level 20 i, of label i % 2."""
+    """Ten images; image i has grey level 20 i and label i % 2."""
     if request.param == "tfrecord":
         return write_tfrecords(tmp_path / "records", [gray(20 * i) for i in range(10)])
     names = {f"{'ab'[i % 2]}/{i}.png": gray(20 * i) for i in range(10)}
@@ -73,7 +73,7 @@ def ten(request, tmp_path) -> str:
 
 
 def batches(dataset, count) -> list[tuple]:
-    """`(view_1, view_2, labels)` of the first batches."""
+    """Returns `(view_1, view_2, labels)` of the first batches."""
     return [
         (view_1, view_2, labels)
         for (view_1, view_2), labels in dataset.take(count).as_numpy_iterator()
@@ -81,7 +81,7 @@ def batches(dataset, count) -> list[tuple]:
 
 
 def numbers(crops) -> list[int]:
-    """Which of the ten images each crop in [0, 1] is of."""
+    """Returns which of the ten images each crop in [0, 1] shows."""
     return np.round(crops.mean(axis=(1, 2, 3)) * 255 / 20).astype(int).tolist()
 
 
@@ -229,7 +229,7 @@ def test_tfrecords_give_what_the_folder_gives(tmp_path):
 
 
 def odd_formats() -> dict[str, bytes]:
-    """One 40x30 picture in many guises."""
+    """Returns one 40x30 picture in many formats."""
     picture = textured()
     exif = Image.Exif()
     exif[0x0112] = 6  # Stored lying on its side.
@@ -263,7 +263,7 @@ def test_every_format_is_read_and_none_counts_as_corrupt(tmp_path):
     ((images, _, keys),) = images.as_numpy_iterator()
     assert sorted(key.decode() for key in keys) == sorted(f"a/{name}" for name in contents)
     assert not source.corrupt.reasons
-    # In colour, whatever the container: the mean colour is the picture's.
+    # Every format has the mean colour of the picture.
     expected = np.asarray(textured().crop((7, 2, 33, 28)), float).mean(axis=(0, 1)) / 255
     for color, key in zip(images.mean(axis=(1, 2)), keys, strict=True):
         if b"grey" not in key and b"one_bit" not in key:
@@ -295,14 +295,14 @@ def test_corrupt_files_are_counted_once_and_named_in_the_log(partly_corrupt, cap
 
 
 def test_a_corrupt_image_gives_its_place_to_a_good_one_of_its_batch(partly_corrupt, tmp_path):
-    # The same set with the corrupt files mended shows who should stand where.
-    mended = {f"b/{name}": gray(200 + 5 * i) for i, name in enumerate(CORRUPT)}
+    # The same set with the corrupt files repaired shows which image belongs where.
+    repaired = {f"b/{name}": gray(200 + 5 * i) for i, name in enumerate(CORRUPT)}
     actual = [
         np.round(view_1.mean(axis=(1, 2, 3)) * 255)
         for view_1, _, _ in batches(data.two_view_dataset(partly_corrupt, config(5)), 8)
     ]
-    write_folder(tmp_path, mended)
-    for path in mended:  # A PNG named .jpg is still a PNG.
+    write_folder(tmp_path, repaired)
+    for path in repaired:  # A PNG named .jpg is still a PNG.
         assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")
     expected = [
         np.round(view_1.mean(axis=(1, 2, 3)) * 255)
@@ -332,9 +332,9 @@ def test_too_many_corrupt_files_end_fit_with_a_sentence(partly_corrupt):
     model.compile(loss="mse")
     dataset = data.two_view_dataset(partly_corrupt, config(data={"max_corrupt_fraction": 0.2}))
     dataset = dataset.map(lambda views, _: (views, tf.zeros([4])))
-    with pytest.raises(UserError, match="^3 of the 10 images .* than max_corrupt_fraction=0.2"):
-        with data.clean_errors(partly_corrupt):
-            model.fit(dataset, steps_per_epoch=5, verbose=0)
+    says = "^3 of the 10 images .* than max_corrupt_fraction=0.2"
+    with pytest.raises(UserError, match=says), data.clean_errors(partly_corrupt):
+        model.fit(dataset, steps_per_epoch=5, verbose=0)
 
 
 def test_one_bad_file_never_ends_a_small_run(tmp_path):
@@ -347,15 +347,13 @@ def test_one_bad_file_never_ends_a_small_run(tmp_path):
 def test_a_batch_of_corrupt_files_only_ends_the_run(tmp_path):
     source = open_source(write_folder(tmp_path, CORRUPT))
     dataset = data.two_view_dataset(source, config(2, data={"max_corrupt_fraction": 1.0}))
-    with pytest.raises(UserError, match="all images of a batch"):
-        with data.clean_errors(source):
-            list(dataset.take(1))
+    with pytest.raises(UserError, match="all images of a batch"), data.clean_errors(source):
+        list(dataset.take(1))
 
 
 def test_clean_errors_leaves_other_errors_alone(partly_corrupt):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        with data.clean_errors(partly_corrupt):
-            tf.io.decode_png(b"")
+    with pytest.raises(tf.errors.InvalidArgumentError), data.clean_errors(partly_corrupt):
+        tf.io.decode_png(b"")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -406,6 +404,17 @@ def test_augmented_images_are_cropped_and_flipped_reproducibly(tmp_path):
     assert 8 <= brighter_on_the_left.sum() <= 32
 
 
+def test_augmented_images_come_in_the_order_of_evaluation_without_corrupt_ones(partly_corrupt):
+    plain = data.evaluation_dataset(partly_corrupt, Preprocessing(SIZE), 4, limit=8)
+    augmented = data.augmented_dataset(partly_corrupt, Preprocessing(SIZE), 4, 0, limit=8)
+    for (images, *rest), (plain_images, *plain_rest) in zip(augmented, plain, strict=True):
+        # Every crop of a grey image is equal.
+        np.testing.assert_allclose(images, plain_images, atol=1e-5)
+        assert [part.numpy().tolist() for part in rest] == [p.numpy().tolist() for p in plain_rest]
+    with pytest.raises(UserError, match="batch size is 0"):
+        data.augmented_dataset(partly_corrupt, Preprocessing(SIZE), 0, seed=0)
+
+
 @pytest.mark.parametrize(
     "overrides, says",
     [
@@ -413,6 +422,7 @@ def test_augmented_images_are_cropped_and_flipped_reproducibly(tmp_path):
         ({"image_size": 0}, "image_size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"run_on": "gpu"}, "augment.run_on is 'gpu'"),
+        ({"augment": {"place": "device"}}, "augment.place is now called augment.run_on; rename"),
         ({"data": {"shuffle_buffer": 0}}, "data.shuffle_buffer is 0"),
         ({"data": {"max_corrupt_fraction": 1.5}}, "data.max_corrupt_fraction is 1.5"),
         ({"view_1": {"flip_prob": 2.0}}, "flip_prob"),
@@ -436,4 +446,4 @@ def test_a_bad_start_step_batch_or_share_is_a_sentence(tmp_path):
 def test_fewer_images_than_a_batch_warn(tmp_path, caplog):
     folder = write_folder(tmp_path, {"0.png": gray(0)})
     data.two_view_dataset(folder, config(batch_size=2))
-    assert "1 images are fewer than batch_size 2" in caplog.text
+    assert "there are 1 images, fewer than batch_size 2" in caplog.text

@@ -1,4 +1,4 @@
-"""What users import and what they have saved outlives where modules lie."""
+"""Public imports and saved models keep working when modules move."""
 
 import pathlib
 import subprocess
@@ -41,10 +41,10 @@ def test_a_short_name_is_the_same_module():
 
 
 def test_a_model_saved_by_0_1_0_loads_and_encodes_as_it_did():
-    """Written with version 0.1.0 at commit 853183b, when byol.py lay in byol_tf itself.
+    """The file was written by version 0.1.0 at commit 853183b, when byol.py was in byol_tf itself.
 
-    A Conv2D, BatchNorm and pooling under BYOL with LARS, two steps trained; below are that version's
-    representations of a ramp.
+    It is BYOL with a Conv2D, BatchNorm and pooling, trained two steps with LARS; below are that
+    version's representations of a ramp.
     """
     model = keras.saving.load_model(GOLDEN / "byol-0.1.0.keras")
     assert isinstance(model, byol_tf.BYOL) and int(model.step) == 2

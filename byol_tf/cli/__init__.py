@@ -1,8 +1,12 @@
-"""Command lines: thin absl mains. Flags are parsed before TensorFlow is imported, so `--help` answers at once."""
+"""Command lines, as thin absl mains.
+
+Flags are parsed before TensorFlow is imported, so `--help` answers at once.
+"""
 
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -12,13 +16,14 @@ from byol_tf.errors import UserError
 def run_main(
     main: Callable[[list[str]], None], passes_on: str | None = None, positional: str | None = None
 ) -> None:
-    """Runs `main(argv)` under absl; a mistake the user can mend becomes one sentence and exit status 1.
+    """Runs `main(argv)` under absl; a `UserError` becomes one sentence and exit status 1.
 
     Args:
-        main: what to run; its module's docstring heads `--help`.
-        passes_on: whose flags the user may give after a bare `--`, such as "Beam"; they reach `main` in `argv[1:]`.
-        positional: name of the one argument that is no flag and that must be given, such as RUN_DIR; it reaches
-            `main` as `argv[1]`. None where all are flags.
+        main: Function to run; its module's docstring heads `--help`.
+        passes_on: Name of the program whose flags the user may give after a bare `--`, such as
+            "Beam"; they reach `main` in `argv[1:]`.
+        positional: Name of the one required argument that is not a flag, such as RUN_DIR; it
+            reaches `main` as `argv[1]`. None if all arguments are flags.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -33,26 +38,23 @@ def run_main(
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _fail(
-                "interrupted; what was saved stays, and the same command continues a training run.",
-                130,
-            )
+            _fail("interrupted; the same command continues a training run where it was saved.", 130)
 
-    # absl takes help and flags from the program's main module, which for a console script is pip's wrapper.
+    # absl reads help and flags from the program's main module, which is pip's wrapper for a console
+    # script.
     module = sys.modules[main.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__
     for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, []):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "2"
-    )  # TensorFlow's C++ notices are not for users.
+    # TensorFlow's C++ notices are not for users.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     app.run(guarded, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """As absl's own parser, with a sentence also for what ml_collections raises of an override."""
+    """Parses flags as absl does; errors of ml_collections in an override become a sentence too."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -61,6 +63,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(f"a --config override does not fit: {' '.join(str(error).split())}")
 
 
-def _fail(sentence: str, status: int = 1) -> None:
+def _fail(sentence: str, status: int = 1) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)

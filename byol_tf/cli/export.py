@@ -1,4 +1,4 @@
-"""byol-export: the encoder of a run as a SavedModel that TF Serving, byol-serve and TFX load.
+"""byol-export: writes the encoder of a run as a SavedModel for TF Serving, byol-serve and TFX.
 
 byol-export --run_dir=runs/photos --output=exported/photos/1
 """
@@ -16,7 +16,7 @@ _FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # TensorFlow names every weight several times.
+    logging.set_verbosity(logging.WARNING)  # TensorFlow logs every weight several times.
     from byol_tf import export, runs
     from byol_tf.build import preprocessing_from_config
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     encoder = runs.restore_encoder(_FLAGS.run_dir, checkpoint)
     version = os.path.basename(_FLAGS.output.rstrip("/"))
     if not version.isdecimal():
-        logging.warning("TF Serving serves versions that are numbers, and '%s' is none.", version)
+        logging.warning("TF Serving needs a number as version, and '%s' is not a number.", version)
     export.save_encoder(
         encoder,
         _FLAGS.output,
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> None:
     print(f"The encoder is in {_FLAGS.output}.")
 
 
-def _evaluation(checkpoint: str) -> dict | None:
-    """What byol-evaluate wrote into the run, if it was about this checkpoint."""
+def _evaluation(checkpoint: str | None) -> dict | None:
+    """Returns the results of byol-evaluate in the run, if they are for this checkpoint."""
     try:
         with open(os.path.join(_FLAGS.run_dir, "evaluation.json")) as file:
             record = json.load(file)
@@ -50,23 +50,23 @@ def _evaluation(checkpoint: str) -> dict | None:
 
 
 def run() -> None:
-    """Console entry point."""
+    """Runs the console script."""
     _define_flags()
     run_main(main)
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "A run of byol-pretrain.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of a run of byol-pretrain.", required=True)
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "The checkpoint to export, its path without .index; by default the latest of the run.",
+        "Path of the checkpoint to export, without .index; by default the latest of the run.",
     )
     flags.DEFINE_string(
         "output",
         None,
-        "The new SavedModel's folder, MODEL/VERSION. TF Serving serves the highest version below "
-        "MODEL, of those that are numbers.",
+        "Folder of the new SavedModel, MODEL/VERSION. TF Serving serves the highest version in MODEL "
+        "that is a number.",
         required=True,
     )
 

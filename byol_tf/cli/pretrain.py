@@ -1,7 +1,8 @@
-"""byol-pretrain: a folder of images in, a pretrained encoder's run folder out. The same command again resumes.
+"""byol-pretrain: trains an encoder on a folder of images; the same command again resumes.
 
-byol-pretrain --config=cifar10 --data_dir=photos/ --run_dir=runs/photos
-byol-pretrain --config=imagenet:300 --config.batch_size=1024 --data_dir=imagenet/train --run_dir=runs/in300
+    byol-pretrain --config=cifar10 --data_dir=photos/ --run_dir=runs/photos
+    byol-pretrain --config=imagenet:300 --config.batch_size=1024 --data_dir=imagenet/train \\
+        --run_dir=runs/in300
 """
 
 import sys
@@ -15,22 +16,23 @@ _CONFIG = recipe.define_config()
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "The images: a folder (JPEG, PNG, BMP, GIF; class subfolders are labels, which training only reports on), "
-    "a folder or glob of TFRecords of tf.Example, or tfds:NAME[:SPLIT].",
+    "Images: a folder (JPEG, PNG, BMP, GIF; class subfolders are labels, used only in reports), a "
+    "folder or glob of TFRecords of tf.Example, or tfds:NAME[:SPLIT].",
     required=True,
 )
 _RUN_DIR = flags.DEFINE_string(
     "run_dir",
     None,
-    "Where checkpoints, TensorBoard logs and the config go. A run found there with the same config is "
-    "continued, one with another config refused.",
+    "Folder for checkpoints, TensorBoard logs and the config. A run that is already there is continued "
+    "if its config is the same, and refused otherwise.",
     required=True,
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
     STRATEGIES,
-    "How to distribute: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or what is found.",
+    "Devices to train on: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or whatever is "
+    "found.",
 )
 
 
@@ -42,12 +44,13 @@ def main(argv: list[str]) -> None:
 
     pretrain(config, _DATA_DIR.value, _RUN_DIR.value, _STRATEGY.value)
     print(
-        f"The pretrained run is in {_RUN_DIR.value}; export its encoder with byol-export --run_dir={_RUN_DIR.value}"
+        f"The pretrained run is in {_RUN_DIR.value}; export its encoder with "
+        f"byol-export --run_dir={_RUN_DIR.value}"
     )
 
 
 def run() -> None:
-    """Console entry point."""
+    """Runs the console script."""
     sys.argv = recipe.with_config_paths(sys.argv)
     run_main(main)
 

@@ -12,53 +12,54 @@ from ml_collections import config_flags
 
 from byol_tf.errors import UserError
 
-# Else `--help` would count the flag as this module's and not as the command's.
+# Otherwise `--help` would list the flag under this module instead of the command.
 flags.disclaim_key_flags()
-
 
 _HELP = (
     "A recipe of byol_tf/configs (imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10), "
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
-    "get_config. Any field can be overridden: --config.epochs=50 --config.encoder.depth=34. "
-    "The defaults are the paper's."
+    "get_config. Override any field: --config.epochs=50 --config.encoder.depth=34. The defaults are "
+    "the paper's."
 )
 
 
 def define_config(help_string: str = _HELP) -> flags.FlagHolder:
-    """Defines `--config` and `--config.FIELD`."""
+    """Defines the flags `--config` and `--config.FIELD`."""
     return config_flags.DEFINE_config_file("config", help_string=help_string)
 
 
 def resolve_config(holder: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:
-    """The config that the user asked for, once flags are parsed.
+    """Returns the config that the user asked for; call it after flags are parsed.
 
     Raises:
-        UserError: there is none, or no such recipe.
+        UserError: The flag is missing, or there is no such recipe.
     """
     recipes = "a recipe (imagenet, cifar10, cifar10_demo) or a Python file with get_config"
     if holder.value is None:
         raise UserError(f"--config is missing; give {recipes}.")
     try:
         return holder.value.copy_and_resolve_references()
-    except OSError as error:  # ml_collections' way to say, late, that it found no such file.
+    except OSError as error:  # ml_collections looks for the file only now.
         given = config_flags.get_config_filename(flags.FLAGS[holder.name])
-        raise UserError(f"--config={given} is no recipe and no file; give {recipes}.") from error
+        raise UserError(
+            f"--config={given} is neither a recipe nor a file; give {recipes}."
+        ) from error
 
 
 def with_config_paths(argv: Sequence[str], default: str | None = None) -> list[str]:
-    """The command line with each recipe `--config=NAME[:ARG]` as its file, for config_flags.
+    """Returns the command line with recipes `--config=NAME[:ARG]` as files, for config_flags.
 
     Args:
-        argv: as the user gave it.
-        default: the recipe where there is none. Here and not in the flag's definition, which would read overrides
-            before mistakes in them can become sentences.
+        argv: Command line as the user gave it.
+        default: Recipe to use if there is none. A default in the flag's definition would read
+            overrides before mistakes in them can become sentences.
     """
 
     def with_path(argument: str) -> str:
         flag, _, value = argument.partition("=")
         return f"{flag}={_with_path(value)}" if flag in ("--config", "-config") else argument
 
-    # What follows a bare -- is not this program's.
+    # Arguments after a bare -- are for another program.
     ours = argv.index("--") if "--" in argv else len(argv)
     own = [*map(with_path, argv[:ours])]
     if default and not any(argument.lstrip("-").startswith("config=") for argument in own[1:]):
@@ -67,14 +68,14 @@ def with_config_paths(argv: Sequence[str], default: str | None = None) -> list[s
 
 
 def command_line(program: str) -> str:
-    """The command as one would type it, for a record: recipes by name, not by their files here."""
+    """Returns the command as one would type it, for a record: recipes by name, not by file."""
     recipes = str(importlib.resources.files("byol_tf.configs"))
     pattern = re.compile(rf"^(--?config=){re.escape(recipes)}/(\w+)\.py")
     return shlex.join([program, *(pattern.sub(r"\1\2", argument) for argument in sys.argv[1:])])
 
 
 def _with_path(value: str) -> str:
-    """`NAME[:ARG]`, where NAME is a recipe → `PATH[:ARG]`."""
+    """Turns `NAME[:ARG]` into `PATH[:ARG]` if NAME is a recipe."""
     name, colon, arg = value.partition(":")
     recipe = importlib.resources.files("byol_tf.configs") / f"{name}.py"
     return f"{recipe}{colon}{arg}" if name.isidentifier() and recipe.is_file() else value

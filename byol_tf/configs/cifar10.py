@@ -2,18 +2,21 @@
 
     byol-pretrain --config=cifar10 --data_dir=cifar10/train --run_dir=runs/cifar10
 
-Reference: online linear 92.6 % after 1000 epochs (solo-learn, ResNet-18), kNN 86.8 % as the best epoch of 200
-(lightly). Not run by us at this size; docs/results/ has what was.
+Reference: online linear 92.6 % after 1000 epochs (solo-learn, ResNet-18), kNN 86.8 % in the best
+epoch of 200 (lightly). We have not run it at this size; docs/results/ has what we ran.
 
-Differs from the ImageNet recipe as is usual for 32 pixels: batch 512, no blur in effect (the kernel of size / 10 is
-3 pixels; off here), a crop of at least 20 % of the area, the whole image when evaluating, and a learning rate of 1.0 per 256 images.
+The recipe differs from the ImageNet recipe as is usual for 32 pixels: batch 512, no blur (its
+kernel would be 3 pixels), a crop of at least 20 % of the area, the whole image for evaluation, and
+a learning rate of 1.0 per 256 images.
 """
+
+import ml_collections
 
 from byol_tf.configs import defaults
 
 
-def get_config(arg: str = ""):
-    """`arg`: empty or `smoke`."""
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Returns the recipe; `arg` is empty or `smoke`."""
     config = defaults.get_config()
     config.epochs = 200
     config.batch_size = 512

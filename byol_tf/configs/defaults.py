@@ -1,13 +1,17 @@
-"""Every field of a config, with the values all recipes share; a recipe states only what differs.
+"""All fields of a config, with the values recipes share; a recipe sets only what differs.
 
 The numbers are those of the paper's appendix B and of its authors' code.
 """
 
+import dataclasses
+
 import ml_collections
+
+from byol_tf.images.view_config import VIEW_1, VIEW_2
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The common fields. A recipe must still set `epochs`, `batch_size` and `image_size`."""
+    """Returns the common fields; a recipe must set `epochs`, `batch_size` and `image_size`."""
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.epochs = ml_collections.config_dict.placeholder(int)
@@ -27,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.constant_ema = False  # byol: τ stays τ₀, for ablations
     config.predictor = True  # byol: False only for ablations
     config.temperature = 0.1  # simclr
-    config.micro_batches = 1  # N: smaller batches at the same optimization, for ablations
+    config.micro_batches = 1  # N: smaller batches with the same optimization, for ablations
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "lars"  # or lamb
@@ -39,43 +43,22 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.augment = ml_collections.ConfigDict()
     config.augment.run_on = "host"  # or device: inside train_step
-    config.augment.view_1 = view(blur_prob=1.0, solarize_prob=0.0)
-    config.augment.view_2 = view(blur_prob=0.1, solarize_prob=0.2)
+    config.augment.view_1 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_1))
+    config.augment.view_2 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_2))
     config.normalize = ml_collections.ConfigDict()
     config.normalize.mean = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in [0, 1]
     config.normalize.std = (0.229, 0.224, 0.225)
-    config.eval_crop_fraction = 0.875  # of the shorter side, when evaluating and serving
+    config.eval_crop_fraction = 0.875  # of the shorter side, for evaluation and serving
 
     config.data = ml_collections.ConfigDict()
     config.data.shuffle_buffer = 10_000  # records; TFRecord and TFDS sources only
     config.data.max_corrupt_fraction = 0.01
 
-    config.online_classifier = True  # where the data have labels; reports, never trains the encoder
-    config.knn_every_epochs = 10  # 0: never
+    config.online_classifier = True  # if the data have labels; reports, never trains the encoder
+    config.knn_every_epochs = 10  # 0 means never
     config.knn_examples = 5_000
     config.checkpoint_every_steps = 1_000
     return config
-
-
-def view(blur_prob: float, solarize_prob: float) -> ml_collections.ConfigDict:
-    """The fields of `augmentations.ViewConfig`; T and T' differ in blur and solarization only."""
-    return ml_collections.ConfigDict(
-        dict(
-            crop_area=(0.08, 1.0),
-            crop_aspect=(3 / 4, 4 / 3),
-            flip_prob=0.5,
-            jitter_prob=0.8,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.2,
-            hue=0.1,
-            grayscale_prob=0.2,
-            blur_prob=blur_prob,
-            blur_sigma=(0.1, 2.0),
-            solarize_prob=solarize_prob,
-            solarize_threshold=0.5,
-        )
-    )
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -84,8 +67,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.batch_size = 8
     config.image_size = 32
     config.encoder.depth = 18
-    # Not less: oneDNN writes past its buffers in the gradient of 1x1 convolutions of stride 2 from fewer than 16
-    # channels (uxlfoundation/oneDNN issue 6035).
+    # Not less: oneDNN writes past its buffers in the gradient of 1x1 convolutions of stride 2 with
+    # fewer than 16 input channels (uxlfoundation/oneDNN issue 6035).
     config.encoder.width = 0.25
     config.encoder.stem = "small"
     config.projection_size = 16

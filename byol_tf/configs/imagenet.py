@@ -2,13 +2,15 @@
 
     byol-pretrain --config=imagenet:1000 --data_dir=imagenet/train --run_dir=runs/imagenet --strategy=tpu
 
-Reference (paper table 1 and the authors' code), linear evaluation of ResNet-50 after 1000 epochs: 74.3 % top-1, on
-512 TPU v3 cores in about 8 hours. Not run by us.
+Reference (paper table 1 and the authors' code), linear evaluation of ResNet-50 after 1000 epochs:
+74.3 % top-1, on 512 TPU v3 cores in about 8 hours. We have not run it.
 """
+
+import ml_collections
 
 from byol_tf.configs import defaults
 
-# epochs: (base learning rate, weight decay, base EMA)
+# (base learning rate, weight decay, base EMA) by number of epochs.
 PRESETS = {
     40: (0.45, 1e-6, 0.97),
     100: (0.45, 1e-6, 0.99),
@@ -17,8 +19,8 @@ PRESETS = {
 }
 
 
-def get_config(arg: str = "1000"):
-    """`arg`: the number of epochs, one of `PRESETS`, or `smoke`."""
+def get_config(arg: str = "1000") -> ml_collections.ConfigDict:
+    """Returns the recipe; `arg` is the number of epochs, one of `PRESETS`, or `smoke`."""
     epochs = 1000 if arg == "smoke" else int(arg)
     if epochs not in PRESETS:
         raise ValueError(

@@ -2,21 +2,23 @@
 
     byol-pretrain --config=simclr:300 --data_dir=imagenet/train --run_dir=runs/simclr --strategy=tpu
 
-Numbers of Chen et al. 2020 (arXiv 2002.05709, sections 2.2 and 3.1, appendices A and B.6): LARS, 0.3 per 256
-images, weight decay 1e-6, temperature 0.1, projections of 128 values, colour distortion of strength 1, blur of
-every second view, no solarization. Not run by us.
+The numbers are those of Chen et al. 2020 (arXiv 2002.05709, sections 2.2 and 3.1, appendices A and
+B.6): LARS, 0.3 per 256 images, weight decay 1e-6, temperature 0.1, projections of 128 values,
+colour distortion of strength 1, blur with probability 0.5, no solarization. We have not run it.
 
-Differs in the order of the colour distortions, which is random here and in BYOL's code, and in brightness, which
-is added and not multiplied.
+It differs in the order of the colour distortions, which is random here and in BYOL's code, and in
+brightness, which is added instead of multiplied.
 """
+
+import ml_collections
 
 from byol_tf.configs import defaults
 
 EPOCHS = (100, 300, 1000)
 
 
-def get_config(arg: str = "1000"):
-    """`arg`: the number of epochs, one of `EPOCHS`, or `smoke`."""
+def get_config(arg: str = "1000") -> ml_collections.ConfigDict:
+    """Returns the recipe; `arg` is the number of epochs, one of `EPOCHS`, or `smoke`."""
     epochs = 1000 if arg == "smoke" else int(arg)
     if epochs not in EPOCHS:
         raise ValueError(
@@ -34,8 +36,13 @@ def get_config(arg: str = "1000"):
     return defaults.smoke(config) if arg == "smoke" else config
 
 
-def augment(config, strength: float) -> None:
-    """Sets both views to SimCLR's distribution (appendix A); `strength` is that of the colour distortion."""
+def augment(config: ml_collections.ConfigDict, strength: float) -> None:
+    """Sets both views to SimCLR's distribution (appendix A).
+
+    Args:
+        config: Config to change.
+        strength: Strength of the colour distortion.
+    """
     for view in (config.augment.view_1, config.augment.view_2):
         view.brightness = view.contrast = view.saturation = 0.8 * strength
         view.hue = 0.2 * strength

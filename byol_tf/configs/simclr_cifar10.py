@@ -2,16 +2,19 @@
 
     byol-pretrain --config=simclr_cifar10 --data_dir=cifar10/train --run_dir=runs/simclr
 
-Numbers of Chen et al. 2020, appendix B.9, where they differ from ImageNet's: temperature 0.5, learning rate 1.0 per
-256 images, colour distortion of strength 0.5, no blur. The rest, and the crop of at least 20 % of the area, is that of
-the recipe cifar10, so that the two methods differ in nothing else. Not run by us at this size.
+The numbers are those of Chen et al. 2020, appendix B.9, where they differ from ImageNet's:
+temperature 0.5, learning rate 1.0 per 256 images, colour distortion of strength 0.5, no blur. The
+rest, and the crop of at least 20 % of the area, is that of the recipe cifar10, so that the two
+methods differ in nothing else. We have not run it at this size.
 """
+
+import ml_collections
 
 from byol_tf.configs import cifar10, defaults, simclr
 
 
-def get_config(arg: str = ""):
-    """`arg`: empty or `smoke`."""
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Returns the recipe; `arg` is empty or `smoke`."""
     config = cifar10.get_config()
     config.method = "simclr"
     config.projection_size = 128

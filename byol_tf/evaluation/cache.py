@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +12,7 @@ from absl import logging
 from byol_tf.data import augmented_dataset, evaluation_dataset
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.features import Features, extract
+from byol_tf.files import replacing
 from byol_tf.sources import Source
 
 _BATCH_SIZE = 256
@@ -82,11 +82,9 @@ def _read(path: str) -> Features:
 
 def _write(path: str, features: Features) -> None:
     """Writes the arrays in .npy format, one after the other; .npz would need to seek in GFile."""
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     tf.io.gfile.makedirs(os.path.dirname(path))
-    with tf.io.gfile.GFile(temporary, "wb") as file:
+    with replacing(path) as temporary, tf.io.gfile.GFile(temporary, "wb") as file:
         for column in (features.representations, features.labels, features.keys):
             # Keys are objects; as bytes of a fixed width they need no pickle.
             array = column.astype(np.bytes_) if column.dtype == object else column
             np.lib.format.write_array(file, array, allow_pickle=False)
-    tf.io.gfile.rename(temporary, path, overwrite=True)

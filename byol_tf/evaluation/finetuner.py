@@ -8,7 +8,6 @@ rate follows a cosine to 0, as in linear evaluation.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,6 +19,7 @@ from byol_tf import data
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.models.networks import check_flat
+from byol_tf.models.optimizers import MomentumOptimizer
 from byol_tf.sources import Source
 
 _MOMENTUM = 0.9
@@ -74,7 +74,7 @@ class FineTuner:
         if num_classes < 2:
             raise UserError("the training set has one class; fine-tuning needs at least two.")
         backbone = encoder.trainable()
-        check_flat(tf.TensorShape(backbone.output_shape))
+        check_flat(backbone.output_shape)
         if batch_norm_momentum is not None:
             for layer in backbone.submodules:
                 if isinstance(layer, keras.layers.BatchNormalization):
@@ -160,7 +160,7 @@ class FineTuner:
         return classified
 
 
-class NesterovSGD(keras.optimizers.Optimizer):
+class NesterovSGD(MomentumOptimizer):
     """Restartable SGD with Nesterov momentum 0.9, coupled L2 and a cosine learning rate.
 
     At step t = 0 ... T - 1, for a weight w with gradient g, learning rate γ and weight decay λ:
@@ -174,21 +174,11 @@ class NesterovSGD(keras.optimizers.Optimizer):
     """
 
     def __init__(self):
-        super().__init__(name="nesterov_sgd")
-        self._learning_rate = self._build_learning_rate(0.0)
-        # Not the base class's `weight_decay`, which Keras would apply by itself.
+        super().__init__(
+            learning_rate=0.0, weight_decay=0.0, momentum=_MOMENTUM, name="nesterov_sgd"
+        )
         self.coupled_weight_decay = tf.Variable(0.0, trainable=False)
         self.total_steps = tf.Variable(1.0, trainable=False)
-
-    def build(self, var_list: Sequence[tf.Variable]) -> None:
-        super().build(var_list)
-        if getattr(self, "_built", False):
-            return
-        self.momentums = [
-            self.add_variable_from_reference(model_variable=variable, variable_name="m")
-            for variable in var_list
-        ]
-        self._built = True
 
     def restart(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
         """Sets γ, λ and T, and t and the momentum buffers to 0."""
@@ -199,14 +189,12 @@ class NesterovSGD(keras.optimizers.Optimizer):
             variable.assign(tf.zeros_like(variable))
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
-        update = tf.convert_to_tensor(gradient)
-        if variable.shape.rank > 1:
-            update += self.coupled_weight_decay * variable
+        momentum = self.momentum_buffer(variable)
+        update = self.decayed(gradient, variable)
         progress = tf.cast(self.iterations, tf.float32) / self.total_steps
         rate = self.learning_rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
-        momentum.assign(_MOMENTUM * momentum + update)
-        variable.assign_sub(rate * (update + _MOMENTUM * momentum))
+        momentum.assign(self.momentum * momentum + update)
+        variable.assign_sub(rate * (update + self.momentum * momentum))
 
 
 class _Watch(keras.callbacks.Callback):

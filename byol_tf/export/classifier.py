@@ -1,12 +1,14 @@
-"""Encoder + linear classifier → SavedModel: what evaluation by slice and a server of classes load.
+"""Exports an encoder with a linear classifier as one SavedModel.
+
+Evaluation by slice and servers of class probabilities load it.
 
 | signature | input | output |
 |---|---|---|
-| `serving_default` | `image_bytes`: string [B] | `probabilities`: float32 [B, C] |
-| `pixels` | `images`: uint8 [B, H, W, 3] | `probabilities`: float32 [B, C] |
-| `examples` | `examples`: string [B] | `probabilities`: float32 [B, C] |
+| `serving_default` | `image_bytes`: string `[B]` | `probabilities`: float32 `[B, C]` |
+| `pixels` | `images`: uint8 `[B, H, W, 3]` | `probabilities`: float32 `[B, C]` |
+| `examples` | `examples`: string `[B]` | `probabilities`: float32 `[B, C]` |
 
-The inputs are those of the exported encoder, whose graph is inside.
+The inputs are those of the exported encoder, whose graph the SavedModel contains.
 """
 
 import os
@@ -32,21 +34,21 @@ def save_classifier(
 ) -> None:
     """Writes an exported encoder and a linear classifier on it as one SavedModel.
 
-    It appears under its name only when it is complete, reloaded and compared with NumPy's
+    It appears under its name only after it is complete, reloaded and compared with NumPy's
     softmax(embedding · kernel + bias).
 
     Args:
-        encoder_path: a SavedModel of `export.save_encoder`.
-        kernel: float `[D, C]`, as `linear.fit_linear` trains it.
-        bias: float `[C]`.
+        encoder_path: SavedModel of `export.save_encoder`.
+        kernel: Weights, float `[D, C]`, as `linear.fit_linear` trains them.
+        bias: Biases, float `[C]`.
         class_names: C names, in the order of the labels.
-        path: of the new SavedModel, `<model>/<version>`.
-        metadata: further entries of the model card, which has those of the encoder's and
-            `class_names`; JSON.
+        path: Path of the new SavedModel, `<model>/<version>`.
+        metadata: Additional entries of the model card (JSON), which has those of the encoder's card
+            and `class_names`.
 
     Raises:
-        UserError: no such encoder; a path that exists or cannot be written; shapes that do not fit
-            the encoder or one another; weights that are not finite.
+        UserError: There is no such encoder; the path exists or cannot be written; shapes do not fit
+            the encoder or each other; weights are not finite.
     """
     check_new(path)
     encoder, preprocessing, card = load_saved_model(os.fspath(encoder_path))
@@ -66,14 +68,16 @@ def save_classifier(
     )
 
 
-def _servable(encoder, kernel: np.ndarray, bias: np.ndarray) -> tuple[tf.Module, dict]:
-    """What to save, and its signatures."""
+def _servable(
+    encoder: Any, kernel: np.ndarray, bias: np.ndarray
+) -> tuple[tf.Module, dict[str, Callable]]:
+    """Returns the module to save and its signatures."""
     module = tf.Module()
     module.encoder = encoder  # Holds the weights that its signatures use.
     module.kernel = tf.Variable(kernel, trainable=False)
     module.bias = tf.Variable(bias, trainable=False)
 
-    def classifier(embed: Callable) -> Callable:
+    def classifier(embed):
         ((name, spec),) = embed.structured_input_signature[1].items()
 
         def classify(inputs):
@@ -91,16 +95,18 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _check(kernel, bias, class_names, embedding_size: int) -> None:
+def _check(
+    kernel: np.ndarray, bias: np.ndarray, class_names: Sequence[str], embedding_size: int
+) -> None:
     if kernel.ndim != 2 or len(kernel) != embedding_size:
         raise UserError(
-            f"the classifier's kernel has the shape {kernel.shape}, and the encoder's embedding "
+            f"the classifier's kernel has the shape {kernel.shape}, but the encoder's embedding has "
             f"{embedding_size} values; give a kernel [{embedding_size}, C] trained on this encoder."
         )
     if bias.shape != kernel.shape[1:] or len(class_names) != kernel.shape[1]:
         raise UserError(
             f"the classifier's kernel has {kernel.shape[1]} classes, its bias the shape "
-            f"{bias.shape}, and there are {len(class_names)} class names; give as many of each."
+            f"{bias.shape}, and there are {len(class_names)} class names; give equal numbers."
         )
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise UserError(

@@ -1,17 +1,17 @@
-"""Encoder → SavedModel: the contract between training and serving.
+"""Exports an encoder as a SavedModel, the contract between training and serving.
 
 | signature | input | output |
 |---|---|---|
-| `serving_default` | `image_bytes`: string [B] | `embedding`: float32 [B, D] |
-| `pixels` | `images`: uint8 [B, H, W, 3] | `embedding`: float32 [B, D] |
-| `examples` | `examples`: string [B] | `embedding`: float32 [B, D] |
+| `serving_default` | `image_bytes`: string `[B]` | `embedding`: float32 `[B, D]` |
+| `pixels` | `images`: uint8 `[B, H, W, 3]` | `embedding`: float32 `[B, D]` |
+| `examples` | `examples`: string `[B]` | `embedding`: float32 `[B, D]` |
 
-`image_bytes` are whole files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
-serialized tf.Examples with the feature `image/encoded`, which is what TFX's BulkInferrer and
-Evaluator send. The whole preprocessing is in the graph, before it what a pipeline does to files
-(`prepare`), and before that a bound on what a file unpacks to (`untrusted.bounded`). For evaluation
-the model also has the function `encode`: preprocessed images float32 [B, S, S, 3] → [B, D].
-`assets.extra/` holds warm-up requests and `model_card.json`.
+`image_bytes` are complete files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
+serialized tf.Examples with the feature `image/encoded`, as TFX's BulkInferrer and Evaluator send
+them. The graph first limits what a file unpacks to (`size_limit.bounded`), then does what a
+pipeline does to files (`prepare`), then the whole preprocessing. For evaluation the model also has
+the function `encode`: preprocessed images float32 `[B, S, S, 3]` -> `[B, D]`. `assets.extra/` holds
+warm-up requests and `model_card.json`.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
 from byol_tf.models.networks import check_flat
 
-# TFX sends up to 1000 images at once, TF Serving as many as max_batch_size says: pixels and
-# activations are held for this many at a time. Larger batches were not faster.
+# TFX sends up to 1000 images at once, TF Serving up to max_batch_size. Pixels and activations are
+# in memory for this many at a time; larger batches were not faster.
 _IMAGES_AT_ONCE = 64
 
 
@@ -50,26 +50,25 @@ def save_encoder(
 ) -> None:
     """Writes the encoder as a SavedModel with the signatures above.
 
-    It appears under its name only when it is complete, reloaded and compared with the encoder. It
-    uses no XLA, which TF Serving has off by default, and computes in float32 whatever it was
-    trained in: most serving CPUs emulate bfloat16, and its eight bits would make embeddings differ
-    between machines.
+    It appears under its name only after it is complete, reloaded and compared with the encoder. It
+    uses no XLA, which TF Serving turns off by default, and always computes in float32: most serving
+    CPUs emulate bfloat16, and its eight bits would make embeddings differ between machines.
 
     Args:
-        encoder: `[B, S, S, 3]` → `[B, D]`.
-        path: of the new SavedModel, `<model>/<version>`; TF Serving wants a number as version.
-        image_size: S; images get the default `Preprocessing` of that size.
-        preprocessing: takes the place of the default one.
-        prepare: string `[B]` → string `[B]`, from image files to image files, which all signatures
-            go through before they decode: the Transform graph of a pipeline. Where it uses
-            variables or tables it is a tf.Module or a Keras layer that holds them.
-        metadata: further entries of the model card, such as the config and the metrics; JSON.
-        model_name: that the warm-up requests are addressed to, by default `<model>` of the path.
+        encoder: Keras model `[B, S, S, 3]` -> `[B, D]`.
+        path: Path of the new SavedModel, `<model>/<version>`; TF Serving needs a number as version.
+        image_size: S, for the default `Preprocessing` of that size.
+        preprocessing: Preprocessing to use instead of the default one.
+        prepare: Function string `[B]` -> string `[B]`, from image files to image files, which all
+            signatures apply before they decode: the Transform graph of a pipeline. If it uses
+            variables or tables, it is a tf.Module or a Keras layer that holds them.
+        metadata: Additional entries of the model card (JSON), such as the config and the metrics.
+        model_name: Name of the model in the warm-up requests, by default `<model>` of the path.
 
     Raises:
-        UserError: the path exists or cannot be written; the encoder has no `[B, D]` output, takes
-            no images of that size, gives values that are not finite, or cannot be copied to
-            float32; `prepare` gives something else than string `[B]`.
+        UserError: The path exists or cannot be written; the encoder has no `[B, D]` output, takes
+            images of another size, gives values that are not finite, or cannot be copied to
+            float32; `prepare` does not return string `[B]`.
     """
     preprocessing = preprocessing or Preprocessing(image_size)
     check_new(path)
@@ -93,21 +92,26 @@ def save_encoder(
 def load_encoder(path: str) -> tuple[Callable[..., tf.Tensor], Preprocessing, dict[str, Any]]:
     """Loads an exported encoder for evaluation.
 
+    Args:
+        path: Path of the SavedModel, the version folder.
+
     Returns:
-        A function `(images, training=False)`, preprocessed images float32 `[B, S, S, 3]` →
-        `[B, D]`; the preprocessing of those images, which a `prepare` is no part of; the model
-        card.
+        A function `(images, training=False)`, preprocessed images float32 `[B, S, S, 3]` ->
+        `[B, D]`; the preprocessing of those images, without `prepare`; the model card.
 
     Raises:
-        UserError: no SavedModel of `save_encoder`.
+        UserError: The path is not a SavedModel of `save_encoder`.
     """
     model, preprocessing, card = load_saved_model(path)
-    # Refers to the model, without which its functions lose their weights.
+    # The function keeps the model alive, without which it would lose its weights.
     return lambda images, training=False: model.encode(images), preprocessing, card
 
 
 def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
-    """As `load_encoder`, but with the SavedModel itself: `model.signatures`, `model.encode`."""
+    """Loads the SavedModel itself (`model.signatures`, `model.encode`), its preprocessing and card.
+
+    Args and errors are those of `load_encoder`.
+    """
     try:
         with tf.io.gfile.GFile(os.path.join(path, CARD_PATH)) as file:
             card = json.load(file)
@@ -117,8 +121,8 @@ def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
             raise ValueError("it has no function `encode`")
     except (OSError, tf.errors.OpError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"'{path}' is no encoder exported by byol_tf ({error}); give the version folder that "
-            "byol-export wrote, which holds saved_model.pb."
+            f"'{path}' is not an encoder exported by byol_tf ({error}); give the version folder "
+            "that byol-export wrote, which holds saved_model.pb."
         ) from error
     return model, preprocessing, card
 
@@ -127,8 +131,10 @@ def _prepared(prepare: Callable | None, image_bytes: tf.Tensor) -> tf.Tensor:
     return image_bytes if prepare is None else prepare(image_bytes)
 
 
-def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Callable]]:
-    """What to save, and its signatures."""
+def _servable(
+    encoder: keras.Model, preprocessing: Preprocessing, prepare: Callable | None
+) -> tuple[tf.Module, dict[str, Callable]]:
+    """Returns the module to save and its signatures."""
     size = preprocessing.image_size
 
     def function(embed, spec):
@@ -136,7 +142,7 @@ def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Cal
 
     def embedding(preprocess, inputs):
         def embed(part):
-            return module.encode(preprocess(part))  # Traced once for all signatures.
+            return module.encode(preprocess(part))  # Traced once, for all signatures.
 
         return {"embedding": _in_parts(embed, inputs, encoder.output_shape[-1])}
 
@@ -146,8 +152,8 @@ def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Cal
     def preprocess_pixels(images):
         if prepare is None:
             return preprocessing(images)
-        # `prepare` takes files, and all signatures have to agree: PNG loses nothing, which is worth
-        # the time that the least compression takes.
+        # `prepare` takes files, and all signatures have to agree. PNG is lossless; the lowest
+        # compression costs little time.
         return preprocess_files(tf.io.encode_png(images, compression=1))
 
     def from_bytes(image_bytes):
@@ -161,7 +167,7 @@ def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Cal
         return from_bytes(tf.io.parse_example(examples, features)["image/encoded"])
 
     module = tf.Module()
-    # The weights and not the encoder, which would add every Keras layer to the file.
+    # Only the weights: the encoder would add every Keras layer to the file.
     module.weights = encoder.weights
     module.prepare = prepare
     module.encode = function(
@@ -177,7 +183,7 @@ def _servable(encoder, preprocessing, prepare) -> tuple[tf.Module, dict[str, Cal
 
 
 def _in_parts(embed: Callable, inputs: tf.Tensor, dimensions: int) -> tf.Tensor:
-    """`embed` of inputs `[B, ...]`, at most `_IMAGES_AT_ONCE` at a time; `[0, D]` where B = 0."""
+    """Embeds inputs `[B, ...]`, at most `_IMAGES_AT_ONCE` at a time; B may be 0."""
     batch_size = tf.shape(inputs)[0]
 
     def next_part(start, embeddings):
@@ -204,28 +210,33 @@ def _card(encoder: keras.Model, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _expected(encoder, preprocessing, prepare, inputs) -> np.ndarray:
-    """The embedding of the image in `inputs`, by the encoder in memory: `[1, D]`."""
+def _expected(
+    encoder: keras.Model,
+    preprocessing: Preprocessing,
+    prepare: Callable | None,
+    inputs: dict[str, dict[str, np.ndarray]],
+) -> np.ndarray:
+    """Returns the embedding `[1, D]` of the image in `inputs`, by the encoder in memory."""
     files = _prepared(prepare, tf.constant(inputs["serving_default"]["image_bytes"]))
     if files.dtype != tf.string or files.shape != [1]:
         raise UserError(
-            f"prepare gives {files.dtype.name} {files.shape} for one image file; have it give one "
-            "image file for each, string [B]."
+            f"prepare returns {files.dtype.name} {files.shape} for one image file; it must return "
+            "one image file for each, string [B]."
         )
     embedding = encoder(preprocessing.from_bytes(files), training=False).numpy()
     if not np.isfinite(embedding).all():
         raise UserError(
             f"the encoder '{encoder.name}' gives values that are not finite for a plain image; its "
-            "weights have diverged: export an earlier checkpoint."
+            "weights have diverged, so export an earlier checkpoint."
         )
     return embedding
 
 
 def _check(encoder: keras.Model, preprocessing: Preprocessing) -> None:
-    check_flat(tf.TensorShape(encoder.output_shape))
+    check_flat(encoder.output_shape)
     size = preprocessing.image_size
     if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, size, size, 3]):
         raise UserError(
-            f"the encoder takes images {encoder.input_shape}, the preprocessing makes them {size} "
-            "pixels wide; give the image_size the encoder was built with."
+            f"the encoder takes images {encoder.input_shape}, but the preprocessing makes them "
+            f"{size} pixels wide; give the image_size the encoder was built with."
         )

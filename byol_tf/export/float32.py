@@ -1,4 +1,4 @@
-"""What an encoder trained with Keras leaves behind to run anywhere: half precision, and XLA."""
+"""Encoders without half precision and XLA, so that exported graphs run anywhere."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _HALF = ("bfloat16", "float16")
 
 
 def in_float32(encoder: keras.Model) -> keras.Model:
-    """The encoder, or a copy in float32 with its weights where it computes in half precision.
+    """Returns the encoder, or a float32 copy of it if it computes in half precision.
 
     Raises:
-        UserError: the encoder cannot be rebuilt from its config.
+        UserError: The encoder cannot be rebuilt from its config.
     """
     if not any(layer.compute_dtype in _HALF for layer in _layers(encoder)):
         return encoder
@@ -34,7 +34,7 @@ def in_float32(encoder: keras.Model) -> keras.Model:
     try:
         config = convert(keras.saving.serialize_keras_object(encoder))
         with policy_scope("float32"):
-            # Safe: the code of a Lambda layer comes from the encoder in memory, not from a file.
+            # Safe: the code of a Lambda layer is from the encoder in memory, not from a file.
             copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise UserError(
@@ -47,12 +47,16 @@ def in_float32(encoder: keras.Model) -> keras.Model:
 
 @contextlib.contextmanager
 def without_xla(encoder: keras.Model) -> Iterator[None]:
-    """Has Keras trace grouped convolutions without XLA, which only their gradient needs."""
+    """Makes Keras trace grouped convolutions without XLA, which only their gradient needs.
+
+    Keras 2.15 has no public switch for it: a grouped convolution calls its private, compiled
+    `_jit_compiled_convolution_op`, which this shadows on the layer.
+    """
     convolutions = [part for part in _layers(encoder) if hasattr(part, "convolution_op")]
     grouped = [convolution for convolution in convolutions if convolution.groups > 1]
     for layer in grouped:
-        # Not inlined: without oneDNN, Grappler would fuse it with the bias or BatchNorm that follows,
-        # and TensorFlow's fused kernel knows no groups.
+        # Not inlined: without oneDNN, Grappler would fuse it with the bias or BatchNorm after it,
+        # and TensorFlow's fused kernel does not support groups.
         layer._jit_compiled_convolution_op = tf.function(
             layer.convolution_op, autograph=False, experimental_attributes={"_noinline": True}
         )

@@ -1,4 +1,4 @@
-"""How an exported model is written: complete and compared under its name, or not at all.
+"""Atomic writes of exported models, which are reloaded and compared before they get their name.
 
 Beside the graph, `assets.extra/` holds warm-up requests and `model_card.json`.
 """
@@ -21,7 +21,7 @@ _TOLERANCE = 1e-4
 
 
 def check_new(path: str | os.PathLike) -> None:
-    """Raises `UserError` if there is something at `path`."""
+    """Raises `UserError` if `path` exists."""
     if tf.io.gfile.exists(path):
         raise UserError(f"'{path}' exists already; give a new version number, or remove it first.")
 
@@ -36,20 +36,20 @@ def publish(
     expected: np.ndarray,
     model_name: str | None = None,
 ) -> None:
-    """Writes a SavedModel that appears under its name only when it is reloaded and compared.
+    """Writes a SavedModel that appears under its name only after it is reloaded and compared.
 
     Args:
-        module: what to save; all variables and tables that the signatures use hang on it.
-        signatures: name → tf.function with one output.
-        path: of the new SavedModel, `<model>/<version>`.
-        card: the model card, JSON, with the `architecture`.
-        inputs: of `warmup.warmup_inputs`.
-        expected: what each signature has to give for its input, `[1, N]`.
-        model_name: that the warm-up requests are addressed to, by default `<model>` of the path.
+        module: Module to save, which holds all variables and tables that the signatures use.
+        signatures: tf.functions with one output each, by name.
+        path: Path of the new SavedModel, `<model>/<version>`.
+        card: Model card (JSON), with the `architecture`.
+        inputs: Inputs of `warmup.warmup_inputs`.
+        expected: Output that each signature must give for its input, `[1, N]`.
+        model_name: Name of the model in the warm-up requests, by default `<model>` of the path.
 
     Raises:
-        UserError: the path cannot be written.
-        RuntimeError: a signature of the written model gives something else.
+        UserError: The path cannot be written.
+        RuntimeError: A signature of the written model gives another output.
     """
     path = os.fspath(path).rstrip("/")
     model_name = model_name or os.path.basename(os.path.dirname(path)) or card["architecture"]
@@ -69,22 +69,23 @@ def publish(
             tf.io.gfile.rmtree(temporary)
 
 
-def _compare(folder: str, inputs: dict, expected: np.ndarray) -> None:
+def _compare(folder: str, inputs: dict[str, dict[str, np.ndarray]], expected: np.ndarray) -> None:
+    """Raises `RuntimeError` if a signature of the written model does not give `expected`."""
     model = tf.saved_model.load(folder)
     for signature_name, values in inputs.items():
-        values = {name: tf.constant(value) for name, value in values.items()}
-        (output,) = model.signatures[signature_name](**values).values()
+        tensors = {name: tf.constant(value) for name, value in values.items()}
+        (output,) = model.signatures[signature_name](**tensors).values()
         difference = np.abs(output.numpy() - expected).max()
         if difference > _TOLERANCE * max(1.0, np.abs(expected).max()):
             raise RuntimeError(
                 f"the exported signature {signature_name} differs from the model in memory by up "
-                f"to {difference}; nothing was written."
+                f"to {difference}; no model was written."
             )
 
 
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
-    """Turns a failure to write into a sentence."""
+    """Turns a failure to write into a `UserError`."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:

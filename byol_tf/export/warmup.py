@@ -1,7 +1,7 @@
-"""Warm-up requests of an exported encoder: what TF Serving replays before a version is available.
+"""Warm-up requests of an exported model, which TF Serving replays before a version is available.
 
-A TFRecord file of `tensorflow.serving.PredictionLog`, one Predict request a signature. One that
-failed would make the version fail to load, and more than 1000 would too.
+They are a TFRecord file of `tensorflow.serving.PredictionLog`, one Predict request per signature. A
+request that fails makes the version fail to load, and so do more than 1000 requests.
 """
 
 import os
@@ -13,14 +13,17 @@ PATH = "assets.extra/tf_serving_warmup_requests"
 
 
 def warmup_inputs(image_size: int) -> dict[str, dict[str, np.ndarray]]:
-    """One request a signature, each with the same image: signature → input name → value.
+    """Returns one request per signature, all with the same image.
 
     Args:
-        image_size: side of the image, pixels.
+        image_size: Side of the image, in pixels.
+
+    Returns:
+        Values by signature name and input name.
     """
     ramp = np.linspace(0, 255, image_size).astype(np.uint8)
     image = np.stack(np.broadcast_arrays(ramp, ramp[:, np.newaxis], ramp[::-1]), axis=-1)
-    # PNG, so that all signatures see the same pixels.
+    # PNG is lossless, so that all signatures see the same pixels.
     encoded = tf.io.encode_png(image).numpy()
     example = tf.train.Example()
     example.features.feature["image/encoded"].bytes_list.value.append(encoded)
@@ -32,8 +35,14 @@ def warmup_inputs(image_size: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def write_warmup(model_dir: str, model_name: str, inputs: dict[str, dict[str, np.ndarray]]) -> None:
-    """Adds the requests to the SavedModel in `model_dir`, addressed to the model `model_name`."""
-    # Not at the top: training needs no serving protos.
+    """Writes requests to the SavedModel in `model_dir`.
+
+    Args:
+        model_dir: Folder of the SavedModel.
+        model_name: Name of the model in the requests.
+        inputs: Requests of `warmup_inputs`.
+    """
+    # Imported here because training needs no serving protos.
     from tensorflow_serving.apis import prediction_log_pb2
 
     path = os.path.join(model_dir, PATH)

@@ -1,1 +1,1 @@
-"""Images as a modality: decoding, preprocessing, augmentation."""
+"""The image modality: decoding, preprocessing, augmentation."""

@@ -1,14 +1,15 @@
-"""The operations that make up a view: (planes, ...) -> planes, float32 [B, 3, S, S] in [0, 1].
+"""The operations of a view: (planes, ...) -> planes, float32 `[B, 3, S, S]` in [0, 1].
 
-Channels come first because the colour operations combine whole channels: as planes, each is a long
-run of neighbours in memory for a vector unit. Arguments are one number an image, float32 [B],
-unless said otherwise. The variants are those of DeepMind's byol (utils/augmentations.py):
+Channels come first because the colour operations combine whole channels: as planes, each is
+contiguous in memory, which vector units need. Arguments are one number per image, float32 `[B]`,
+unless stated otherwise. The variants are those of DeepMind's byol (utils/augmentations.py):
 brightness is added, contrast is about each channel's mean over the image, saturation and hue act in
 HSV, and each operation clips its result to [0, 1].
 """
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,11 +17,11 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 def apply_where(
-    chosen: tf.Tensor, operation: Callable[..., tf.Tensor], planes: tf.Tensor, *arguments
+    chosen: tf.Tensor, operation: Callable[..., tf.Tensor], planes: tf.Tensor, *arguments: Any
 ) -> tf.Tensor:
-    """Returns operation(planes, *arguments) of the images that are `chosen`, bool [B], else planes.
+    """Applies `operation` to the images that are `chosen`, bool `[B]`, and returns all planes.
 
-    A single image takes a branch and saves the work. A batch computes both and selects: a branch
+    A single image takes a branch, which saves the work. A batch computes both and selects: a branch
     would make an accelerator wait for the host.
     """
     if planes.shape[0] == 1:
@@ -44,17 +45,17 @@ def adjust_hsv(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.T
     """Scales the saturation of HSV, at most to 1, and adds to the hue.
 
     Args:
-        planes: float32 [B, 3, S, S] in [0, 1].
-        saturation: factor; 1 leaves it.
-        hue: in turns, within [-0.5, 0.5]; 0 leaves it.
+        planes: Images, float32 `[B, 3, S, S]` in [0, 1].
+        saturation: Factor of the saturation; 1 changes nothing.
+        hue: Rotation of the hue, in turns, within [-0.5, 0.5]; 0 changes nothing.
 
     Returns:
-        float32 [B, 3, S, S] in [0, 1].
+        float32 `[B, 3, S, S]` in [0, 1].
     """
     red, green, blue = tf.unstack(planes, axis=1)
     value = tf.maximum(tf.maximum(red, green), blue)
     chroma = value - tf.minimum(tf.minimum(red, green), blue)
-    # A grey pixel has no hue: its chroma of 0 makes any do, as long as it is finite.
+    # A grey pixel has no hue: its chroma is 0, so any finite hue will do.
     per_chroma = 1.0 / tf.maximum(chroma, 1e-12)
     sextant = tf.where(
         red == value,
@@ -62,8 +63,7 @@ def adjust_hsv(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.T
         tf.where(green == value, 2.0 + (blue - red) * per_chroma, 4.0 + (red - green) * per_chroma),
     )
     sextant += 6.0 * hue[:, tf.newaxis, tf.newaxis]
-    # At a given hue and value, RGB moves along the line to grey: saturation 1 is where chroma
-    # equals value.
+    # At a given hue and value, RGB moves on the line to grey: saturation 1 is chroma = value.
     chroma = tf.minimum(chroma * saturation[:, tf.newaxis, tf.newaxis], value)
     # R, G, B = value - chroma * clip(min(k, 4 - k), 0, 1), k = (n + sextant) mod 6, n = 5, 3, 1.
     k = tf.reshape([5.0, 3.0, 1.0], [3, 1, 1]) + sextant[:, tf.newaxis]  # [B, 3, S, S]
@@ -72,16 +72,16 @@ def adjust_hsv(planes: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor) -> tf.T
     return _clip(value[:, tf.newaxis] - chroma[:, tf.newaxis] * distance)
 
 
-# What follows each other in any of the 24 orders of the four colour operations fits into these
-# slots: L for adjust_linear, one of brightness and contrast, since values are clipped in between; H
-# for adjust_hsv, either or both of saturation and hue, which commute. So a batch of mixed orders
-# takes 6 passes instead of 16.
+# Every one of the 24 orders of the four colour operations fits into these slots: L for
+# adjust_linear, one of brightness and contrast, since values are clipped in between; H for
+# adjust_hsv, saturation or hue or both, which commute. So a batch of mixed orders takes 6 passes
+# instead of 16.
 _SLOTS = "LHLLHL"
 ORDERS = tuple(itertools.permutations((_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE)))
 
 
 def _schedule(order: Sequence[int]) -> list[list[bool]]:
-    """Puts operations into the earliest slots that keep their order: [slots][operations]."""
+    """Assigns operations to the earliest slots that keep their order: [slots][operations]."""
     schedule = [[False] * 4 for _ in _SLOTS]
     slot = -1
     for operation in order:
@@ -107,12 +107,13 @@ def color_jitter(
     """Changes brightness, contrast, saturation and hue, each image in its own order.
 
     Args:
-        planes: float32 [B, 3, S, S] in [0, 1].
-        order: int32 [B], index into `ORDERS`.
-        brightness, contrast, saturation, hue: as of `adjust_linear` and `adjust_hsv`.
+        planes: Images, float32 `[B, 3, S, S]` in [0, 1].
+        order: Index into `ORDERS`, int32 `[B]`.
+        brightness, contrast: Arguments of `adjust_linear`.
+        saturation, hue: Arguments of `adjust_hsv`.
 
     Returns:
-        float32 [B, 3, S, S] in [0, 1].
+        float32 `[B, 3, S, S]` in [0, 1].
     """
     schedule = tf.gather(tf.constant(_SCHEDULES), order)  # [B, slots, operations]
     for slot, kind in enumerate(_SLOTS):
@@ -146,37 +147,39 @@ def to_grayscale(planes: tf.Tensor) -> tf.Tensor:
 def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs with a Gaussian of standard deviation `sigma`, in pixels.
 
-    The kernel is about a tenth of the image: 2r + 1 taps, r = S // 20. There are zeros beyond the
-    border, which darkens the rim, as in the authors' code (their convolution pads with SAME).
+    The kernel is about a tenth of the image wide: 2r + 1 taps, r = S // 20. Pixels outside the
+    image count as 0, which darkens the border, as in the authors' code (their convolution pads with
+    SAME).
     """
     size = planes.shape[2]
     radius = size // 20
     taps = tf.range(radius + 1, dtype=tf.float32)
     kernel = tf.exp(-tf.square(taps) / (2.0 * tf.square(sigma[:, tf.newaxis])))  # [B, r + 1]
     kernel /= 2.0 * tf.reduce_sum(kernel, axis=1, keepdims=True) - 1.0
-    # Sums of shifted images: convolution kernels are slow at one channel and a kernel an image.
+    # Sums of shifted images: convolution kernels are slow for one channel and one kernel per image.
     for axis in (2, 3):
         padding = [[0, 0]] * 4
         padding[axis] = [radius, radius]
         padded = tf.pad(planes, padding)
 
-        def shifted(tap: int) -> tf.Tensor:
-            window = slice(radius + tap, radius + tap + size)
-            return padded[:, :, window] if axis == 2 else padded[:, :, :, window]
-
-        planes = _per_image(kernel[:, 0]) * shifted(0)
+        shifted = [
+            padded[:, :, start : start + size] if axis == 2 else padded[..., start : start + size]
+            for start in range(2 * radius + 1)
+        ]
+        planes = _per_image(kernel[:, 0]) * shifted[radius]
         for tap in range(1, radius + 1):
-            planes += _per_image(kernel[:, tap]) * (shifted(-tap) + shifted(tap))
+            both = shifted[radius - tap] + shifted[radius + tap]
+            planes += _per_image(kernel[:, tap]) * both
     return planes
 
 
 def solarize(planes: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Inverts the values at or above the threshold, the same for all images."""
+    """Inverts values at or above the threshold, which is the same for all images."""
     return tf.where(planes < threshold, planes, 1.0 - planes)
 
 
 def _per_image(values: tf.Tensor) -> tf.Tensor:
-    """[B] -> [B, 1, 1, 1], to broadcast over an image."""
+    """Reshapes `[B]` to `[B, 1, 1, 1]`, to broadcast over an image."""
     return values[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
 

@@ -1,42 +1,44 @@
-"""From image bytes to what an encoder eats: decode, centre crop, resize, normalise.
+"""Preprocessing from image bytes to an encoder's input: decode, centre crop, resize, normalise.
 
-Evaluation and serving both go through `Preprocessing`, so an exported encoder sees what the
-evaluated one saw. Everything is TensorFlow graph code: it works eagerly, in tf.data and inside a
-SavedModel.
+Evaluation and serving both use `Preprocessing`, so an exported encoder sees what the evaluated one
+saw. Everything is TensorFlow graph code: it works eagerly, in tf.data and inside a SavedModel.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from byol_tf.errors import UserError
 
-# Of RGB in [0, 1] over ImageNet's training set (DeepMind's byol, dataset.py:normalize_images).
+# Statistics of RGB in [0, 1] on ImageNet's training set (DeepMind's byol,
+# dataset.py:normalize_images).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# TensorFlow's default is the fast transform, up to 14 levels off. The accurate one takes as long
-# and gives what Pillow gives, so that a client that decodes by itself gets the same embedding.
+# TensorFlow's default is the fast transform, up to 14 levels off. The accurate one is as fast and
+# equals Pillow's, so that a client that decodes by itself gets the same embedding.
 JPEG_DCT = "INTEGER_ACCURATE"
 
 
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     """Decodes one image file to RGB.
 
-    JPEG (grey, colour and CMYK), PNG (grey, palette, RGBA, 16 bit), BMP (grey, 24 and 32 bit) and
-    GIF (its first frame). Alpha is dropped, not blended. An EXIF orientation is ignored, as
-    TensorFlow and the authors' code ignore it: a photo stored sideways is seen sideways, in
-    training and in serving alike.
+    Formats: JPEG (grey, colour and CMYK), PNG (grey, palette, RGBA, 16 bit), BMP (grey, 24 and 32
+    bit) and GIF (first frame). Alpha is dropped, not blended. EXIF orientation is ignored, as
+    TensorFlow and the authors' code ignore it: a photo stored sideways is seen sideways, both in
+    training and in serving.
 
     Args:
-        image_bytes: scalar string, the file's content.
+        image_bytes: Content of the file, scalar string.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 `[H, W, 3]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, if the bytes are no complete image of these.
+        tf.errors.InvalidArgumentError: The bytes are not a complete image in one of these formats;
+            raised when run.
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
 
@@ -44,7 +46,7 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_jpeg(image_bytes, channels=3, dct_method=JPEG_DCT)
 
     def decode_bmp() -> tf.Tensor:
-        # TensorFlow decodes no BMP of 1 or 4 channels to 3: 1 broadcasts, 4 loses alpha.
+        # TensorFlow cannot decode a BMP of 1 or 4 channels to 3: broadcast the one, drop alpha.
         image = tf.io.decode_bmp(image_bytes)[..., :3]
         return tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [3]], axis=0))
 
@@ -62,18 +64,19 @@ def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes to a square, without antialiasing, as the authors' code does.
 
     Args:
-        images: uint8 [H, W, 3] or [B, H, W, 3].
-        image_size: side S of the result, in pixels.
+        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        image_size: Side S of the result, in pixels.
 
     Returns:
-        float32 [S, S, 3] or [B, S, S, 3]; the cubic overshoots the range of the input.
+        float32 `[S, S, 3]` or `[B, S, S, 3]`; cubic interpolation overshoots the range of the
+        input.
     """
 
     def resize(images: tf.Tensor) -> tf.Tensor:
         return tf.image.resize(images, [image_size, image_size], tf.image.ResizeMethod.BICUBIC)
 
-    # The same numbers twice. TensorFlow's kernel is faster on float, by more than the cast costs
-    # while images are small; of a 12-megapixel photo the float copy would cost time and 144 MB.
+    # Both give the same numbers. TensorFlow's kernel is faster on float, by more than the cast
+    # costs for small images; for a 12-megapixel photo the float copy would cost time and 144 MB.
     return tf.cond(
         tf.size(images) < 2**20,
         lambda: resize(tf.cast(images, tf.float32)),
@@ -82,17 +85,19 @@ def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def to_unit_range(images: tf.Tensor) -> tf.Tensor:
-    """Maps float [...] in about [0, 255] to [0, 1] and clips the overshoot of a resize."""
+    """Maps float `[...]` in about [0, 255] to [0, 1] and clips the overshoot of a resize."""
     return tf.clip_by_value(images * (1.0 / 255.0), 0.0, 1.0)
 
 
-def normalize(images: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
-    """Returns (images - mean) / std, channel by channel, of float [..., 3] in [0, 1]; float32."""
+def normalize(
+    images: tf.Tensor, mean: Sequence[float] | tf.Tensor, std: Sequence[float] | tf.Tensor
+) -> tf.Tensor:
+    """Returns (images - mean) / std for float `[..., 3]` in [0, 1], per channel, as float32."""
     images = tf.cast(images, tf.float32)
-    return (images - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
+    return (images - tf.cast(mean, tf.float32)) / tf.cast(std, tf.float32)
 
 
-def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
     """Raises `UserError` unless mean and std are three finite numbers each, the stds positive."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3 or not all(math.isfinite(value) for value in values):
@@ -106,17 +111,17 @@ def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Centre crop, bicubic resize, normalisation: all that an image meets before a frozen encoder.
+    """The preprocessing of a frozen encoder: centre crop, bicubic resize, normalisation.
 
     Attributes:
-        image_size: side S of the result, in pixels, at least 1.
-        crop_fraction: side of the central square that is kept, as a fraction in (0, 1] of the
+        image_size: Side S of the result, in pixels, at least 1.
+        crop_fraction: Side of the central square that is kept, as a fraction in (0, 1] of the
             image's shorter side; 0.875 is 224 of 256, the paper's evaluation crop (appendix C.1).
-        mean: of each channel of RGB in [0, 1], subtracted.
-        std: of each channel of RGB in [0, 1], divided by; positive.
+        mean: Mean of each channel of RGB in [0, 1], which is subtracted.
+        std: Standard deviation of each channel of RGB in [0, 1], positive, which divides.
 
     Raises:
-        UserError: if a value is out of range.
+        UserError: A value is out of range.
     """
 
     image_size: int
@@ -125,7 +130,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self):
-        # Configs and JSON give lists, unequal to tuples and without a hash.
+        # Configs and JSON give lists, which are not equal to tuples and have no hash.
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if int(self.image_size) != self.image_size or self.image_size < 1:
@@ -134,7 +139,7 @@ class Preprocessing:
             )
         if not 0 < self.crop_fraction <= 1:
             raise UserError(
-                "crop_fraction must be in (0, 1], the part of the shorter side that is kept; "
+                "crop_fraction must be in (0, 1], the fraction of the shorter side that is kept; "
                 f"got {self.crop_fraction!r}."
             )
         check_normalization(self.mean, self.std)
@@ -143,17 +148,17 @@ class Preprocessing:
         """Preprocesses decoded images.
 
         Args:
-            images: uint8 [H, W, 3] or [B, H, W, 3]; B, H and W may be unknown until run.
+            images: uint8 `[H, W, 3]` or `[B, H, W, 3]`; B, H and W may be unknown until run.
 
         Returns:
-            float32 [S, S, 3] or [B, S, S, 3], normalised.
+            float32 `[S, S, 3]` or `[B, S, S, 3]`, normalised.
         """
         images = tf.convert_to_tensor(images, tf.uint8)
         resized = resize_bicubic(self._center_crop(images), self.image_size)
         return self.normalize(to_unit_range(resized))
 
     def from_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """Decodes and preprocesses image files: string [B] -> float32 [B, S, S, 3], normalised."""
+        """Decodes and preprocesses files: string `[B]` -> float32 `[B, S, S, 3]`, normalised."""
         return tf.map_fn(
             lambda content: self(decode_image(content)),
             tf.convert_to_tensor(image_bytes, tf.string),
@@ -161,7 +166,7 @@ class Preprocessing:
         )
 
     def normalize(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns (images - mean) / std of float [..., 3] in [0, 1]; float32."""
+        """Returns (images - mean) / std for float `[..., 3]` in [0, 1], as float32."""
         return normalize(images, self.mean, self.std)
 
     def _center_crop(self, images: tf.Tensor) -> tf.Tensor:

@@ -14,21 +14,21 @@ def random_crop_windows(
 ) -> tf.Tensor:
     """Draws the window of one random resized crop for each of N views.
 
-    Area and aspect are drawn once and the sides clamped to the image, where other implementations
-    draw again until a window fits: DeepMind's byol, dataset.py:_decode_and_random_crop.
+    Area and aspect are drawn once and the sides are clamped to the image, as in DeepMind's byol
+    (dataset.py:_decode_and_random_crop); other implementations draw again until a window fits.
 
     Args:
-        height, width: of the image in pixels, int32 scalars.
-        seed: int [2].
-        views: N; their crop_area and crop_aspect apply.
+        height, width: Size of the image in pixels, int32 scalars.
+        seed: Seed of the draws, int `[2]`.
+        views: N view distributions, of which crop_area and crop_aspect are used.
 
     Returns:
-        int32 [N, 4], each (top, left, height, width), inside the image and at least one pixel.
+        int32 `[N, 4]`, each (top, left, height, width), inside the image and at least one pixel.
     """
     draws = seeded.uniform([4, len(views)], seed)
-    min_area, max_area = np.float32([view.crop_area for view in views]).T
+    min_area, max_area = np.array([view.crop_area for view in views], np.float32).T
     area = (min_area + draws[0] * (max_area - min_area)) * tf.cast(height * width, tf.float32)
-    min_log, max_log = np.log(np.float32([view.crop_aspect for view in views])).T
+    min_log, max_log = np.log(np.array([view.crop_aspect for view in views], np.float32)).T
     aspect = tf.exp(min_log + draws[1] * (max_log - min_log))
     # Columns are (height, width).
     limits = tf.stack([height, width])
@@ -43,20 +43,20 @@ def decode_and_random_crops(
 ) -> list[tf.Tensor]:
     """Decodes one image file to N random resized crops, on the host.
 
-    Of a JPEG only the smallest window that holds all crops is decoded, once; other formats are
+    For a JPEG, only the smallest window that contains all crops is decoded, once; other formats are
     decoded whole. Formats, alpha and EXIF orientation are those of `preprocessing.decode_image`.
 
     Args:
-        image_bytes: scalar string, the file's content.
-        seed: int [2].
-        image_size: side S of the crops, in pixels.
-        views: N; their crop_area and crop_aspect apply.
+        image_bytes: Content of the file, scalar string.
+        seed: Seed of the draws, int `[2]`.
+        image_size: Side S of the crops, in pixels.
+        views: N view distributions, of which crop_area and crop_aspect are used.
 
     Returns:
-        N times float32 [S, S, 3] in [0, 1].
+        N crops, float32 `[S, S, 3]` in [0, 1].
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, if the bytes are no complete image.
+        tf.errors.InvalidArgumentError: The bytes are not a complete image; raised when run.
     """
     return [
         preprocessing.to_unit_range(crop)
@@ -67,7 +67,7 @@ def decode_and_random_crops(
 def decode_and_random_crop(
     image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, view: ViewConfig
 ) -> tf.Tensor:
-    """`decode_and_random_crops` of a single view: float32 [S, S, 3] in [0, 1]."""
+    """Decodes one image file to one random resized crop, float32 `[S, S, 3]` in [0, 1]."""
     return decode_and_random_crops(image_bytes, seed, image_size, [view])[0]
 
 
@@ -77,7 +77,7 @@ def resized_crops(
     image_size: int,
     views: Sequence[ViewConfig],
 ) -> list[tf.Tensor]:
-    """`decode_and_random_crops` as the resize leaves it, in about [0, 255] with overshoot."""
+    """Makes the crops of `decode_and_random_crops`, in about [0, 255] with overshoot."""
 
     def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(image_bytes))

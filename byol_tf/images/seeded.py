@@ -1,4 +1,4 @@
-"""Draws that a seed decides, the same eagerly, in tf.data and under XLA."""
+"""Seeded random draws that are the same eagerly, in tf.data and under XLA."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import tensorflow as tf
 
 
 def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
-    """Draws float32 of 24 bits, uniform in [0, 1), from a seed, int [2].
+    """Draws float32 values of 24 bits, uniform in [0, 1), from a seed, int `[2]`.
 
-    From the bits of a named generator: by default XLA and the CPU kernels may take different
-    generators, and of the same bits they keep different ones for a float.
+    The values are made from the bits of a named generator: by default, XLA and the CPU kernels may
+    use different generators, and they make different floats from the same bits.
     """
     bits = tf.random.stateless_uniform(
         shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"

@@ -7,25 +7,25 @@ from byol_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ViewConfig:
-    """The numbers of one view distribution; the defaults are what T and T' share (paper table 6).
+    """The numbers of one view distribution; the defaults are those of T (paper table 6).
 
     Attributes:
-        crop_area: range of the crop's area, as a fraction of the image's, in (0, 1].
-        crop_aspect: range of the crop's width / height, drawn log-uniformly.
-        flip_prob: probability of a left-right flip.
-        jitter_prob: probability of the colour jitter as a whole.
-        brightness: largest value added or subtracted, of RGB in [0, 1].
-        contrast: the contrast factor is uniform in [1 - contrast, 1 + contrast].
-        saturation: the saturation factor is uniform in [1 - saturation, 1 + saturation].
-        hue: largest rotation of the hue, in turns, at most 0.5.
-        grayscale_prob: probability of a conversion to grey.
-        blur_prob: probability of a Gaussian blur.
-        blur_sigma: range of its standard deviation, in pixels.
-        solarize_prob: probability of a solarization.
-        solarize_threshold: values from here on are inverted, in [0, 1].
+        crop_area: Range of the crop's area, as a fraction of the image's, in (0, 1].
+        crop_aspect: Range of the crop's width / height, drawn log-uniformly.
+        flip_prob: Probability of a left-right flip.
+        jitter_prob: Probability of the colour jitter as a whole.
+        brightness: Largest value added or subtracted, for RGB in [0, 1].
+        contrast: Half width of the factor's range, [1 - contrast, 1 + contrast], drawn uniformly.
+        saturation: Half width of the factor's range, like `contrast`.
+        hue: Largest rotation of the hue, in turns, at most 0.5.
+        grayscale_prob: Probability of a conversion to grey.
+        blur_prob: Probability of a Gaussian blur.
+        blur_sigma: Range of the blur's standard deviation, in pixels.
+        solarize_prob: Probability of a solarization.
+        solarize_threshold: Smallest value that solarization inverts, in [0, 1].
 
     Raises:
-        UserError: if a value is out of range.
+        UserError: A value is out of range.
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)

@@ -1,1 +1,1 @@
-"""The methods and what they consist of: networks, losses, optimizers, schedules."""
+"""The methods and their parts: networks, losses, optimizers, schedules."""

@@ -1,9 +1,13 @@
-"""Bootstrap Your Own Latent (arXiv 2006.07733) as a Keras model: the room people visit first.
+"""Bootstrap Your Own Latent (arXiv 2006.07733) as a Keras model.
 
-Reads along with Algorithm 1. θ are the online network's weights (encoder f, projector g, predictor q), ξ the
-target network's (encoder, projector); the target gets no gradient and follows θ as an exponential moving average.
-`train_step`, which is the same for every method of two views, is in two_view_model.py.
+The code follows Algorithm 1. θ are the weights of the online network (encoder f, projector g,
+predictor q), ξ those of the target network (encoder, projector); the target gets no gradient and
+follows θ as an exponential moving average. `train_step`, which is the same for every method of two
+views, is in two_view_model.py.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,27 +23,28 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 class BYOL(TwoViewModel):
     """Online and target networks, trained by `fit()` on batches of two views.
 
-    A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`, labels int
-    `[B]`. Calling the model encodes: float `[B, H, W, 3]` → representation `[B, D]`.
+    A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`,
+    labels int `[B]`. Calling the model encodes: float `[B, H, W, 3]` -> representation `[B, D]`.
 
-    The target starts as a copy of the online encoder and projector (the paper draws it anew and the authors
-    saw no difference; a copy also suits an encoder that comes with weights). Each view passes through both
-    networks separately, in training mode, so it has its own batch statistics; the target keeps moving
-    statistics of its own, and the moving average covers weights only, as in the authors' code.
+    The target starts as a copy of the online encoder and projector (the paper initialises it
+    separately and the authors saw no difference; a copy also suits an encoder that comes with
+    weights). Each view passes through both networks separately, in training mode, so it has its own
+    batch statistics; the target keeps its own moving statistics, and the moving average covers
+    weights only, as in the authors' code.
 
     Args:
-        encoder: a built Keras model `[B, H, W, 3]` → `[B, D]` with `get_config`.
-        total_steps: K of the τ schedule, normally all the steps that will be trained.
+        encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
+        total_steps: K of the τ schedule, normally the number of steps that will be trained.
         base_ema: τ₀ in [0, 1].
-        constant_ema: keep τ at τ₀ where the method has a cosine to 1: for ablations.
-        projection_size: width of projections and predictions.
-        hidden_size: hidden width of projector and predictor.
-        predictor: False leaves q out, so that the projection itself has to meet the target: for ablations
-            (table 5b, where that collapses).
-        options: as `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
+        constant_ema: Whether τ stays at τ₀ instead of following a cosine to 1; for ablations.
+        projection_size: Width of projections and predictions.
+        hidden_size: Hidden width of projector and predictor.
+        predictor: Whether there is a predictor q. Without it the projection itself is compared with
+            the target; for ablations (table 5b, where that collapses).
+        **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:
-        UserError: an argument outside its range, an encoder without a `[B, D]` output.
+        UserError: An argument is outside its range, or the encoder has no `[B, D]` output.
     """
 
     display_name = "BYOL"
@@ -59,7 +64,7 @@ class BYOL(TwoViewModel):
         projection_size: int = 256,
         hidden_size: int = 4096,
         predictor: bool = True,
-        **options,
+        **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
         if not 0 <= base_ema <= 1:
@@ -79,18 +84,18 @@ class BYOL(TwoViewModel):
         self.target_projector = _copy(self.projector)
 
     @property
-    def trained(self):
-        """θ."""
+    def trained(self) -> list[keras.layers.Layer]:
+        """The networks of θ."""
         networks_of_theta = [self.encoder, self.projector, self.predictor]
         return [network for network in networks_of_theta if network is not None]
 
     @property
-    def targets(self):
-        """ξ."""
+    def targets(self) -> list[keras.layers.Layer]:
+        """The networks of ξ."""
         return [self.target_encoder, self.target_projector]
 
-    def forward(self, view_1, view_2, training):
-        """Each view's prediction against the other's target projection (equation 2, both ways)."""
+    def forward(self, view_1: tf.Tensor, view_2: tf.Tensor, training: bool) -> Outputs:
+        """Compares each view's prediction with the other's target projection (equation 2)."""
         target_1 = self._target(view_1, training)  # z′_ξ  [B, projection_size]
         target_2 = self._target(view_2, training)
         representation_1, projection_1, prediction_1 = self._online(view_1, training)
@@ -98,15 +103,15 @@ class BYOL(TwoViewModel):
         loss = symmetric_loss(prediction_1, target_2, prediction_2, target_1)
         return Outputs(loss, representation_1, projection_1)
 
-    def after_update(self):
-        """ξ ← τ ξ + (1 - τ) θ."""
+    def after_update(self) -> dict[str, tf.Tensor]:
+        """Moves the target, ξ ← τ ξ + (1 - τ) θ, and returns τ as `ema`."""
         tau = tf.constant(self.base_ema, tf.float32)
         if not self.constant_ema:
             tau = cosine_ema(self.step, self.base_ema, self.total_steps)
         self._update_target(tau)
         return {"ema": tau}
 
-    def _online(self, view, training):
+    def _online(self, view: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         representation = self.encoder(view, training=training)  # y_θ  [B, D]
         projection = self.projector(representation, training=training)  # z_θ  [B, projection_size]
         if self.predictor is None:
@@ -114,14 +119,14 @@ class BYOL(TwoViewModel):
         prediction = self.predictor(projection, training=training)  # q_θ(z_θ)
         return representation, projection, prediction
 
-    def _target(self, view, training):
+    def _target(self, view: tf.Tensor, training: bool) -> tf.Tensor:
         projection = self.target_projector(
             self.target_encoder(view, training=training), training=training
         )
         return tf.stop_gradient(projection)  # No gradient can reach ξ.
 
-    def _update_target(self, tau):
-        """Over weights only, in float32 (the variables' own type)."""
+    def _update_target(self, tau: tf.Tensor) -> None:
+        """Moves the target's weights, not its statistics, in float32 (the variables' own type)."""
         online = self.encoder.trainable_weights + self.projector.trainable_weights
         target = self.target_encoder.trainable_weights + self.target_projector.trainable_weights
 
@@ -134,23 +139,37 @@ class BYOL(TwoViewModel):
                     group=False,
                 )
 
-        # As Keras's optimizers do it: mirrored variables are updated once for all replicas.
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            update, tf.distribute.get_strategy(), list(zip(target, online))
-        )
+        _update_once(update, list(zip(target, online, strict=True)))
 
-    def get_config(self):
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments as plain data."""
         return super().get_config() | {"predictor": self.predictor is not None}
 
 
+def _update_once(
+    update: Callable[[tf.distribute.Strategy, Any], None], pairs: list[tuple[tf.Variable, ...]]
+) -> None:
+    """Calls `update` once for all replicas of the current strategy.
+
+    TensorFlow has no public function for it; Keras's optimizers use this one.
+    """
+    tf.__internal__.distribute.interim.maybe_merge_call(update, tf.distribute.get_strategy(), pairs)
+
+
 def _copy(model: keras.Model) -> keras.Model:
-    """A second model of the same architecture with weights of its own, equal to `model`'s."""
+    """Returns a second model of the same architecture with its own weights, equal to `model`'s."""
     copy = type(model).from_config(model.get_config())
     if not copy.built:
         copy.build(model.input_shape)
     copy.set_weights(model.get_weights())
     # Keras 2.15 leaves `synchronized` out of BatchNormalization's config.
-    for layer, copied in zip(model.submodules, copy.submodules):
-        if getattr(layer, "synchronized", False) and not copied.synchronized:
+    for layer, copied in zip(_batch_norms(model), _batch_norms(copy), strict=True):
+        if layer.synchronized and not copied.synchronized:
             copied.synchronized, copied.fused = True, False
     return copy
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [
+        layer for layer in model.submodules if isinstance(layer, keras.layers.BatchNormalization)
+    ]

@@ -1,17 +1,17 @@
-"""How much of their space representations fill: what tells a collapse from a healthy network."""
+"""Collapse measures: feature standard deviation and effective rank."""
 
 import numpy as np
 import tensorflow as tf
 
 
 def spread(representations: tf.Tensor) -> tf.Tensor:
-    """Std of the coordinates of l2-normalised vectors, times √D (Chen & He 2021, section 4.1).
+    """Computes the std of l2-normalised vectors' coordinates, times √D (Chen & He 2021, 4.1).
 
     Args:
-        representations: floating `[B, D]`.
+        representations: Floating `[B, D]`.
 
     Returns:
-        float32 scalar: 1 where they fill the sphere evenly, 0 where all are mapped to one point.
+        float32 scalar: 1 if they fill the sphere evenly, 0 if all are the same point.
     """
     normalized = tf.math.l2_normalize(tf.cast(representations, tf.float32), axis=-1)
     std = tf.reduce_mean(tf.math.reduce_std(normalized, axis=0))
@@ -19,13 +19,13 @@ def spread(representations: tf.Tensor) -> tf.Tensor:
 
 
 def effective_rank(representations: np.ndarray) -> float:
-    """exp of the entropy of the centred representations' singular values (Roy & Vetterli 2007).
+    """Computes exp(entropy) of the centred vectors' singular values (Roy & Vetterli 2007).
 
     Args:
-        representations: `[M, D]`.
+        representations: Floating `[M, D]`.
 
     Returns:
-        Between 1 (a line; also 0 variance) and min(M - 1, D) (all directions alike).
+        A number between 1 (a line; also no variance) and min(M - 1, D) (all directions equal).
     """
     centred = representations.astype(np.float64) - representations.mean(axis=0)
     singular = np.linalg.svd(centred, compute_uv=False)

@@ -4,15 +4,15 @@ import tensorflow as tf
 
 
 def regression_loss(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Squared distance of the l2-normalised vectors: ‖q̄ - z̄′‖² = 2 - 2 cos(q, z′).
+    """Computes the squared distance of l2-normalised vectors: ‖q̄ - z̄′‖² = 2 - 2 cos(q, z′).
 
-    Computed in float32 whatever comes in: under mixed precision the difference of two unit vectors is where
-    a short mantissa would hurt. The norm is √max(‖x‖², 1e-12), as in the authors' code, so a zero vector
-    gives a finite loss and gradient.
+    The computation is in float32 for every input type: under mixed precision a short mantissa would
+    hurt the difference of two unit vectors. The norm is √max(‖x‖², 1e-12), as in the authors' code,
+    so a zero vector gives a finite loss and gradient.
 
     Args:
-        prediction: q_θ(z_θ), `[B, D]`, floating.
-        target: z′_ξ, `[B, D]`, floating. The caller keeps gradients from it.
+        prediction: q_θ(z_θ), floating `[B, D]`.
+        target: z′_ξ, floating `[B, D]`; the caller stops its gradient.
 
     Returns:
         float32 `[B]` in [0, 4]; near 2 for random directions.
@@ -22,12 +22,16 @@ def regression_loss(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.math.squared_difference(prediction, target), axis=-1)  # [B]
 
 
-def symmetric_loss(prediction_1, target_2, prediction_2, target_1) -> tf.Tensor:
-    """Both directions summed, mean over the batch: each view predicts the other's target projection.
+def symmetric_loss(
+    prediction_1: tf.Tensor, target_2: tf.Tensor, prediction_2: tf.Tensor, target_1: tf.Tensor
+) -> tf.Tensor:
+    """Computes the batch mean of `regression_loss`, summed over both directions.
+
+    Each view predicts the target projection of the other.
 
     Args:
-        prediction_1, prediction_2: online predictions of views 1 and 2, `[B, D]`.
-        target_2, target_1: target projections of views 2 and 1, `[B, D]`.
+        prediction_1, prediction_2: Online predictions of views 1 and 2, `[B, D]`.
+        target_2, target_1: Target projections of views 2 and 1, `[B, D]`.
 
     Returns:
         float32 scalar in [0, 8]; near 4 for random directions.
@@ -38,33 +42,34 @@ def symmetric_loss(prediction_1, target_2, prediction_2, target_1) -> tf.Tensor:
 
 
 def nt_xent_loss(projection_1: tf.Tensor, projection_2: tf.Tensor, temperature: float) -> tf.Tensor:
-    """SimCLR's normalised temperature-scaled cross-entropy (arXiv 2002.05709, equation 1 and algorithm 1).
+    """Computes SimCLR's NT-Xent (arXiv 2002.05709, equation 1 and algorithm 1).
 
-    Each of the 2B views has to tell its image's other view from the 2B - 2 views of other images, by cosine
-    similarity. In float32, like `regression_loss`. Under a strategy B counts the images of all replicas, and a
+    This is the normalised temperature-scaled cross-entropy: each of the 2B views has to tell its
+    image's other view from the 2B - 2 views of other images, by cosine similarity. It is computed
+    in float32, like `regression_loss`. Under a strategy, B counts the images of all replicas, and a
     replica returns the mean over its own 2b views.
 
     Args:
-        projection_1, projection_2: of the two views, float `[b, P]`, row by row of the same images.
-        temperature: above 0.
+        projection_1, projection_2: Projections of the two views, float `[b, P]`; row i of both is
+            the same image.
+        temperature: Divisor of the similarities, above 0.
 
     Returns:
-        float32 scalar; log(2B - 1) where all similarities are equal.
+        float32 scalar; log(2B - 1) if all similarities are equal.
     """
     z_1, z_2 = (
         tf.math.l2_normalize(tf.cast(projection, tf.float32), axis=-1, epsilon=1e-12)
         for projection in (projection_1, projection_2)
     )
     all_1, all_2, first = _of_all_replicas(z_1, z_2)
-    own = first + tf.range(tf.shape(z_1)[0])  # These images' places among all.
-    own_view = tf.one_hot(
-        own, tf.shape(all_1)[0], on_value=-float("inf"), off_value=0.0
-    )  # Not a candidate.
+    own = first + tf.range(tf.shape(z_1)[0])  # Rows of these images among all.
+    # A view is not its own candidate.
+    own_view = tf.one_hot(own, tf.shape(all_1)[0], on_value=-float("inf"), off_value=0.0)
 
     def cross_entropy(queries, same_view, other_view):
         logits_same = tf.matmul(queries, same_view, transpose_b=True) / temperature + own_view
         logits_other = tf.matmul(queries, other_view, transpose_b=True) / temperature
-        # The right answer: the same image in the other view.
+        # The correct class is the same image in the other view.
         return tf.nn.sparse_softmax_cross_entropy_with_logits(
             own, tf.concat([logits_other, logits_same], axis=1)
         )
@@ -72,11 +77,14 @@ def nt_xent_loss(projection_1: tf.Tensor, projection_2: tf.Tensor, temperature: 
     return tf.reduce_mean(cross_entropy(z_1, all_1, all_2) + cross_entropy(z_2, all_2, all_1)) / 2
 
 
-def _of_all_replicas(z_1, z_2):
-    """The replicas' rows one after the other, `[B, P]` each, and where this replica's begin.
+def _of_all_replicas(
+    z_1: tf.Tensor, z_2: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, int | tf.Tensor]:
+    """Returns the rows of all replicas, `[B, P]` each, and the index of this replica's first row.
 
-    Zeros around a replica's own rows, and a sum over the replicas: unlike all_gather it compiles with XLA. The
-    gradient of the sum is a sum, so a replica's projections also get their part in the others' losses.
+    Each replica pads its rows with zeros, and the results are summed over the replicas: unlike
+    all_gather, that compiles with XLA. The gradient of the sum is a sum, so a replica's projections
+    also get their part in the others' losses.
     """
     context = tf.distribute.get_replica_context()
     replicas = tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,8 +1,11 @@
 """Encoders and heads: ResNet v1 of any paper depth and width, and the projector/predictor MLP.
 
-Paper: section 3.2 and appendix B. Layer names are part of the interface: `stem_*`, `c2_block1_conv1`, ...,
-`c5_*`, `representation`; C2 to C5 are the usual names of the stages with strides 4, 8, 16 and 32.
+Paper: section 3.2 and appendix B. Layer names are part of the interface: `stem_*`,
+`c2_block1_conv1`, ..., `c5_*`, `representation`; C2 to C5 are the usual names of the stages with
+strides 4, 8, 16 and 32.
 """
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -10,7 +13,8 @@ from keras import layers
 
 from byol_tf.errors import UserError
 
-# Blocks in the stages C2..C5, and whether the block is the three-convolution bottleneck (He et al. 2016).
+# Numbers of blocks in the stages C2 to C5, and whether they are the three-convolution bottleneck
+# (He et al. 2016).
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -30,25 +34,28 @@ def resnet(
     zero_init_last_gamma: bool = True,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet v1 (stride on the 3x3 convolution) with global average pooling.
+    """Builds a ResNet v1 (stride on the 3x3 convolution) with global average pooling.
 
     Args:
         depth: 18, 34, 50, 101, 152 or 200.
-        width: factor on every channel count: 1 to 4 in the paper; a fraction (0.25, 0.5) makes a network for
-            small machines. 64 · width must be a whole number. Below 0.25 training on a CPU with AVX-512 can
-            crash: oneDNN writes past its buffers (uxlfoundation/oneDNN issue 6035).
-        image_size: side of the square input, pixels.
-        stem: `imagenet` (7x7 stride 2 and a 3x3 max pool stride 2) or `small` (one 3x3 of stride 1, no pool),
-            the usual choice for images of 32 to 64 pixels.
-        zero_init_last_gamma: start each residual branch at zero (Goyal et al. 2017, section 5.1).
+        width: Factor on every channel count: 1 to 4 in the paper; a fraction (0.25, 0.5) gives a
+            network for small machines. 64 · width must be a whole number. Below 0.25, training on a
+            CPU with AVX-512 can crash: oneDNN writes past its buffers (uxlfoundation/oneDNN issue
+            6035).
+        image_size: Side of the square input, in pixels.
+        stem: `imagenet` (7x7 of stride 2 and a 3x3 max pool of stride 2) or `small` (one 3x3 of
+            stride 1, no pool), the usual choice for images of 32 to 64 pixels.
+        zero_init_last_gamma: Whether each residual branch starts at zero (Goyal et al. 2017,
+            section 5.1).
+        name: Name of the model, by default `resnet{depth}_{width}x`.
 
     Returns:
-        A functional model, float `[B, image_size, image_size, 3]` → float32 `[B, D]`, D = 512 · width for
-        depths 18 and 34, 2048 · width above.
+        A functional model, float `[B, image_size, image_size, 3]` -> float32 `[B, D]`,
+        D = 512 · width for depths 18 and 34, 2048 · width above.
 
     Raises:
-        UserError: unknown depth or stem, a width that gives no whole channel count, an image smaller than the
-            network's total stride.
+        UserError: The depth or stem is unknown, the width gives no whole channel count, or the
+            image is smaller than the network's total stride.
     """
     if depth not in DEPTHS:
         raise UserError(f"ResNet depth {depth} is unknown; give one of {sorted(DEPTHS)}.")
@@ -61,8 +68,9 @@ def resnet(
     smallest = STEM_STRIDES[stem] * 8  # C3, C4 and C5 halve the map once each.
     if image_size < smallest:
         raise UserError(
-            f"image_size {image_size} is too small for the '{stem}' stem, which needs at least {smallest} "
-            "pixels; give larger images" + (" or stem='small'." if stem == "imagenet" else ".")
+            f"image_size {image_size} is too small for the '{stem}' stem, which needs at least "
+            f"{smallest} pixels; give larger images"
+            + (" or stem='small'." if stem == "imagenet" else ".")
         )
 
     blocks, bottleneck = DEPTHS[depth]
@@ -90,9 +98,14 @@ def resnet(
 
 
 def mlp(hidden_size: int, output_size: int, name: str) -> keras.Sequential:
-    """The projector g_θ and the predictor q_θ: Dense(bias) → BatchNorm → ReLU → Dense(no bias).
+    """Returns a projector g_θ or predictor q_θ: Dense(bias) -> BatchNorm -> ReLU -> Dense(no bias).
 
-    `[B, ...]` → `[B, output_size]`; the paper uses 4096 and 256 (section 3.2).
+    Its shapes are `[B, ...]` -> `[B, output_size]`; the paper uses 4096 and 256 (section 3.2).
+
+    Args:
+        hidden_size: Width of the hidden layer.
+        output_size: Width of the output.
+        name: Name of the model and prefix of its layers' names.
     """
     return keras.Sequential(
         [
@@ -109,12 +122,12 @@ def mlp(hidden_size: int, output_size: int, name: str) -> keras.Sequential:
 class BatchNorm(layers.BatchNormalization):
     """BatchNorm with decay 0.9 and eps 1e-5, its statistics synchronised over the replicas.
 
-    Whether to synchronise is read from the strategy under whose scope the layer is built, also when it is
-    loaded or copied: Keras 2.15 leaves `synchronized` out of `get_config` and so drops it silently. On one
-    replica the layer keeps the fused kernel, which Keras's synchronised path gives up.
+    The layer synchronises if the strategy in scope when it is constructed, loaded or copied has
+    several replicas: Keras 2.15 leaves `synchronized` out of `get_config` and so drops it silently.
+    On one replica the layer keeps the fused kernel, which Keras's synchronised path does not use.
     """
 
-    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any):
         kwargs["synchronized"] = tf.distribute.get_strategy().num_replicas_in_sync > 1
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
@@ -165,10 +178,17 @@ def _bottleneck_block(x, channels, strides, zero_gamma, name):
     return layers.ReLU(name=f"{name}_relu3")(x)
 
 
-def check_flat(shape: tf.TensorShape) -> None:
-    """Raises `UserError` unless `shape`, an encoder's output, is `[B, D]` with D known."""
-    if shape.rank != 2 or shape[-1] is None:
+def check_flat(shape: tf.TensorShape | tuple[int | None, ...]) -> int:
+    """Returns D of `shape`, the shape of an encoder's output.
+
+    Raises:
+        UserError: The shape is not `[B, D]` with D known.
+    """
+    # Keras gives a list of tuples for a model with several outputs.
+    several = not isinstance(shape, (tuple, tf.TensorShape))
+    if several or tf.TensorShape(shape).rank != 2 or shape[-1] is None:
         raise UserError(
             f"the encoder's output has the shape {shape}, not [B, D]; end it with global pooling "
             "(in keras.applications: include_top=False, pooling='avg')."
         )
+    return shape[-1]

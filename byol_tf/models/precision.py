@@ -1,7 +1,8 @@
-"""Which Keras dtype policy a `precision` value means on this machine."""
+"""The Keras dtype policy for a `precision` value on this machine."""
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -12,15 +13,15 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def resolve_precision(name: str) -> str:
-    """The Keras dtype policy for `name`.
+    """Returns the Keras dtype policy for `name`.
 
     Args:
-        name: a policy, or `auto`: `mixed_bfloat16` on TPUs, on GPUs of compute capability 8 or more and on
-            CPUs with bfloat16 instructions (AMX or AVX-512 BF16); `mixed_float16` on older GPUs from
-            capability 7; float32 elsewhere, where half precision is emulated and slower.
+        name: A policy, or `auto`: `mixed_bfloat16` on TPUs, on GPUs of compute capability 8 or more
+            and on CPUs with bfloat16 instructions (AMX or AVX-512 BF16); `mixed_float16` on older
+            GPUs from capability 7; float32 elsewhere, where half precision is emulated and slower.
 
     Raises:
-        UserError: an unknown name.
+        UserError: The name is unknown.
     """
     if name in POLICIES:
         return name
@@ -39,7 +40,7 @@ def resolve_precision(name: str) -> str:
 
 
 def cpu_bfloat16() -> str | None:
-    """The CPU's bfloat16 instruction set, `amx_bf16` or `avx512_bf16`, or None (also where it cannot be told)."""
+    """Returns the CPU's bfloat16 instruction set, `amx_bf16` or `avx512_bf16`; None if unknown."""
     try:
         flags = pathlib.Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -48,8 +49,8 @@ def cpu_bfloat16() -> str | None:
 
 
 @contextlib.contextmanager
-def policy_scope(policy: str):
-    """Layers built inside get the dtype policy `policy`; Keras's global policy is put back afterwards."""
+def policy_scope(policy: str) -> Iterator[None]:
+    """Sets Keras's global dtype policy for layers built inside, and restores it afterwards."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(policy)
     try:

@@ -1,7 +1,8 @@
-"""The two schedules of BYOL: the learning rate θ follows and the decay rate τ of the target network.
+"""The schedules of BYOL: the learning rate of θ and the decay rate τ of the target network.
 
-Paper: arXiv 2006.07733, section 3.3 (optimization) and section 3.1 (target network). Both are pure functions of
-the step k = 0, 1, ..., K - 1; nothing else is remembered, so a resumed run continues them exactly.
+Paper: arXiv 2006.07733, section 3.3 (optimization) and section 3.1 (target network). Both are pure
+functions of the step k = 0, 1, ..., K - 1; there is no other state, so a resumed run continues them
+exactly.
 """
 
 import math
@@ -12,33 +13,11 @@ import tensorflow as tf
 from byol_tf.errors import UserError
 
 
-def warmup_cosine(step, base_lr: float, warmup_steps: int, total_steps: int) -> tf.Tensor:
-    """Learning rate at `step`: a linear warm-up to `base_lr`, then a cosine to 0.
-
-        k < W:   base_lr · k / W                            k = 0 → 0
-        k ≥ W:   base_lr · (1 + cos(π (k - W) / (K - W))) / 2     k = W → base_lr, k = K → 0
+def cosine_ema(step: int | tf.Tensor, base_ema: float, total_steps: int) -> tf.Tensor:
+    """Returns the decay rate of the target network at `step`: τ = 1 - (1 - τ₀)(cos(πk/K) + 1)/2.
 
     Args:
-        step: integer scalar tensor k ≥ 0; past K the rate stays 0.
-        base_lr: peak learning rate, already scaled by batch / 256 (`scale_lr`).
-        warmup_steps: W, 0 ≤ W ≤ K.
-        total_steps: K.
-
-    Returns:
-        float32 scalar.
-    """
-    step = tf.cast(step, tf.float32)
-    warmup = step / max(warmup_steps, 1)
-    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(progress, 0.0, 1.0)))
-    return base_lr * tf.where(step < warmup_steps, warmup, cosine)
-
-
-def cosine_ema(step, base_ema: float, total_steps: int) -> tf.Tensor:
-    """Decay rate of the target network at `step`: τ = 1 - (1 - τ₀)(cos(πk/K) + 1)/2.
-
-    Args:
-        step: integer scalar tensor k ≥ 0; past K the rate stays 1.
+        step: Integer scalar k >= 0; past K the rate stays 1.
         base_ema: τ₀ in [0, 1].
         total_steps: K.
 
@@ -50,38 +29,48 @@ def cosine_ema(step, base_ema: float, total_steps: int) -> tf.Tensor:
 
 
 def scale_lr(base_lr: float, batch_size: int) -> float:
-    """The linear scaling rule of section 3.3: `base_lr` is given for a global batch of 256 images."""
+    """Scales `base_lr`, given for a global batch of 256 images, linearly (section 3.3)."""
     return base_lr * batch_size / 256
 
 
 @keras.saving.register_keras_serializable("byol_tf")
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """`warmup_cosine` as a Keras learning-rate schedule.
+class WarmupCosine(keras.optimizers.schedules.CosineDecay):
+    """A learning rate with a linear warm-up from 0, then a cosine to 0.
+
+        k < W:   base_lr · k / W                                  k = 0 -> 0
+        k >= W:  base_lr · (1 + cos(π (k - W) / (K - W))) / 2     k = W -> base_lr, k = K -> 0
+
+    Past K the rate stays 0.
+
+    Args:
+        base_lr: Peak learning rate, at least 0, already scaled by batch / 256 (`scale_lr`).
+        warmup_steps: W, 0 <= W <= K.
+        total_steps: K, at least 1.
 
     Raises:
-        UserError: unless total_steps ≥ 1 and 0 ≤ warmup_steps ≤ total_steps and base_lr ≥ 0.
+        UserError: A value is outside its range.
     """
 
     def __init__(self, base_lr: float, warmup_steps: int, total_steps: int):
-        super().__init__()
         if total_steps < 1:
             raise UserError(
                 f"total_steps is {total_steps}; give the number of training steps, at least 1."
             )
         if not 0 <= warmup_steps <= total_steps:
             raise UserError(
-                f"warmup_steps is {warmup_steps}; give a value between 0 and total_steps = {total_steps}."
+                f"warmup_steps is {warmup_steps}; give a value between 0 and "
+                f"total_steps = {total_steps}."
             )
         if not base_lr >= 0:
             raise UserError(f"base_lr is {base_lr}; give a learning rate of 0 or more.")
         self.base_lr = base_lr
-        self.warmup_steps = warmup_steps
         self.total_steps = total_steps
+        # Without a step of decay (W = K) Keras would divide by 0 at k = K.
+        decay_steps = max(total_steps - warmup_steps, 1)
+        super().__init__(0.0, decay_steps, warmup_target=base_lr, warmup_steps=warmup_steps)
 
-    def __call__(self, step):
-        return warmup_cosine(step, self.base_lr, self.warmup_steps, self.total_steps)
-
-    def get_config(self):
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
         return {
             "base_lr": self.base_lr,
             "warmup_steps": self.warmup_steps,

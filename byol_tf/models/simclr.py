@@ -1,9 +1,12 @@
-"""SimCLR (Chen et al. 2020, arXiv 2002.05709) as a Keras model: what the paper compares BYOL with.
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709), with which the paper compares BYOL.
 
-Shares everything with BYOL but the method: one network, a contrastive loss, no target.
+Only the method differs from BYOL: one network, a contrastive loss, no target.
 """
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.models import networks
@@ -15,20 +18,20 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 class SimCLR(TwoViewModel):
     """Encoder and projector, trained by `fit()` to tell an image's other view from all other views.
 
-    Batches, calling and saving as `TwoViewModel`. The views of all replicas are each other's negatives
-    (section 2.1); BatchNorm is synchronised as in the paper. The projector is BYOL's MLP, as in the
-    authors' comparison; SimCLR's own ends in one more BatchNorm.
+    Batches, calls and saving are those of `TwoViewModel`. The views of all replicas are each
+    other's negatives (section 2.1); BatchNorm is synchronised as in the paper. The projector is
+    BYOL's MLP, as in the authors' comparison; SimCLR's own ends with one more BatchNorm.
 
     Args:
-        encoder: a built Keras model `[B, H, W, 3]` → `[B, D]` with `get_config`.
-        total_steps: all the steps that will be trained.
-        temperature: of the softmax over similarities, above 0.
-        projection_size: width of projections.
-        hidden_size: hidden width of the projector.
-        options: as `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
+        encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
+        total_steps: Number of steps that will be trained.
+        temperature: Temperature of the softmax over similarities, above 0.
+        projection_size: Width of projections.
+        hidden_size: Hidden width of the projector.
+        **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:
-        UserError: an argument outside its range, an encoder without a `[B, D]` output.
+        UserError: An argument is outside its range, or the encoder has no `[B, D]` output.
     """
 
     display_name = "SimCLR"
@@ -46,7 +49,7 @@ class SimCLR(TwoViewModel):
         temperature: float = 0.1,
         projection_size: int = 128,
         hidden_size: int = 2048,
-        **options,
+        **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
         if not temperature > 0:
@@ -58,15 +61,15 @@ class SimCLR(TwoViewModel):
         self.projector.build((None, self.representation_size))
 
     @property
-    def trained(self):
+    def trained(self) -> list[keras.layers.Layer]:
+        """The encoder and the projector."""
         return [self.encoder, self.projector]
 
-    def forward(self, view_1, view_2, training):
-        """NT-Xent of the two views' projections (section 2.1, equation 1)."""
+    def forward(self, view_1: tf.Tensor, view_2: tf.Tensor, training: bool) -> Outputs:
+        """Computes NT-Xent of the two views' projections (section 2.1, equation 1)."""
         representation_1 = self.encoder(view_1, training=training)  # h  [B, D]
-        projection_1 = self.projector(
-            representation_1, training=training
-        )  # z  [B, projection_size]
+        # z  [B, projection_size]
+        projection_1 = self.projector(representation_1, training=training)
         representation_2 = self.encoder(view_2, training=training)
         projection_2 = self.projector(representation_2, training=training)
         loss = nt_xent_loss(projection_1, projection_2, self.temperature)

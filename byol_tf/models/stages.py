@@ -1,6 +1,6 @@
-"""The stages inside an encoder: feature maps at several strides, for dense tasks.
+"""The feature maps of an encoder's stages, at several strides, for dense tasks.
 
-Paper: section 4.3 and appendices D.4 to D.6 put their heads on them.
+The paper's heads of section 4.3 and appendices D.4 to D.6 use them.
 """
 
 import re
@@ -15,26 +15,26 @@ _STAGES = ("c2", "c3", "c4", "c5")
 def stage_outputs(
     encoder: keras.Model, image_size: int | None = None, dilated_c5: bool = False
 ) -> keras.Model:
-    """Exposes what an encoder's stages give, without its global pooling.
+    """Returns a model that gives the feature maps of an encoder's stages, without global pooling.
 
-    The weights are copies: training the result leaves the encoder as it is. Everything stays
-    trainable. BatchNorm is synchronised as the strategy asks under whose scope this is called.
+    The weights are copies: training the result leaves the encoder unchanged. Everything stays
+    trainable. BatchNorm is synchronised if the current strategy has several replicas.
 
     Args:
-        encoder: of `networks.resnet`, of any depth, width and stem, also a restored one. What is
-            looked for are its layers' names.
-        image_size: side of square inputs, pixels; None takes inputs of any height and width.
-        dilated_c5: c5 keeps the stride of c4: all its 3x3 convolutions, the first block's too,
-            have stride 1 and dilation 2 (appendix D.4). The weights are the same.
+        encoder: Encoder of `networks.resnet`, of any depth, width and stem, also a restored one;
+            its stages are found by the layers' names.
+        image_size: Side of square inputs, in pixels; None accepts any height and width.
+        dilated_c5: Whether c5 keeps the stride of c4: all its 3x3 convolutions, including the first
+            block's, have stride 1 and dilation 2 (appendix D.4). The weights are the same.
 
     Returns:
-        A functional model, float [B, H, W, 3] -> {"c2": ..., "c3": ..., "c4": ..., "c5": ...},
-        maps [B, ceil(H / s), ceil(W / s), D] at the strides s = 4, 8, 16, 32; with the small stem
-        1, 2, 4, 8; dilated, c5 is at 16, or 4. The average of an undilated c5 over H and W is the
-        encoder's representation.
+        A functional model, float `[B, H, W, 3]` -> {"c2": ..., "c3": ..., "c4": ..., "c5": ...},
+        maps `[B, ceil(H / s), ceil(W / s), D]` at the strides s = 4, 8, 16, 32, with the small stem
+        1, 2, 4, 8; a dilated c5 has stride 16, or 4. The average of an undilated c5 over H and W is
+        the encoder's representation.
 
     Raises:
-        UserError: the encoder is no ResNet of this package.
+        UserError: The encoder is not a ResNet of this package.
     """
     ends = {stage: _last_layer(encoder, stage) for stage in _STAGES}
 
@@ -53,15 +53,15 @@ def stage_outputs(
     return keras.Model(copy.inputs, outputs, name=f"{encoder.name}_stages")
 
 
-def _last_layer(encoder, stage) -> str:
-    """The name of the layer that ends a stage: the last ReLU of its last block."""
+def _last_layer(encoder: keras.Model, stage: str) -> str:
+    """Returns the name of the layer that ends a stage: the last ReLU of its last block."""
     pattern = re.compile(rf"{stage}_block(\d+)_relu(\d+)")
     names = [layer.name for layer in getattr(encoder, "layers", ())]
     matches = [match for match in map(pattern.fullmatch, names) if match]
     if not matches:
         raise UserError(
             f"the encoder '{getattr(encoder, 'name', encoder)}' has no layers {stage}_block1_relu1 "
-            "and so on, which dense tasks take feature maps from; give a ResNet of "
+            "and so on, whose feature maps dense tasks need; give a ResNet of "
             "byol_tf.networks.resnet."
         )
     return max(matches, key=lambda match: (int(match[1]), int(match[2]))).string

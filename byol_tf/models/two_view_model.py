@@ -1,26 +1,27 @@
-"""What methods that learn from two views of an image share; the method itself is a subclass.
+"""The base class of methods that learn from two views of an image.
 
-A subclass says which networks there are and what the loss of two views is: see byol.py, simclr.py.
+A subclass defines the networks and the loss of two views; see byol.py and simclr.py.
 """
 
 import abc
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.models.collapse import spread
+from byol_tf.models.networks import check_flat
 
 
 class Outputs(NamedTuple):
-    """What a method makes of two views.
+    """The outputs of a method for two views.
 
     Attributes:
-        loss: float32 scalar, mean over the batch.
-        representation: of view 1, `[B, D]`; the online classifier's input.
-        projection: of view 1, `[B, P]`; its spread is what tells a collapse.
+        loss: Mean over the batch, float32 scalar.
+        representation: Representation of view 1, `[B, D]`, the online classifier's input.
+        projection: Projection of view 1, `[B, P]`, whose spread reveals a collapse.
     """
 
     loss: tf.Tensor
@@ -31,27 +32,28 @@ class Outputs(NamedTuple):
 class TwoViewModel(keras.Model):
     """An encoder and a head, trained by `fit()` on batches of two views.
 
-    A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`, labels int
-    `[B]`. Calling the model encodes: float `[B, H, W, 3]` → representation `[B, D]`.
+    A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`,
+    labels int `[B]`. Calling the model encodes: float `[B, H, W, 3]` -> representation `[B, D]`.
 
-    A method implements `forward` and lists its networks in `trained` (and `targets`); its constructor's
-    arguments that a config gives are `CONFIG_FIELDS`; `display_name` and `loss_caption` are how reports
-    name it and explain its loss. `pretrain` then trains it by name.
+    A method implements `forward` and lists its networks in `trained` (and `targets`).
+    `CONFIG_FIELDS` names the constructor's arguments that come from a config; `display_name` and
+    `loss_caption` are what reports print for it. `pretrain` then trains it by name.
 
     Args:
-        encoder: a built Keras model `[B, H, W, 3]` → `[B, D]` with `get_config`.
-        total_steps: all the steps that will be trained.
-        num_classes: where given, an online linear classifier on the stop-gradient representation of view 1
-            reports `online_accuracy`. It needs labels and never trains the encoder.
-        augmentation: layer `((crops_1, crops_2), seed=int32 [2])` → views, such as
-            `augmentations.TwoViews`; where given, it runs inside `train_step`, on the device.
-        micro_batches: N; each batch is cut into N parts that never meet, not in BatchNorm and not in the
-            loss, and the optimizer gets the mean of their gradients: batch size B / N at the optimization of
-            B, as the paper's ablation of the batch size has it (section 5).
-        seed: root of the device-side augmentation's randomness.
+        encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
+        total_steps: Number of steps that will be trained.
+        num_classes: If given, an online linear classifier on the stop-gradient representation of
+            view 1 reports `online_accuracy`. It needs labels and never trains the encoder.
+        augmentation: Layer `((crops_1, crops_2), seed=int32 [2])` -> views, such as
+            `augmentations.TwoViews`; if given, it runs inside `train_step`, on the device.
+        micro_batches: N; each batch is cut into N independent micro-batches, with their own
+            BatchNorm statistics and loss, and the optimizer gets the mean of their gradients: batch
+            size B / N with the optimization of B, as in the paper's ablation of the batch size
+            (section 5).
+        seed: Seed of the device-side augmentation.
 
     Raises:
-        UserError: an argument outside its range, an encoder without a `[B, D]` output.
+        UserError: An argument is outside its range, or the encoder has no `[B, D]` output.
     """
 
     CONFIG_FIELDS: Sequence[str] = ()
@@ -67,7 +69,7 @@ class TwoViewModel(keras.Model):
         augmentation: keras.layers.Layer | None = None,
         micro_batches: int = 1,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not (isinstance(total_steps, int) and total_steps >= 1):
@@ -76,7 +78,12 @@ class TwoViewModel(keras.Model):
             )
         if not (isinstance(micro_batches, int) and micro_batches >= 1):
             raise UserError(f"micro_batches is {micro_batches}; give a whole number, at least 1.")
-        self.representation_size = _check_encoder(encoder)
+        if not isinstance(encoder, keras.Model) or not encoder.built:
+            raise UserError(
+                "the encoder is not a built Keras model; give a keras.Model with a known input "
+                "shape."
+            )
+        self.representation_size = check_flat(encoder.output_shape)
         self.encoder = encoder
         self.total_steps = total_steps
         self.num_classes = num_classes
@@ -86,15 +93,15 @@ class TwoViewModel(keras.Model):
 
         self.classifier = None
         if num_classes is not None:
-            # A seed of its own: the other networks start alike with and without it.
+            # A separate seed: the other networks get the same weights with and without it.
             initializer = keras.initializers.GlorotUniform(seed)
             self.classifier = keras.layers.Dense(
                 num_classes, kernel_initializer=initializer, dtype="float32", name="classifier"
             )
             self.classifier.build((None, self.representation_size))
 
-        # Counts batches, not optimizer updates: a loss scaler may skip an update, and the position in the
-        # data and in the τ schedule must not depend on that.
+        # Counts batches, not optimizer updates: a loss scaler may skip an update, and the position
+        # in the data and in the τ schedule must not depend on that.
         self.step = tf.Variable(
             0,
             trainable=False,
@@ -111,12 +118,12 @@ class TwoViewModel(keras.Model):
 
     @abc.abstractmethod
     def forward(self, view_1: tf.Tensor, view_2: tf.Tensor, training: bool) -> Outputs:
-        """The method's loss of two views, float `[B, H, W, 3]` each."""
+        """Computes the method's loss for two views, float `[B, H, W, 3]` each."""
 
     @property
     @abc.abstractmethod
     def trained(self) -> list[keras.layers.Layer]:
-        """The networks that the loss trains, the encoder first."""
+        """Networks that the loss trains, the encoder first."""
 
     @property
     def targets(self) -> list[keras.layers.Layer]:
@@ -124,27 +131,35 @@ class TwoViewModel(keras.Model):
         return []
 
     def after_update(self) -> dict[str, tf.Tensor]:
-        """What the method does once the optimizer has moved the weights; returns what it wants logged."""
+        """Runs after each optimizer update; returns additional values to log."""
         return {}
 
-    def call(self, images, training=False):
-        """Representation `[B, D]` of `images` `[B, H, W, 3]`."""
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the representation `[B, D]` of `images` `[B, H, W, 3]`."""
         return self.encoder(images, training=training)
 
-    def compile(self, optimizer, jit_compile: bool | None = None, **kwargs):
-        """As `keras.Model.compile`, without a loss: the method brings its own.
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str,
+        jit_compile: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compiles like `keras.Model.compile`, but without a loss: the method defines its own.
 
         Args:
-            optimizer: e.g. `optimizers.LARS`.
-            jit_compile: compile `train_step` with XLA. None compiles on GPU and TPU only: on a CPU, XLA's
-                convolutions are several times slower than TensorFlow's oneDNN kernels.
+            optimizer: Optimizer, such as `optimizers.LARS`.
+            jit_compile: Whether to compile `train_step` with XLA. None compiles on GPU and TPU
+                only: on a CPU, XLA's convolutions are several times slower than TensorFlow's oneDNN
+                kernels.
+            **kwargs: Other arguments of `keras.Model.compile`.
 
         Raises:
-            UserError: where `loss` is given.
+            UserError: A loss is given.
         """
         if kwargs.get("loss") is not None:
             raise UserError(
-                f"{type(self).__name__}.compile() was given a loss; leave it out, the method defines its own."
+                f"{type(self).__name__}.compile() was given a loss; leave it out, the method "
+                "defines its own."
             )
         if jit_compile is None:
             jit_compile = bool(
@@ -152,22 +167,22 @@ class TwoViewModel(keras.Model):
             )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
-    def get_compile_config(self):
-        """What `load_model` needs to compile a saved model again."""
+    def get_compile_config(self) -> dict:
+        """Returns what `load_model` needs to compile a saved model again."""
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "jit_compile": self.jit_compile,
         }
 
-    def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says, with the optimizer's slots ready to be loaded."""
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles with the result of `get_compile_config`, and creates the optimizer's slots."""
         self.compile(
             keras.saving.deserialize_keras_object(config["optimizer"]), config["jit_compile"]
         )
         self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, data):
-        """One update; returns the running metrics, the learning rate and what the method logs."""
+    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+        """Trains one step; returns running metrics, learning rate and what the method logs."""
         views, labels = self._unpack(data)
         parts = [self._gradients(*part) for part in self._micro_batches(views, labels)]
         gradients = [_sum(gradients) for gradients in zip(*parts, strict=True)]
@@ -176,16 +191,21 @@ class TwoViewModel(keras.Model):
         self.step.assign_add(1)
         return self._results() | {"lr": self._learning_rate()} | logged
 
-    def test_step(self, data):
-        """The loss in inference mode, on views of held-out images."""
+    def test_step(self, data: tuple) -> dict[str, tf.Tensor]:
+        """Computes the loss in inference mode, on views of held-out images."""
         (view_1, view_2), labels = self._unpack(data)
         outputs = self.forward(view_1, view_2, training=False)
         self._classifier_loss(outputs.representation, labels)
         self._update_metrics(outputs)
         return self._results()
 
-    def _gradients(self, view_1, view_2, labels):
-        """Of the mean over the global batch, as a sum over the replicas and the micro-batches."""
+    def _gradients(
+        self, view_1: tf.Tensor, view_2: tf.Tensor, labels: tf.Tensor | None
+    ) -> list[tf.Tensor | None]:
+        """Returns this micro-batch's part of the gradients.
+
+        Summed over replicas and micro-batches, the parts are the gradients of the global mean.
+        """
         with tf.GradientTape() as tape:
             outputs = self.forward(view_1, view_2, training=True)
             objective = outputs.loss + self._classifier_loss(outputs.representation, labels)
@@ -193,23 +213,21 @@ class TwoViewModel(keras.Model):
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             objective /= replicas * self.micro_batches
         self._update_metrics(outputs)
-        # Scales the loss and unscales the gradients under float16. Legacy optimizers, such as tfa's LAMB,
-        # have it under another name.
-        compute = (
-            getattr(self.optimizer, "compute_gradients", None) or self.optimizer._compute_gradients
-        )
-        pairs = compute(objective, self.trainable_variables, tape=tape)
-        return [gradient for gradient, _ in pairs]
+        return _compute_gradients(self.optimizer, objective, self.trainable_variables, tape)
 
-    def _micro_batches(self, views, labels):
-        """`(view_1, view_2, labels)` of each of the N parts of a batch."""
+    def _micro_batches(
+        self, views: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor | None
+    ) -> list[tuple]:
+        """Returns `(view_1, view_2, labels)` of each of the N micro-batches."""
         if self.micro_batches == 1:
             return [(*views, labels)]
         count = self.micro_batches
         labels = [None] * count if labels is None else tf.split(labels, count)
         return list(zip(*(tf.split(view, count) for view in views), labels, strict=True))
 
-    def _classifier_loss(self, representation, labels):
+    def _classifier_loss(
+        self, representation: tf.Tensor, labels: tf.Tensor | None
+    ) -> float | tf.Tensor:
         if self.classifier is None:
             return 0.0
         logits = self.classifier(tf.stop_gradient(representation))
@@ -218,40 +236,44 @@ class TwoViewModel(keras.Model):
             keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         )
 
-    def _update_metrics(self, outputs):
+    def _update_metrics(self, outputs: Outputs) -> None:
         self.loss_metric.update_state(outputs.loss)
         self.std_metric.update_state(spread(outputs.projection))
 
-    def _results(self):
+    def _results(self) -> dict[str, tf.Tensor]:
         return {metric.name: metric.result() for metric in self.metrics}
 
-    def _learning_rate(self):
+    def _learning_rate(self) -> tf.Tensor:
         rate = self.optimizer.learning_rate
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = rate(self.optimizer.iterations - 1)  # A legacy optimizer, such as tfa's LAMB.
         return tf.identity(rate)
 
-    def _unpack(self, data):
-        """Views and labels of a batch, checked while the step is traced.
+    def _unpack(self, data: tuple) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor | None]:
+        """Returns views and labels of a batch, checked while the step is traced.
 
-        ValueErrors, as tf.function gives every other type a name of its own."""
+        Raises:
+            ValueError: The batch is not what the model needs. Not UserError: tf.function renames
+                every type that TensorFlow does not know.
+        """
         x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not (
             isinstance(x, (tuple, list)) and len(x) == 2 and all(len(view.shape) == 4 for view in x)
         ):
             raise ValueError(
-                f"{type(self).__name__}'s batch is not two views; make each batch ((view_1, view_2), labels) or "
-                "((view_1, view_2),) with views [B, H, W, 3]."
+                f"{type(self).__name__}'s batch is not two views; make each batch "
+                "((view_1, view_2), labels) or ((view_1, view_2),) with views [B, H, W, 3]."
             )
         size = x[0].shape[0]
         if size is not None and size % self.micro_batches:
             raise ValueError(
-                f"a replica's batch of {size} cannot be cut into {self.micro_batches} equal micro_batches; give a "
-                "multiple."
+                f"a replica's batch of {size} cannot be cut into {self.micro_batches} equal "
+                "micro_batches; give a multiple."
             )
         if size == self.micro_batches:
             raise ValueError(
-                "the batch holds one image per replica, for which BatchNorm has no variance; give two or more."
+                "the batch holds one image per replica, for which BatchNorm has no variance; give "
+                "two or more."
             )
         if self.classifier is not None and labels is None:
             raise ValueError(
@@ -266,30 +288,37 @@ class TwoViewModel(keras.Model):
         return x, labels
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Running metrics; Keras resets them at the start of each epoch."""
         metrics = [self.loss_metric, self.std_metric]
         return metrics + [self.accuracy_metric] if self.classifier is not None else metrics
 
     @property
-    def trainable_weights(self):
-        """Those of the trained networks and of the online classifier. Not the targets': a
-        `trainable = False` would also turn a target's BatchNorm to inference mode, which is not the method."""
+    def trainable_weights(self) -> list[tf.Variable]:
+        """Weights of the trained networks and of the online classifier.
+
+        The targets are left out here, not by `trainable = False`: that would also put a target's
+        BatchNorm into inference mode, which is not the method.
+        """
         return [weight for part in self._trained_parts() for weight in part.trainable_weights]
 
     @property
-    def non_trainable_weights(self):
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        """All other weights: the targets', the moving statistics and the step."""
         trainable = {id(weight) for weight in self.trainable_weights}
         return [weight for weight in self.weights if id(weight) not in trainable]
 
     @property
-    def weights(self):
+    def weights(self) -> list[tf.Variable]:
+        """All weights of the networks, targets and classifier, and the step."""
         parts = [*self._trained_parts(), *self.targets]
         return [weight for part in parts for weight in part.weights] + [self.step]
 
-    def _trained_parts(self):
+    def _trained_parts(self) -> list[keras.layers.Layer]:
         return [*self.trained, *([] if self.classifier is None else [self.classifier])]
 
-    def get_config(self):
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments as plain data."""
         return {
             "name": self.name,
             "encoder": keras.saving.serialize_keras_object(self.encoder),
@@ -302,7 +331,8 @@ class TwoViewModel(keras.Model):
         } | {field: getattr(self, field) for field in self.CONFIG_FIELDS}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "TwoViewModel":
+        """Builds the model from the result of `get_config`."""
         config = dict(config)
         for key in ("encoder", "augmentation"):
             if config[key] is not None:
@@ -310,22 +340,21 @@ class TwoViewModel(keras.Model):
         return cls(**config)
 
 
-def _sum(gradients):
-    """Of one weight's gradients in the micro-batches; None where the loss does not depend on it."""
-    gradients = [gradient for gradient in gradients if gradient is not None]
-    return tf.add_n(gradients) if gradients else None
+def _sum(gradients: Sequence[tf.Tensor | None]) -> tf.Tensor | None:
+    """Returns the sum of one weight's gradients; None if the loss does not depend on it."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    return tf.add_n(present) if present else None
 
 
-def _check_encoder(encoder) -> int:
-    """D of an encoder `[B, H, W, 3]` → `[B, D]`."""
-    if not isinstance(encoder, keras.Model) or not encoder.built:
-        raise UserError(
-            "the encoder is not a built Keras model; give a keras.Model with a known input shape."
-        )
-    shape = encoder.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
-        raise UserError(
-            f"the encoder's output has the shape {shape} where [B, D] is needed; end it with global "
-            "average pooling (keras.applications: pooling='avg')."
-        )
-    return shape[-1]
+def _compute_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    loss: tf.Tensor,
+    variables: list[tf.Variable],
+    tape: tf.GradientTape,
+) -> list[tf.Tensor | None]:
+    """Returns the gradients, computed with a scaled loss and unscaled again under float16.
+
+    Legacy optimizers, such as tfa's LAMB, have only the private `_compute_gradients`.
+    """
+    compute = getattr(optimizer, "compute_gradients", None) or optimizer._compute_gradients
+    return [gradient for gradient, _ in compute(loss, variables, tape=tape)]

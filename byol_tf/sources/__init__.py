@@ -1,4 +1,4 @@
-"""Where encoded images come from: a module for each kind of source, and `open_source`."""
+"""Sources of encoded images: one module for each kind, and `open_source`."""
 
 import os
 
@@ -17,12 +17,12 @@ def open_source(name: str) -> Source:
     """Opens a set of images by name.
 
     Args:
-        name: a folder of images (with or without class subfolders), a folder of TFRecords (files
-            with `tfrecord` in their name), a TFRecord file or a glob of such, or
-            `tfds:NAME[:SPLIT]` (split `train` by default).
+        name: Folder of images (with or without class subfolders), folder of TFRecords (files with
+            `tfrecord` in their name), TFRecord file or glob of such files, or `tfds:NAME[:SPLIT]`
+            (split `train` by default).
 
     Raises:
-        UserError: it does not exist, cannot be read, or holds no images.
+        UserError: The set does not exist, cannot be read, or holds no images.
     """
     if name.startswith("tfds:"):
         return TFDSSource(name)
@@ -36,5 +36,5 @@ def open_source(name: str) -> Source:
             "tfds:NAME."
         )
     if any(file.lower().endswith(IMAGE_EXTENSIONS) for file in files):
-        raise UserError(f"'{name}' names image files; give the folder that holds them.")
+        raise UserError(f"'{name}' names image files; give the folder that contains them.")
     return TFRecordSource(name, files)

@@ -1,9 +1,9 @@
-"""Decoding that survives corrupt images: skipped, counted, named in the log; too many end the run.
+"""Decoding that skips corrupt images: counts them, logs their names, ends the run if too many.
 
 TensorFlow has no decoder that reports failure as a value, and an exception inside `Dataset.map`
-takes its element away. So a chunk of examples is decoded by a small dataset within one call of
-`map`, and `ignore_errors` drops what fails; which examples are missing is then known, and none is
-decoded twice. Such a dataset costs about two milliseconds, which the chunk's examples share.
+drops its element. So a chunk of examples is decoded by a small dataset within one call of `map`,
+and `ignore_errors` drops what fails; which examples are missing is then known, and none is decoded
+twice. Such a dataset costs about two milliseconds, which the chunk's examples share.
 """
 
 import re
@@ -17,11 +17,15 @@ from byol_tf.errors import UserError
 
 
 class CorruptExamples:
-    """The corrupt examples of one source, each counted once however often it is met.
+    """The corrupt examples of one source, each counted once however often it is read.
+
+    Args:
+        source_name: Name of the source, for messages.
+        num_examples: Number of examples of the source.
 
     Attributes:
-        reasons: from an example's name to the decoder's message, in the order they were found.
-        error: why the run must end, or None. tf.data passes it on as a `tf.errors.OpError`.
+        reasons: Decoder messages by example name, in the order they were found.
+        error: Reason why the run must end, or None. tf.data raises it as a `tf.errors.OpError`.
     """
 
     def __init__(self, source_name: str, num_examples: int):
@@ -35,9 +39,9 @@ class CorruptExamples:
         """Counts and logs one corrupt example; sets `error` if there are now too many.
 
         Args:
-            name: the file's path within the source, or the record's file and number.
-            reason: what the decoder says.
-            max_fraction: as for `allowed_corrupt`.
+            name: Path of the file within the source, or file and number of the record.
+            reason: Message of the decoder.
+            max_fraction: Largest fraction of corrupt examples, see `allowed_corrupt`.
         """
         with self._lock:
             if name not in self.reasons:
@@ -55,24 +59,23 @@ class CorruptExamples:
                 self.error = self.error or UserError(
                     f"{count} of the {self._num_examples} images in '{self._source_name}' are "
                     f"corrupt, more than max_corrupt_fraction={max_fraction:g} allows (such as "
-                    f"{name}: {self.reasons[name]}); remove them, as named in the log, or allow "
-                    "more."
+                    f"{name}: {self.reasons[name]}); remove those that the log names, or allow more."
                 )
 
     def fail_batch(self) -> None:
-        """Sets `error`: in a batch of corrupt images none can take another's place."""
+        """Sets `error`: a batch has no good image to replace the corrupt ones with."""
         with self._lock:
             self.error = self.error or UserError(
-                f"all images of a batch from '{self._source_name}' are corrupt; remove them, as "
-                "named in the log, or give a larger batch."
+                f"all images of a batch from '{self._source_name}' are corrupt; remove those that "
+                "the log names, or give a larger batch."
             )
 
 
 def allowed_corrupt(max_fraction: float, num_examples: int) -> int:
-    """How many of the examples may be corrupt.
+    """Returns how many of the examples may be corrupt.
 
-    Unless the fraction, in [0, 1], is 0 one always may, so that a single bad file does not end a
-    run on a small folder.
+    Unless the fraction, in [0, 1], is 0, one example always may be, so that a single bad file does
+    not end a run on a small folder.
     """
     return max(int(max_fraction * num_examples), 1 if max_fraction > 0 else 0)
 
@@ -86,14 +89,15 @@ def decode_chunks(
     """Decodes chunks of examples, in parallel and in order.
 
     Args:
-        chunks: of tuples of tensors `[c, ...]`; the second holds the names, string `[c]`.
-        decode: from the tensors of one example to a tuple of tensors of static shape.
-        corrupt: is told of the examples for which `decode` fails.
-        max_fraction: as for `allowed_corrupt`.
+        chunks: Dataset of tuples of tensors `[c, ...]`; the second tensor holds the names, string
+            `[c]`.
+        decode: Function from the tensors of one example to a tuple of tensors of static shape.
+        corrupt: Record that gets the examples for which `decode` fails.
+        max_fraction: Largest fraction of corrupt examples, see `allowed_corrupt`.
 
     Returns:
-        Dataset of `(decoded, valid)`: `decode`'s tuple, of tensors `[c, ...]`, zero where corrupt;
-        and bool `[c]`.
+        Dataset of `(decoded, valid)`: the tuple of `decode` with tensors `[c, ...]`, zero where
+        corrupt, and bool `[c]`.
     """
 
     def report(*columns):
@@ -112,7 +116,7 @@ def decode_chunks(
             .map(lambda row, example: (row, decode(*example)))
             .ignore_errors()
         )
-        # A last row of zeros stands in for the corrupt, and for all where none is good.
+        # A last row of zeros stands in for corrupt examples, and for all if none is good.
         zeros = tf.nest.map_structure(
             lambda spec: tf.zeros(spec.shape, spec.dtype), decoded.element_spec
         )
@@ -140,15 +144,15 @@ def decode_chunks(
 
 
 def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) -> tuple:
-    """Puts a batch's first good example in the place of each corrupt one: the batch stays full.
+    """Replaces each corrupt example of a batch by its first good one, so the batch stays full.
 
     Args:
-        decoded: tensors `[B, ...]`.
-        valid: bool `[B]`.
-        corrupt: ends the run where none is valid.
+        decoded: Tensors `[B, ...]`.
+        valid: Which examples are good, bool `[B]`.
+        corrupt: Record that ends the run if none is good.
 
     Returns:
-        As `decoded`.
+        Tensors like `decoded`.
     """
 
     def report(any_valid):
@@ -165,25 +169,25 @@ def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) 
 
 
 def decoder_message(error: tf.errors.OpError) -> str:
-    """What a decoder says of a corrupt image, without TensorFlow's names of nodes."""
+    """Returns a decoder's message about a corrupt image, without TensorFlow's node names."""
     return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
 
 
 def _end_run_if(report: Callable[..., str], *tensors: tf.Tensor) -> None:
-    """Fails in the graph with the sentence that `report` returns, if any.
+    """Fails in the graph with the sentence that `report` returns, unless it is empty.
 
-    Were it to raise, TensorFlow would print the stack trace.
+    If `report` raised instead, TensorFlow would print the stack trace.
     """
     sentence = tf.numpy_function(report, tensors, tf.string)
     tf.debugging.Assert(sentence == "", [sentence])
 
 
 def _reason(decode: Callable[..., tuple], example: tuple) -> str:
-    """Why `decode` fails for a corrupt example."""
+    """Returns why `decode` fails for a corrupt example."""
     try:
         decode(*(tf.convert_to_tensor(part) for part in example))
     except tf.errors.OpError as error:
         return decoder_message(error)
     except UnicodeDecodeError:  # TensorFlow's message quotes the bytes.
-        return "no tf.Example"
+        return "not a tf.Example"
     return "unreadable at the first attempt only"

@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
-from byol_tf.sources.source import Source
+from byol_tf.sources.source import Shard, Source, shuffled_indices
 from byol_tf.sources.walk import files_below
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
@@ -17,16 +17,19 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 class FolderSource(Source):
     """The image files below a folder, whose immediate subfolders, sorted, are the classes.
 
-    A file deeper down belongs to its outermost subfolder. Where some images lie in the folder
-    itself the whole set counts as unlabelled. Hidden files and folders are left out, links
-    followed. Only the paths are in memory, and a permutation of them.
+    A file deeper down belongs to its outermost subfolder. If some images lie in the folder itself,
+    the whole set counts as unlabelled. Hidden files and folders are left out, links are followed.
+    Only the paths and a permutation of them are in memory.
+
+    Args:
+        folder: Path of the folder.
 
     Args:
         folder: Path of the folder.
         files: Relative paths of the images to take, in this order; None takes all, sorted.
 
     Raises:
-        UserError: the folder cannot be read or holds no images.
+        UserError: The folder cannot be read or holds no images.
     """
 
     def __init__(self, folder: str, files: Sequence[str] | None = None):
@@ -36,28 +39,27 @@ class FolderSource(Source):
         self._paths = tf.constant([os.fsencode(path) for path in paths])
         self._labels = tf.constant(labels, tf.int32)
 
-    def _identity(self):
+    def _identity(self) -> list:
         paths = [os.fsdecode(path) for path in self._paths.numpy()]
         stats = [os.stat(os.path.join(self.name, path)) for path in paths]
-        files = zip(paths, stats, self._labels.numpy().tolist())
+        files = zip(paths, stats, self._labels.numpy().tolist(), strict=True)
         return [(path, stat.st_size, stat.st_mtime_ns, label) for path, stat, label in files]
 
-    def load(self, name, payload, label):
+    def load(
+        self, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Reads the file of one example; see `Source.load`."""
         return tf.io.read_file(payload), label, name
 
-    def _records(self):
+    def _records(self) -> tf.data.Dataset:
         return tf.data.Dataset.range(self.num_examples)
 
-    def _shuffled_epoch(self, epoch):
-        # A whole permutation is 8 bytes an image. index_shuffle would need none, but its orders
-        # were found to depend on a few bits of the seed only: epochs repeated one another.
-        indices = tf.range(self.num_examples, dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(indices, epoch.seed)[epoch.skipped :]
-        positions = tf.range(epoch.first + epoch.skipped, epoch.first + self.num_examples)
-        owned = epoch.shard.owns(positions)
-        return tf.data.Dataset.from_tensor_slices((positions[owned], order[owned]))
+    def _shuffled(
+        self, seed: int, shard: Shard, start: int, shuffle_buffer: int
+    ) -> tf.data.Dataset:
+        return shuffled_indices(self.num_examples, seed, start, shard)
 
-    def _examples(self, records):
+    def _examples(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         names = tf.gather(self._paths, records)
         files = tf.strings.join([os.path.join(self.name, ""), names])
         return names, files, tf.gather(self._labels, records)
@@ -76,12 +78,12 @@ def _images_below(folder: str) -> list[str]:
 
 
 def _classes(folder: str, paths: list[str]) -> tuple[tuple[str, ...] | None, np.ndarray]:
-    """Class names and labels int `[N]` of relative paths; None and -1 where some have no class."""
+    """Returns class names and labels int `[N]` of relative paths; None and -1 if some lack one."""
     classes = [path.split(os.sep)[0] for path in paths if os.sep in path]
     if len(classes) < len(paths):
         if classes:
             logging.warning(
-                "%s: %d images lie beside the class subfolders; using the set without labels.",
+                "%s: %d images lie beside the class subfolders; the set is used without labels.",
                 folder,
                 len(paths) - len(classes),
             )

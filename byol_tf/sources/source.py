@@ -1,8 +1,8 @@
-"""What all sources of images share: examples in order, or shuffled and numbered by position.
+"""The base class of image sources: examples in order, or shuffled and numbered by position.
 
 Nothing is decoded here. Positions number the shuffled examples of all epochs, 0, 1, 2, ...: epoch e
-of N examples is the positions from e N on. Which example stands at a position depends on the seed
-alone, so that a run resumes from a step number.
+of N examples has the positions from e N on. Which example has a position depends only on the seed,
+so a run can resume from a step number.
 """
 
 import abc
@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -21,9 +23,9 @@ class Shard:
     """The contiguous rows of each global batch that one input pipeline produces.
 
     Attributes:
-        batch_size: of the global batch.
-        first: first row.
-        size: number of rows.
+        batch_size: Rows of the global batch.
+        first: First row of this pipeline.
+        size: Number of its rows.
     """
 
     batch_size: int
@@ -31,42 +33,23 @@ class Shard:
     size: int
 
     def owns(self, position: tf.Tensor) -> tf.Tensor:
-        """Whether the example at `position`, int64 of any shape, lies in these rows."""
+        """Returns whether the example at `position`, int64 of any shape, lies in these rows."""
         row = position % self.batch_size
         return (row >= self.first) & (row < self.first + self.size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """What a source must know to shuffle one epoch.
-
-    Attributes:
-        seed: of its order, int64 `[2]`.
-        first: its first position, int64.
-        skipped: how many positions to pass over, int64.
-        shard: which positions to yield.
-        shuffle_buffer: records to hold in memory.
-    """
-
-    seed: tf.Tensor
-    first: tf.Tensor
-    skipped: tf.Tensor
-    shard: Shard
-    shuffle_buffer: int
 
 
 class Source(abc.ABC):
     """A set of encoded images.
 
     Examples are tuples of scalars (name string, payload string, label int32), which `load` turns
-    into bytes of an image. Names are for messages; the label is -1 where it is unknown before
+    into the bytes of an image. Names are for messages; the label is -1 where it is unknown before
     `load`.
 
     Attributes:
-        name: as the user gave it.
+        name: Name as the user gave it.
         num_examples: N, at least 1.
-        class_names: indexed by label, or None unless every example has a label.
-        corrupt: the examples found to be corrupt so far.
+        class_names: Class names by label, or None unless every example has a label.
+        corrupt: Examples found to be corrupt so far.
     """
 
     def __init__(self, name: str, num_examples: int, class_names: tuple[str, ...] | None):
@@ -76,7 +59,11 @@ class Source(abc.ABC):
         self.corrupt = CorruptExamples(name, num_examples)
 
     def in_order(self, chunk_size: int, limit: int | None = None) -> tf.data.Dataset:
-        """All examples once, or `limit` of them, evenly spaced.
+        """Returns all examples once, or `limit` of them, evenly spaced.
+
+        Args:
+            chunk_size: Number of examples per chunk.
+            limit: If given, at most this many examples.
 
         Returns:
             Dataset of chunks `(index int64, name, payload, label)`, each `[c]`, c <= chunk_size.
@@ -89,82 +76,146 @@ class Source(abc.ABC):
     def shuffled(
         self, seed: int, shard: Shard, start_step: int, chunk_size: int, shuffle_buffer: int
     ) -> tf.data.Dataset:
-        """The shard's examples from the global batch `start_step` on, without end.
+        """Returns the shard's examples from the global batch `start_step` on, without end.
 
         Each epoch holds each example exactly once, in an order of its own, and need not end with a
         batch. What other shards own is dropped before it is decoded. A stream (TFRecord, TFDS)
-        must read it all the same, and what lies before the start in its epoch, and sharding costs
-        it some 25 µs a record.
+        still has to read it, and what lies before the start in its epoch; sharding costs a stream
+        about 25 µs per record.
 
         Args:
-            seed: of the order.
-            shard: which positions to yield.
-            start_step: global batches to pass over.
-            chunk_size: c.
-            shuffle_buffer: records a stream holds in memory to shuffle from; a folder is shuffled
-                as a whole.
+            seed: Seed of the order.
+            shard: Positions to yield.
+            start_step: Number of global batches to skip.
+            chunk_size: c, the number of examples per chunk.
+            shuffle_buffer: Number of records a stream holds in memory to shuffle from; a folder is
+                shuffled as a whole.
 
         Returns:
             Dataset of chunks `(position int64, name, payload, label)`, each `[c]`.
         """
-        start = start_step * shard.batch_size
-
-        def one_epoch(number):
-            # Else the program's seed (tf.random.set_seed) would mix into that of Dataset.shuffle.
-            tf.compat.v1.set_random_seed(1)
-            first = number * self.num_examples
-            return self._shuffled_epoch(
-                Epoch(
-                    seed=tf.stack([tf.constant(seed, tf.int64), number]),
-                    first=first,
-                    skipped=tf.maximum(start - first, 0),
-                    shard=shard,
-                    shuffle_buffer=shuffle_buffer,
-                )
-            )
-
-        epochs = tf.data.Dataset.range(start // self.num_examples, tf.int64.max)
-        return self._chunks(epochs.flat_map(one_epoch), chunk_size, drop_remainder=True)
+        records = self._shuffled(seed, shard, start_step * shard.batch_size, shuffle_buffer)
+        return self._chunks(records, chunk_size, drop_remainder=True)
 
     def fingerprint(self) -> str:
-        """32 hex digits that change with the images: what cached results of them are named by."""
+        """Returns 32 hex digits that change with the images; cached results are named by them."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        # Once: it looks at every file, and each pass over the images asks.
+        # Cached: it looks at every file, and each pass over the images asks for it.
         return hashlib.sha256(json.dumps(self._identity()).encode()).hexdigest()[:32]
 
     @abc.abstractmethod
     def _identity(self) -> list:
-        """What tells this set from others without reading the images: JSON."""
+        """Returns JSON that tells this set from others, without reading the images."""
 
     @abc.abstractmethod
-    def load(self, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor) -> tuple:
-        """Scalars (image_bytes, label, key) of an example: string, int32, -1 if unknown, string."""
+    def load(
+        self, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Loads one example.
+
+        Returns:
+            Scalars (image_bytes, label, key): string; int32, -1 if unknown; string.
+        """
 
     @abc.abstractmethod
     def _records(self) -> tf.data.Dataset:
-        """All records once, in order."""
+        """Returns all records once, in order."""
 
     @abc.abstractmethod
-    def _shuffled_epoch(self, epoch: Epoch) -> tf.data.Dataset:
-        """(position, record) of the records of an epoch that its shard owns."""
+    def _shuffled(
+        self, seed: int, shard: Shard, start: int, shuffle_buffer: int
+    ) -> tf.data.Dataset:
+        """Returns endless shuffled epochs as (position, record), from position `start` on.
+
+        Only the positions that `shard` owns.
+        """
 
     @abc.abstractmethod
-    def _examples(self, records) -> tuple:
-        """Names, payloads and labels, `[c]`, of a batch of records."""
+    def _examples(self, records: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns names, payloads and labels, `[c]`, of a batch of records."""
 
-    def _chunks(self, numbered_records, chunk_size, drop_remainder):
+    def _chunks(
+        self, numbered_records: tf.data.Dataset, chunk_size: int, drop_remainder: bool
+    ) -> tf.data.Dataset:
         chunks = numbered_records.batch(chunk_size, drop_remainder=drop_remainder)
         return chunks.map(lambda number, records: (number, *self._examples(records)))
 
 
-def shuffle_stream(records: tf.data.Dataset, epoch: Epoch) -> tf.data.Dataset:
-    """(position, record) of `records`, shuffled through a buffer, that the epoch's shard owns."""
-    seed = tf.random.stateless_uniform([], epoch.seed, minval=None, maxval=None, dtype=tf.int64)
-    records = records.shuffle(epoch.shuffle_buffer, seed, reshuffle_each_iteration=False)
-    numbered = records.enumerate(epoch.first).skip(epoch.skipped)
-    if epoch.shard.size == epoch.shard.batch_size:
-        return numbered
-    return numbered.filter(lambda position, record: epoch.shard.owns(position))
+def shuffled_indices(
+    num_examples: int, seed: int, start: int = 0, shard: Shard | None = None
+) -> tf.data.Dataset:
+    """Returns endless shuffled epochs of the indices 0, ..., N - 1.
+
+    The order of epoch e is drawn from (seed, e); its positions are those from e N on.
+
+    Args:
+        num_examples: N.
+        seed: Seed of the orders.
+        start: First position.
+        shard: Positions to yield; None yields all.
+
+    Returns:
+        Dataset of (position, index), int64.
+    """
+
+    def one_epoch(number):
+        indices = tf.range(num_examples, dtype=tf.int64)
+        # A whole permutation is 8 bytes per image. index_shuffle would need none, but its orders
+        # were found to depend on a few bits of the seed only: epochs repeated one another.
+        order = tf.random.experimental.stateless_shuffle(indices, _epoch_seed(seed, number))
+        positions = number * num_examples + indices
+        wanted = positions >= start
+        if shard is not None:
+            wanted &= shard.owns(positions)
+        return tf.data.Dataset.from_tensor_slices((positions[wanted], order[wanted]))
+
+    return tf.data.Dataset.range(start // num_examples, tf.int64.max).flat_map(one_epoch)
+
+
+def shuffled_stream(
+    records: Callable[[tf.Tensor], tf.data.Dataset],
+    num_examples: int,
+    seed: int,
+    shard: Shard,
+    start: int,
+    shuffle_buffer: int,
+) -> tf.data.Dataset:
+    """Returns endless epochs of a stream of records, shuffled through a buffer.
+
+    Args:
+        records: Function from an epoch's seed, int64 `[2]`, to its records before the buffer.
+        num_examples: N, the number of records per epoch.
+        seed: Seed of the orders.
+        shard: Positions to yield.
+        start: First position.
+        shuffle_buffer: Number of records in the buffer.
+
+    Returns:
+        Dataset of (position, record).
+    """
+
+    def one_epoch(number):
+        # Otherwise the program's seed (tf.random.set_seed) would mix into that of Dataset.shuffle.
+        tf.compat.v1.set_random_seed(1)
+        epoch_seed = _epoch_seed(seed, number)
+        buffer_seed = tf.random.stateless_uniform(
+            [], epoch_seed, minval=None, maxval=None, dtype=tf.int64
+        )
+        shuffled = records(epoch_seed).shuffle(
+            shuffle_buffer, buffer_seed, reshuffle_each_iteration=False
+        )
+        first = number * num_examples
+        numbered = shuffled.enumerate(first).skip(tf.maximum(start - first, 0))
+        if shard.size == shard.batch_size:
+            return numbered
+        return numbered.filter(lambda position, record: shard.owns(position))
+
+    return tf.data.Dataset.range(start // num_examples, tf.int64.max).flat_map(one_epoch)
+
+
+def _epoch_seed(seed: int, number: tf.Tensor) -> tf.Tensor:
+    """Returns the seed of an epoch's order, int64 `[2]`."""
+    return tf.stack([tf.constant(seed, tf.int64), number])

@@ -1,26 +1,30 @@
-"""TFRecord files of tf.Example, such as the pipeline's ImageExampleGen writes."""
+"""TFRecord files of tf.Example, such as those that the pipeline's ImageExampleGen writes."""
 
 import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
-from byol_tf.sources.source import Source, shuffle_stream
+from byol_tf.sources.source import Shard, Source, shuffled_stream
 
-# Fixed, where AUTOTUNE would make the order of records depend on the machine.
+# Fixed: AUTOTUNE would make the order of records depend on the machine.
 _FILES_AT_ONCE = 8
 _RECORDS_PER_TURN = 16
 
 
 class TFRecordSource(Source):
-    """TFRecord files (gzip where they end in .gz) of tf.Example.
+    """TFRecord files of tf.Example, gzipped if their names end in .gz.
 
     Features: `image/encoded`, and where known `image/label` (int64 from 0), `image/label_text`,
-    `image/key`. Where some examples have no label the whole set counts as unlabelled. Opening reads
+    `image/key`. If some examples have no label, the whole set counts as unlabelled. Opening reads
     all records once, to count them and to collect the classes. An epoch shuffles the files, then
     their records through a buffer.
 
+    Args:
+        name: Name of the source for messages, as the user gave it.
+        files: Paths of the files.
+
     Raises:
-        UserError: a file is damaged, or holds something else.
+        UserError: A file is damaged, or holds something else.
     """
 
     def __init__(self, name: str, files: list[str]):
@@ -31,18 +35,21 @@ class TFRecordSource(Source):
             raise UserError(f"the TFRecords '{name}' are empty; give files that hold tf.Examples.")
         labelled = class_texts.pop(-1, None) is None
         if class_texts and not labelled:
-            logging.warning("%s: some examples lack image/label; using none of the labels.", name)
+            logging.warning("%s: some examples lack image/label; no labels are used.", name)
         class_names = None
         if labelled:
             labels = range(max(class_texts) + 1)
             class_names = tuple(class_texts.get(label) or str(label) for label in labels)
         super().__init__(name, num_examples, class_names)
 
-    def _identity(self):
-        stats = [tf.io.gfile.stat(file) for file in self._files]
-        return [(file, stat.length, stat.mtime_nsec) for file, stat in zip(self._files, stats)]
+    def _identity(self) -> list:
+        stats = [(file, tf.io.gfile.stat(file)) for file in self._files]
+        return [(file, stat.length, stat.mtime_nsec) for file, stat in stats]
 
-    def load(self, name, payload, label):
+    def load(
+        self, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Parses one tf.Example; see `Source.load`."""
         features = tf.io.parse_single_example(
             payload,
             {
@@ -56,28 +63,34 @@ class TFRecordSource(Source):
         key = features["image/key"]
         return features["image/encoded"], label, tf.where(key == "", name, key)
 
-    def _records(self):
+    def _records(self) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(self._files).flat_map(_numbered_records)
 
-    def _shuffled_epoch(self, epoch):
-        files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), epoch.seed)
-        records = tf.data.Dataset.from_tensor_slices(files).interleave(
-            _numbered_records,
-            cycle_length=_FILES_AT_ONCE,
-            block_length=_RECORDS_PER_TURN,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        return shuffle_stream(records, epoch)
+    def _shuffled(
+        self, seed: int, shard: Shard, start: int, shuffle_buffer: int
+    ) -> tf.data.Dataset:
+        def records(epoch_seed):
+            files = tf.random.experimental.stateless_shuffle(tf.constant(self._files), epoch_seed)
+            return tf.data.Dataset.from_tensor_slices(files).interleave(
+                _numbered_records,
+                cycle_length=_FILES_AT_ONCE,
+                block_length=_RECORDS_PER_TURN,
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
 
-    def _examples(self, records):
+        return shuffled_stream(records, self.num_examples, seed, shard, start, shuffle_buffer)
+
+    def _examples(
+        self, records: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         files, numbers, serialized = records
         names = tf.strings.join([files, tf.as_string(numbers)], separator="#")
         return names, serialized, tf.fill(tf.shape(names), -1)
 
 
 def _numbered_records(file: tf.Tensor) -> tf.data.Dataset:
-    """Dataset of (file, number of the record in it, serialized example)."""
+    """Returns a dataset of (file, number of the record in it, serialized example)."""
     compression = tf.where(tf.strings.regex_full_match(file, r".*\.gz"), "GZIP", "")
     return tf.data.Dataset.zip(
         (
@@ -89,7 +102,10 @@ def _numbered_records(file: tf.Tensor) -> tf.data.Dataset:
 
 
 def _scan(file: str, class_texts: dict[int, str]) -> int:
-    """Counts a file's records; notes the text of each label, of -1 where one has none."""
+    """Counts a file's records and adds the text of each label to `class_texts`.
+
+    An example without a label counts as label -1.
+    """
     features = {
         "image/encoded": tf.io.VarLenFeature(tf.string),
         "image/label": tf.io.FixedLenFeature([], tf.int64, -1),
@@ -116,7 +132,7 @@ def _scan(file: str, class_texts: dict[int, str]) -> int:
                 class_texts[label] = text.decode(errors="replace") or class_texts.get(label, "")
     except (tf.errors.OpError, UnicodeDecodeError) as error:  # Messages may quote raw bytes.
         raise UserError(
-            f"'{file}' is no intact TFRecord file of tf.Examples (bad within the 64 records after "
-            f"record {count}); write it anew."
+            f"'{file}' is not an intact TFRecord file of tf.Examples (bad within the 64 records after "
+            f"record {count}); write it again."
         ) from error
     return count

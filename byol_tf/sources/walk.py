@@ -1,4 +1,4 @@
-"""The files below a local folder: links followed, hidden ones left out."""
+"""A walk over the files below a local folder that follows links and skips hidden files."""
 
 import os
 from collections.abc import Iterator
@@ -7,18 +7,19 @@ from byol_tf.errors import UserError
 
 
 def files_below(folder: str) -> Iterator[str]:
-    """Paths relative to `folder`, folder by folder.
+    """Yields the paths of files relative to `folder`, folder by folder.
 
-    A link to a folder that it lies in is not followed, for it would lead round in circles.
+    Files and folders whose names start with a dot are skipped. Links are followed, except a link to
+    a folder that contains it, which would never end.
 
     Raises:
-        UserError: a folder cannot be read.
+        UserError: A folder cannot be read.
     """
 
     def fail(error):
         raise UserError(
-            f"the folder '{error.filename}' cannot be read ({error.strerror}); mend its "
-            "permissions or correct the path."
+            f"the folder '{error.filename}' cannot be read ({error.strerror}); correct its "
+            "permissions or the path."
         ) from error
 
     for parent, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
@@ -34,7 +35,7 @@ def files_below(folder: str) -> Iterator[str]:
 
 
 def _circular(path: str, folder: str) -> bool:
-    """Whether `path`, somewhere below `folder`, is a link to a folder that it lies in."""
+    """Returns whether `path`, somewhere below `folder`, links to a folder that contains it."""
     if not os.path.islink(path):
         return False
     parent, target = path, os.path.realpath(path)

@@ -1,12 +1,15 @@
-"""A config and a folder of images in, a trained run folder out; the same call again resumes.
+"""Pretraining of a config on a set of images; the same call again resumes.
 
-The run folder: `config.json` (resolved, with what the data were), `checkpoints/`, `logs/` (TensorBoard), `history.csv`.
+The run folder holds `config.json` (resolved, with the number of examples and the classes),
+`checkpoints/`, `logs/` (TensorBoard) and `history.csv`.
 """
 
 import os
+from collections.abc import Callable
 
 import keras
 import ml_collections
+import tensorflow as tf
 from absl import logging
 
 from byol_tf import data, runs
@@ -22,10 +25,11 @@ from byol_tf.errors import UserError
 from byol_tf.models.precision import resolve_precision
 from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.runs import load_config, restore_encoder
+from byol_tf.sources import Source
 from byol_tf.training import strategy as strategies
 from byol_tf.training.callbacks import checkpoint, collapse, history, online_eval, progress
 
-# `byol_tf.pretrain` is where scripts find these.
+# Scripts use these names as `byol_tf.pretrain.…`.
 __all__ = [
     "METHODS",
     "build_augmentation",
@@ -45,16 +49,16 @@ def pretrain(
     """Trains the config's method, or continues the run in `run_dir` where it stopped.
 
     Args:
-        config: of `byol_tf.configs`.
-        data_dir: what `data.open_source` takes: a folder, TFRecords or a TFDS name.
-        run_dir: the run's folder; one that holds a run with another config is refused.
-        strategy: one of `strategy.STRATEGIES`.
+        config: Config with the fields of `byol_tf.configs.defaults`.
+        data_dir: Images, named as for `data.open_source`: a folder, TFRecords or a TFDS name.
+        run_dir: Folder of the run; a folder with a run of another config is refused.
+        strategy: Name of a strategy, one of `choices.STRATEGIES`.
 
     Returns:
         The trained model.
 
     Raises:
-        UserError: a bad value, folder or image set, or a loss that is no longer finite.
+        UserError: A value, folder or image set is bad, or the loss is no longer finite.
     """
     distribution = strategies.build_strategy(strategy)
     config = ml_collections.ConfigDict(config.to_dict())
@@ -77,7 +81,7 @@ def pretrain(
     start_step = saver.restore()
     total_steps = model.total_steps
     logging.info(
-        "%s: %d images, %d steps (%d an epoch), %d done; %s on %d replica(s)",
+        "%s: %d images, %d steps (%d per epoch), %d done; %s on %d replica(s)",
         run_dir,
         source.num_examples,
         total_steps,
@@ -101,7 +105,7 @@ def pretrain(
     if chief:
         bar = progress.ProgressBar(total_steps, config.batch_size, start_step)
         callbacks += [history.History(run_dir, start_step), bar]
-    callbacks.append(saver)  # Last: what a checkpoint says is done has been logged.
+    callbacks.append(saver)  # Last, so that every step a checkpoint counts has been logged.
     try:
         with data.clean_errors(source):
             _fit(model, views, steps_per_epoch, start_step, config.epochs, callbacks)
@@ -111,16 +115,16 @@ def pretrain(
     return model
 
 
-def _check(config, distribution) -> None:
+def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strategy) -> None:
     if config.epochs is None or config.epochs < 1:
-        raise UserError(f"config.epochs is {config.epochs}; give at least 1.")
+        raise UserError(f"epochs is {config.epochs}; give at least 1.")
     data.check_config(config)
     find_method(config.method)
     strategies.check_batch_size(config.batch_size, distribution)
 
 
-def _monitors(config, source) -> list[keras.callbacks.Callback]:
-    """Collapse and, with labels, kNN, on images evenly spaced over the training set."""
+def _monitors(config: ml_collections.ConfigDict, source: Source) -> list[keras.callbacks.Callback]:
+    """Returns monitors of collapse and, with labels, kNN, on evenly spaced training images."""
     preprocessing = preprocessing_from_config(config)
     batch_size = min(config.batch_size, 256)
 
@@ -136,10 +140,17 @@ def _monitors(config, source) -> list[keras.callbacks.Callback]:
     return monitors
 
 
-def _fit(model, views, steps_per_epoch, start_step, epochs, callbacks) -> None:
-    """`fit` from `start_step` to the end, first the rest of an epoch that was interrupted.
+def _fit(
+    model: TwoViewModel,
+    views: Callable[[int], tf.distribute.DistributedDataset],
+    steps_per_epoch: int,
+    start_step: int,
+    epochs: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Trains from `start_step` to the end, first the rest of an interrupted epoch.
 
-    `views` gives the dataset from a step on.
+    `views` returns the dataset from a step on.
     """
     epoch, done = divmod(start_step, steps_per_epoch)
     if done:

@@ -1,4 +1,4 @@
-"""One place that turns a `--strategy` value into a `tf.distribute.Strategy`."""
+"""Distribution strategies by name."""
 
 import os
 
@@ -10,16 +10,16 @@ from byol_tf.errors import UserError
 
 
 def build_strategy(name: str) -> tf.distribute.Strategy:
-    """The strategy called `name`. Call it before anything else touches TensorFlow's devices.
+    """Returns the strategy called `name`; call it before anything else uses TensorFlow's devices.
 
     Args:
-        name: `default` (one device), `mirrored` (all local GPUs, or all logical CPUs where there is none),
-            `multi_worker` (synchronous, from `TF_CONFIG`), `tpu` (from `TPU_NAME` or the local TPU), `auto`
-            (multi_worker where `TF_CONFIG` is set, else tpu where one is seen, else mirrored with several
-            GPUs, else default).
+        name: `default` (one device), `mirrored` (all local GPUs, or all logical CPUs without a
+            GPU), `multi_worker` (synchronous, from `TF_CONFIG`), `tpu` (from `TPU_NAME` or the
+            local TPU), `auto` (multi_worker if `TF_CONFIG` is set, else tpu if one is found, else
+            mirrored with several GPUs, else default).
 
     Raises:
-        UserError: an unknown name, or `tpu` where no TPU answers.
+        UserError: The name is unknown, or `tpu` finds no TPU.
     """
     if name not in STRATEGIES:
         raise UserError(f"strategy '{name}' is unknown; give one of {', '.join(STRATEGIES)}.")
@@ -38,7 +38,7 @@ def build_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run's files; true everywhere but on workers other than the first."""
+    """Returns whether this process writes the run's files: not on workers after the first."""
     resolver = strategy.cluster_resolver
     if (
         not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -52,7 +52,12 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises UserError unless `batch_size` (global) gives each replica the same share of two images or more."""
+    """Raises `UserError` unless each replica gets an equal share, of two images or more.
+
+    Args:
+        batch_size: Global batch size.
+        strategy: Strategy whose replicas share it.
+    """
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas or batch_size < 2 * replicas:
         raise UserError(
@@ -76,6 +81,7 @@ def _tpu_strategy() -> tf.distribute.Strategy:
         devices = ", ".join(d.name for d in tf.config.list_physical_devices())
         logging.debug("TPU: %s", error)
         raise UserError(
-            f"strategy 'tpu' finds no TPU (devices seen: {devices}); set TPU_NAME or choose another strategy."
+            f"strategy 'tpu' finds no TPU (devices: {devices}); set TPU_NAME or choose another "
+            "strategy."
         ) from error
     return tf.distribute.TPUStrategy(resolver)

@@ -69,7 +69,7 @@ def test_an_earlier_checkpoint_is_exported_without_the_figures_of_the_latest(
     earlier = run_dir / "checkpoints" / "ckpt-1"
     result = export(f"--run_dir={run_dir}", f"--checkpoint={earlier}", f"--output={path}")
     assert result.returncode == 0, result.stderr
-    assert "TF Serving serves versions that are numbers, and 'photos' is none" in result.stderr
+    assert "TF Serving needs a number as version, and 'photos' is not a number" in result.stderr
     np.testing.assert_allclose(
         embedding(path, image), expected(run_dir, "ckpt-1", image), rtol=0, atol=1e-5
     )

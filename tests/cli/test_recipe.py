@@ -1,4 +1,4 @@
-"""The shared `--config` flag and flags that are passed on, in a command of a few lines."""
+"""The shared `--config` flag and flags for another program, in a command of a few lines."""
 
 import pathlib
 import subprocess

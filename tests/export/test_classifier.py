@@ -19,7 +19,7 @@ CLASSES = ["cat", "dog", "ship"]
 
 
 class SecondImage(tf.Module):
-    """Has every file replaced by one that its table, a resource, knows it under."""
+    """A `prepare` that replaces every file by its entry in a table, which is a resource."""
 
     def __init__(self, files, others):
         super().__init__()
@@ -140,8 +140,8 @@ def test_what_does_not_fit_gets_a_sentence(encoder_path, path, weights, tmp_path
         ((encoder_path, kernel, bias, CLASSES[:2]), "3 classes, .* 2 class names"),
         ((encoder_path, kernel, bias[:2], CLASSES), r"3 classes, its bias the shape \(2,\)"),
         ((encoder_path, kernel * np.nan, bias, CLASSES), "not finite"),
-        ((tmp_path / "none", kernel, bias, CLASSES), "none' is no encoder exported by byol_tf"),
-        ((path, kernel, bias, CLASSES), "is no encoder exported by byol_tf"),
+        ((tmp_path / "none", kernel, bias, CLASSES), "none' is not an encoder exported by byol_tf"),
+        ((path, kernel, bias, CLASSES), "is not an encoder exported by byol_tf"),
     ):
         with pytest.raises(UserError, match=sentence):
             save_classifier(*arguments, new)

@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def randomised(encoder):
-    """The encoder with other scales and statistics than the initial ones, outputs of about 1."""
+    """Returns the encoder with scales and statistics unlike the initial ones, outputs of about 1."""
     rng = np.random.default_rng(0)
     for weight in encoder.weights:
         if "kernel" not in weight.name:
@@ -45,7 +45,7 @@ def small_encoder(**convolution):
 
 
 def photo(height, width, seed, file_format="JPEG"):
-    """A smooth random field with some noise, as a file."""
+    """Returns a smooth random image with some noise, as a file."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -202,7 +202,7 @@ def test_warmup_requests_replay(path, model, encoder):
 
 
 class Shrink(tf.Module):
-    """Bounds the shorter side, if its table and its variable, both resources, say so."""
+    """A `prepare` with two resources, a table and a variable, that limit the shorter side."""
 
     def __init__(self):
         super().__init__()
@@ -253,7 +253,7 @@ def test_a_prepare_that_gives_no_files_is_refused(tmp_path):
     def columns(image_bytes):
         return image_bytes[:, tf.newaxis]
 
-    with pytest.raises(UserError, match=r"prepare gives string \(1, 1\) for one image file"):
+    with pytest.raises(UserError, match=r"prepare returns string \(1, 1\) for one image file"):
         export.save_encoder(small_encoder(), tmp_path / "1", image_size=SIZE, prepare=columns)
     assert list(tmp_path.iterdir()) == []
 

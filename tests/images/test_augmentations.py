@@ -1,4 +1,4 @@
-"""Probabilities and amounts against their distributions, one seed everywhere the same views."""
+"""Probabilities and amounts against their distributions; a seed gives the same views everywhere."""
 
 import inspect
 
@@ -19,7 +19,7 @@ NOTHING = dict(flip_prob=0.0, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0
 
 
 def only(**fields) -> ViewConfig:
-    """A view of nothing but what is given."""
+    """Returns a view config with only the given operations."""
     return ViewConfig(**{**NOTHING, **fields})
 
 
@@ -63,7 +63,7 @@ def test_each_operation_applies_as_often_as_its_probability(name, probability):
 
 
 def test_all_draws_of_an_image_are_independent():
-    """Of one seed: which operations apply, and how much each jitter does, seen one at a time."""
+    """Returns which operations a seed applies, and the amount of each jitter, one at a time."""
     count = 3000
     pixels = images(count, 20)
     draws = {}

@@ -1,4 +1,4 @@
-"""Each operation against tf.image, TensorFlow Addons or NumPy; all of them on [B, 3, S, S]."""
+"""Each operation on `[B, 3, S, S]` against tf.image, TensorFlow Addons or NumPy."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CORNERS = np.float32(
 
 
 def images(batch: int = 4, size: int = 24, seed: int = 0) -> np.ndarray:
-    """float32 [batch, size, size, 3] in [0, 1], the corners of the colour cube among them."""
+    """Returns float32 `[batch, size, size, 3]` in [0, 1] with the corners of the colour cube."""
     result = np.random.default_rng(seed).random((batch, size, size, 3), np.float32)
     result[:, 0, : len(CORNERS)] = CORNERS
     return result
@@ -96,7 +96,7 @@ def test_orders_of_the_jitter_differ_in_their_result():
     same = np.repeat(images(1), 24, axis=0)
     result = run(lambda planes: color_ops.color_jitter(planes, tf.range(24), *amounts), same)
     distinct = {image.round(4).tobytes() for image in result}
-    # Saturation and hue commute where neighbours (12 orders), so that 18 of the 24 differ.
+    # Saturation and hue commute if adjacent (12 orders), so that 18 of the 24 differ.
     assert len(distinct) == 18
 
 

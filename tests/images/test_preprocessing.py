@@ -13,7 +13,10 @@ from byol_tf.images import preprocessing
 
 
 def cubic_weights(size: int, new_size: int) -> np.ndarray:
-    """Keys' cubic (a = -0.5) at half-pixel centres, normalised at the border: [new_size, size]."""
+    """Returns Keys' cubic (a = -0.5) at half-pixel centres, normalised at the border.
+
+    The shape is `[new_size, size]`.
+    """
 
     def cubic(x):
         x = np.abs(x)
@@ -47,6 +50,18 @@ def test_equals_center_crop_and_bicubic_of_numpy(height, width, size, fraction):
     assert result.dtype == tf.float32
     # TensorFlow's kernel tabulates the cubic at 1024 offsets: 1/255 of a value is the known cost.
     np.testing.assert_allclose(result, expected(image, size, fraction), atol=0.02)
+
+
+@pytest.mark.parametrize("shorter, side", [(9, 7), (256, 224), (257, 224), (320, 280)])
+def test_the_centre_crop_truncates_as_the_authors_do(shorter, side):
+    """The kept square has int(0.875 · shorter side) pixels, 7 of 7.875 for 9."""
+    # Columns count from 0: a crop that is not resized begins and ends with its first and last.
+    width = shorter + 11
+    image = np.broadcast_to(np.arange(width)[:, np.newaxis] % 256, (shorter, width, 3))
+    plain = preprocessing.Preprocessing(side, 0.875, mean=(0.0,) * 3, std=(1.0,) * 3)
+    left = (width - side + 1) // 2
+    wanted = np.arange(left, left + side) % 256
+    np.testing.assert_allclose(plain(image.astype(np.uint8))[0, :, 0] * 255, wanted, atol=1e-4)
 
 
 def test_image_of_the_target_size_is_only_normalised():

@@ -14,7 +14,7 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 
 
 def small_encoder():
-    """Two convolutions with BatchNorm: traced in a second, where a ResNet takes ten."""
+    """Returns two convolutions with BatchNorm, traced in a second; a ResNet takes ten."""
     layers = [keras.Input((16, 16, 3))]
     for i in (1, 2):
         layers += [
@@ -50,7 +50,7 @@ def target_weights(model):
 
 
 class DenseNumpyBYOL:
-    """Algorithm 1 for a linear encoder, in NumPy, with gradients by central differences in float64."""
+    """Runs algorithm 1 for a linear encoder in NumPy, with float64 central-difference gradients."""
 
     def __init__(self, weights, base_ema, total_steps, lr):
         self.theta = [
@@ -92,9 +92,9 @@ class DenseNumpyBYOL:
                     ends.append(self.loss(moved, v1, v2))
                 gradient[index] = (ends[0] - ends[1]) / (2 * eps)
             gradients.append(gradient)
-        self.theta = [w - self.lr * g for w, g in zip(self.theta, gradients)]
+        self.theta = [w - self.lr * g for w, g in zip(self.theta, gradients, strict=True)]
         tau = 1 - (1 - self.base_ema) * (np.cos(np.pi * self.k / self.total_steps) + 1) / 2
-        self.xi = [tau * x + (1 - tau) * t for x, t in zip(self.xi, self.theta)]
+        self.xi = [tau * x + (1 - tau) * t for x, t in zip(self.xi, self.theta, strict=True)]
         self.k += 1
         return loss
 
@@ -109,7 +109,9 @@ def test_three_steps_equal_algorithm_1_in_numpy():
     model = make_model(linear_encoder(), hidden_size=12, projection_size=4)
     for weight in model.trainable_weights:  # Ones and zeros would hide mistakes in γ, β and biases.
         weight.assign_add(tf.random.normal(weight.shape, stddev=0.3))
-    for x, t in zip(target_weights(model), model.encoder.weights + model.projector.weights):
+    for x, t in zip(
+        target_weights(model), model.encoder.weights + model.projector.weights, strict=True
+    ):
         x.assign(t)
     reference = DenseNumpyBYOL([w.numpy() for w in model.trainable_weights], 0.9, 10, 0.1)
     rng = np.random.default_rng(0)
@@ -120,12 +122,12 @@ def test_three_steps_equal_algorithm_1_in_numpy():
             v1.reshape(6, 6).astype(np.float64), v2.reshape(6, 6).astype(np.float64)
         )
         np.testing.assert_allclose(logs["loss"], wanted, rtol=1e-5)
-    for actual, wanted in zip(model.trainable_weights, reference.theta):
+    for actual, wanted in zip(model.trainable_weights, reference.theta, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=2e-5)
     trainable_target = (
         model.target_encoder.trainable_weights + model.target_projector.trainable_weights
     )
-    for actual, wanted in zip(trainable_target, reference.xi):
+    for actual, wanted in zip(trainable_target, reference.xi, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=2e-5)
     assert int(model.step) == 3
 
@@ -142,7 +144,7 @@ def test_target_gets_no_gradient_and_no_optimizer_slot():
     model = make_model(base_ema=1.0, optimizer=optimizers.LARS(0.5))  # τ = 1: the target stays.
     before = [w.numpy() for w in model.target_encoder.trainable_weights]
     model.fit(make_batches(), verbose=0)
-    for actual, wanted in zip(model.target_encoder.trainable_weights, before):
+    for actual, wanted in zip(model.target_encoder.trainable_weights, before, strict=True):
         np.testing.assert_array_equal(actual, wanted)
     assert len(model.optimizer.momentums) == len(model.trainable_weights)
     trained = {id(w) for w in model.trainable_weights}
@@ -154,7 +156,7 @@ def test_tau_zero_makes_the_target_the_online_network():
     model.fit(make_batches(), verbose=0)
     online = model.encoder.trainable_weights + model.projector.trainable_weights
     target = model.target_encoder.trainable_weights + model.target_projector.trainable_weights
-    for actual, wanted in zip(target, online):
+    for actual, wanted in zip(target, online, strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-7)
 
 
@@ -182,7 +184,7 @@ def test_online_classifier_learns_without_touching_the_encoder():
         encoders.append([w.numpy() for w in model.encoder.weights + model.predictor.weights])
     assert "online_accuracy" not in histories[0] and 0 <= histories[1]["online_accuracy"][0] <= 1
     assert np.abs(model.classifier.kernel - kernel).max() > 1e-3
-    for without, with_classifier in zip(*encoders):
+    for without, with_classifier in zip(*encoders, strict=True):
         np.testing.assert_array_equal(without, with_classifier)
 
 
@@ -209,7 +211,7 @@ def test_evaluate_reports_the_loss_in_inference_mode():
     model.fit(make_batches(seed=1), verbose=0)
     before = weights_of(model)
     logs = model.evaluate(batches, verbose=0, return_dict=True)
-    for actual, wanted in zip(model.weights, before):
+    for actual, wanted in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(actual, wanted)
     ((v1, v2),) = next(iter(batches))
 
@@ -267,7 +269,7 @@ def test_mixed_precision_keeps_loss_weights_and_average_in_float32(policy):
     assert model.projector(tf.zeros([2, 8])).dtype == policy.removeprefix("mixed_")
     logs = model.train_step(next(iter(make_batches(labels=True))))
     assert {logs[name].dtype for name in ("loss", "ema", "projection_std")} == {tf.float32}
-    # A step of the average far below half precision's resolution arrives.
+    # A step of the average far below half precision's resolution has an effect.
     model.target_encoder.trainable_weights[0].assign(before)
     model._update_target(tf.constant(1 - 1e-6))
     moved = model.target_encoder.trainable_weights[0].numpy() - before
@@ -283,13 +285,13 @@ def test_float16_uses_loss_scaling():
     finally:
         keras.mixed_precision.set_global_policy("float32")
     model.compile(optimizers.LARS(0.1))
-    # Keras wraps by the model's own policy, which the constructor recorded.
+    # Keras wraps according to the model's own policy, which the constructor recorded.
     assert isinstance(model.optimizer, keras.mixed_precision.LossScaleOptimizer)
 
 
 @pytest.mark.slow
 def test_whole_train_step_compiles_with_xla_to_the_same_weights():
-    """Stands in for a TPU: device augmentation, both networks, LARS and the average in one XLA program."""
+    """Replaces a TPU: augmentation, both networks, LARS and the average in one XLA program."""
     view = augmentations.ViewConfig(crop_area=(0.5, 1.0))
     crops = np.random.default_rng(0).uniform(size=(2, 8, 16, 16, 3)).astype("float32")
     results = []
@@ -306,11 +308,11 @@ def test_whole_train_step_compiles_with_xla_to_the_same_weights():
             logs = model.train_on_batch(tuple(crops), np.arange(8) % 3, return_dict=True)
         results.append((logs, weights_of(model)))
     assert results[0][0]["loss"] == pytest.approx(results[1][0]["loss"], rel=1e-4)
-    for plain, compiled in zip(results[0][1], results[1][1]):
+    for plain, compiled in zip(results[0][1], results[1][1], strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_device_augmentation_draws_anew_each_step_and_repeats_with_the_seed():
+def test_device_augmentation_draws_again_each_step_and_repeats_with_the_seed():
     crops = tf.random.uniform([2, 4, 16, 16, 3])
 
     def views(seed, step):
@@ -352,7 +354,7 @@ def test_saved_model_file_restores_weights_and_config(tmp_path):
             make_batches(1, labels=True, seed=3).map(lambda v, y: ((v[0] % 1, v[1] % 1), y)),
             verbose=0,
         )
-    for actual, wanted in zip(copy.weights, model.weights):
+    for actual, wanted in zip(copy.weights, model.weights, strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-6)
 
 

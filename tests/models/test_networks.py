@@ -8,8 +8,8 @@ import tensorflow as tf
 from byol_tf.errors import UserError
 from byol_tf.models import networks
 
-# torchvision's published parameter counts less the 1000-class layer (512 or 2048 inputs, with bias). BatchNorm's
-# moving statistics are not parameters there.
+# torchvision's published parameter counts without the 1000-class layer (512 or 2048 inputs, with
+# bias). BatchNorm's moving statistics are not parameters there.
 PUBLISHED = {
     18: 11_689_512 - 513_000,
     34: 21_797_672 - 513_000,
@@ -75,7 +75,7 @@ def test_batch_norm_is_synchronised_exactly_where_there_are_several_replicas(two
     with two_replicas.scope():
         layer = networks.BatchNorm()
         assert layer.synchronized
-        # Keras's own layer forgets it here.
+        # Keras's own layer loses it here.
         assert networks.BatchNorm.from_config(layer.get_config()).synchronized
     assert not networks.BatchNorm.from_config(layer.get_config()).synchronized
 

@@ -1,4 +1,4 @@
-"""LARS against a NumPy trajectory written from the formulas, and as a Keras optimizer among its friends."""
+"""LARS against a NumPy trajectory written from the formulas, and in use as a Keras optimizer."""
 
 import keras
 import ml_collections
@@ -13,10 +13,10 @@ DECAY, MOMENTUM, TRUST = 0.01, 0.9, 0.02
 
 
 def numpy_lars(weights, gradients, rates):
-    """Weights after each step; `weights` and each of `gradients` are lists of arrays."""
+    """Returns the final weights; `weights` and each of `gradients` are lists of arrays."""
     weights = [w.astype(np.float64) for w in weights]
     buffers = [np.zeros_like(w) for w in weights]
-    for step_gradients, rate in zip(gradients, rates):
+    for step_gradients, rate in zip(gradients, rates, strict=True):
         for i, g in enumerate(step_gradients):
             u = g.astype(np.float64)
             if weights[i].ndim > 1:
@@ -49,7 +49,7 @@ def run(optimizer, weights, gradients, jit=False):
 
     @tf.function(jit_compile=jit)
     def step(grads):
-        optimizer.apply_gradients(zip(grads, variables))
+        optimizer.apply_gradients(zip(grads, variables, strict=True))
 
     for grads in gradients:
         step([tf.constant(g) for g in grads])
@@ -61,7 +61,7 @@ def test_trajectory_with_a_changing_rate_equals_numpy(problem, jit):
     weights, gradients = problem
     schedule = schedules.WarmupCosine(0.5, 2, 6)
     expected = numpy_lars(weights, gradients, [float(schedule(k)) for k in range(6)])
-    for actual, wanted in zip(run(lars(schedule), weights, gradients, jit), expected):
+    for actual, wanted in zip(run(lars(schedule), weights, gradients, jit), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=1e-6)
 
 
@@ -95,11 +95,11 @@ def test_accumulated_gradients_give_the_step_of_their_mean(problem):
         for accumulator in accumulators:
             accumulator.assign(tf.zeros_like(accumulator))
         for micro_batch in gradients[first : first + 2]:
-            for accumulator, g in zip(accumulators, micro_batch):
+            for accumulator, g in zip(accumulators, micro_batch, strict=True):
                 accumulator.assign_add(g / 2)
-        optimizer.apply_gradients(zip(accumulators, variables))
-    means = [[(a + b) / 2 for a, b in zip(*gradients[k : k + 2])] for k in (0, 2, 4)]
-    for actual, wanted in zip(variables, numpy_lars(weights, means, [0.5] * 3)):
+        optimizer.apply_gradients(zip(accumulators, variables, strict=True))
+    means = [[(a + b) / 2 for a, b in zip(*gradients[k : k + 2], strict=True)] for k in (0, 2, 4)]
+    for actual, wanted in zip(variables, numpy_lars(weights, means, [0.5] * 3), strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_slots_are_restored_from_a_checkpoint(problem, tmp_path):
     weights, gradients = problem
     variables, optimizer = [tf.Variable(w) for w in weights], lars()
     for grads in gradients[:3]:
-        optimizer.apply_gradients(zip(map(tf.constant, grads), variables))
+        optimizer.apply_gradients(zip(map(tf.constant, grads), variables, strict=True))
     path = tf.train.Checkpoint(optimizer=optimizer, variables=variables).save(tmp_path / "c")
 
     variables, optimizer = [tf.Variable(tf.zeros_like(w)) for w in weights], lars()
@@ -116,8 +116,8 @@ def test_slots_are_restored_from_a_checkpoint(problem, tmp_path):
     checkpoint.restore(path).assert_existing_objects_matched()
     assert int(optimizer.iterations) == 3
     for grads in gradients[3:]:
-        optimizer.apply_gradients(zip(map(tf.constant, grads), variables))
-    for actual, wanted in zip(variables, numpy_lars(weights, gradients, [0.5] * 6)):
+        optimizer.apply_gradients(zip(map(tf.constant, grads), variables, strict=True))
+    for actual, wanted in zip(variables, numpy_lars(weights, gradients, [0.5] * 6), strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -128,17 +128,18 @@ def test_loss_scale_leaves_the_trajectory_alone_and_skips_overflow(problem):
 
     def minimize(grads):
         optimizer.minimize(
-            lambda: sum(tf.reduce_sum(g * v) for g, v in zip(grads, variables)), variables
+            lambda: sum(tf.reduce_sum(g * v) for g, v in zip(grads, variables, strict=True)),
+            variables,
         )
 
     for grads in gradients[:2]:
         minimize(grads)
     wanted = numpy_lars(weights, gradients[:2], [0.5] * 2)
-    for actual, w in zip(variables, wanted):
+    for actual, w in zip(variables, wanted, strict=True):
         np.testing.assert_allclose(actual, w, rtol=1e-4, atol=1e-5)
     before = [v.numpy() for v in variables]
     minimize([np.full(w.shape, np.inf, "float32") for w in weights])
-    for actual, w in zip(variables, before):
+    for actual, w in zip(variables, before, strict=True):
         np.testing.assert_array_equal(actual, w)
     assert float(optimizer.loss_scale) == 512.0
 
@@ -153,7 +154,9 @@ def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, tw
     @tf.function
     def step(grads):
         def replica(share):
-            optimizer.apply_gradients([(g * share, v) for g, v in zip(grads, variables)])
+            optimizer.apply_gradients(
+                [(g * share, v) for g, v in zip(grads, variables, strict=True)]
+            )
 
         shares = strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant([0.25, 0.75][context.replica_id_in_sync_group])
@@ -164,7 +167,7 @@ def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, tw
         optimizer.build(variables)
     for grads in gradients:
         step([tf.constant(g) for g in grads])
-    for actual, wanted in zip(variables, numpy_lars(weights, gradients, [0.5] * 6)):
+    for actual, wanted in zip(variables, numpy_lars(weights, gradients, [0.5] * 6), strict=True):
         np.testing.assert_allclose(actual.numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -210,7 +213,7 @@ def test_lamb_leaves_biases_and_norms_without_decay():
     before = [v.numpy() for v in variables]
     optimizer = optimizers.build_optimizer(settings("lamb"), 0.1)
     optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
-    moved = [not np.allclose(v, b) for v, b in zip(variables, before)]
+    moved = [not np.allclose(v, b) for v, b in zip(variables, before, strict=True)]
     assert moved == [True, False, False, False]  # Only the kernel decays.
 
 

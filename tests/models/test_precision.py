@@ -1,4 +1,4 @@
-"""Which policy `auto` picks, from what the machine says of itself."""
+"""The policy that `auto` selects for what the machine reports."""
 
 import pathlib
 

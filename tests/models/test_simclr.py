@@ -1,4 +1,4 @@
-"""SimCLR's loss against NumPy written from its equation 1, and the model as a sibling of BYOL."""
+"""SimCLR's loss against NumPy written from its equation 1, and the model beside BYOL."""
 
 import keras
 import numpy as np
@@ -12,7 +12,10 @@ from byol_tf.models.simclr import SimCLR
 
 
 def numpy_nt_xent(z_1, z_2, temperature):
-    """Equation 1 in loops: ℓ(i, j) = -log exp(s_ij / t) / Σ_{k ≠ i} exp(s_ik / t), mean over all positive pairs."""
+    """Computes equation 1 in loops, the mean over all positive pairs.
+
+    ℓ(i, j) = -log exp(s_ij / t) / Σ_{k ≠ i} exp(s_ik / t)
+    """
     z = np.concatenate([z_1, z_2]).astype(np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     count = len(z_1)
@@ -108,7 +111,7 @@ def test_training_pulls_the_views_of_an_image_together():
 
 
 def test_micro_batches_never_meet_and_their_gradients_are_averaged():
-    """A step on two micro-batches is the step on the mean of the two gradients, each of half the batch alone."""
+    """A step on two micro-batches uses the mean of two gradients, each of half the batch alone."""
     views = batch(12)
     models = []
     for parts in (2, 1, 1):
@@ -175,7 +178,7 @@ def test_without_predictor_the_projection_itself_meets_the_target():
     def unit(x):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    # The target is a copy as yet: both sides are the projector's.
+    # The target is still a copy: both sides are the projector's.
     z_1, z_2 = (unit(model.projector(model.encoder(view)).numpy()) for view in views)
     np.testing.assert_allclose(forward.loss, 2 * ((z_1 - z_2) ** 2).sum(axis=1).mean(), rtol=1e-5)
 

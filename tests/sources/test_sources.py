@@ -1,4 +1,4 @@
-"""Which examples a source finds, with which labels, and what it says where it finds none."""
+"""The examples and labels that a source finds, and its errors if it finds none."""
 
 import os
 
@@ -8,7 +8,9 @@ import tensorflow as tf
 from PIL import Image
 
 from byol_tf.errors import UserError
-from byol_tf.sources import FolderSource, TFDSSource, TFRecordSource, open_source
+from byol_tf.sources import FolderSource, Shard, TFDSSource, TFRecordSource, open_source
+from byol_tf.sources.source import shuffled_indices
+from byol_tf.sources.walk import files_below
 
 
 def write_image(path, color=(10, 20, 30)):
@@ -17,7 +19,7 @@ def write_image(path, color=(10, 20, 30)):
 
 
 def example(**features) -> bytes:
-    """A serialized tf.Example; `image_key` stands for image/key."""
+    """Returns a serialized tf.Example; `image_key` stands for image/key."""
     encode = {
         bytes: lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])),
         int: lambda value: tf.train.Feature(int64_list=tf.train.Int64List(value=[value])),
@@ -36,7 +38,7 @@ def write_records(path, records):
 
 
 def examples_in_order(source, **kwargs) -> list[tuple]:
-    """(image_bytes, label, key) of every example."""
+    """Returns (image_bytes, label, key) of every example."""
     chunks = source.in_order(3, **kwargs).unbatch()
     loaded = chunks.map(lambda _, *example: source.load(*example))
     return list(loaded.as_numpy_iterator())
@@ -96,12 +98,47 @@ def test_hidden_and_other_files_are_left_out_and_links_followed(tmp_path):
     assert source.class_names == ("cat", "dog")
 
 
-def test_a_link_to_a_parent_folder_is_not_followed(tmp_path):
+def test_a_link_to_a_folder_that_contains_it_is_not_followed(tmp_path):
     write_image(tmp_path / "set/cat/a.jpg")
     (tmp_path / "set/cat/again").symlink_to(tmp_path / "set")
+    (tmp_path / "set/itself").symlink_to(tmp_path / "set")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    for folder in ("set", "link"):
+        assert list(files_below(str(tmp_path / folder))) == ["cat/a.jpg"]
     assert [key for _, _, key in examples_in_order(open_source(str(tmp_path / "set")))] == [
         b"cat/a.jpg"
     ]
+
+
+def test_the_walk_skips_hidden_files_and_folders_but_not_a_hidden_start(tmp_path):
+    for path in (".set/a.txt", ".set/.b.txt", ".set/.git/c.txt", ".set/d/e.txt", ".set/d/.f/g.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert sorted(files_below(str(tmp_path / ".set"))) == ["a.txt", "d/e.txt"]
+
+
+def test_two_links_to_one_folder_are_both_followed(tmp_path):
+    write_image(tmp_path / "elsewhere/a.jpg")
+    (tmp_path / "set").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    assert sorted(files_below(str(tmp_path / "set"))) == ["cat/a.jpg", "dog/a.jpg"]
+
+
+def test_shuffled_indices_are_endless_epochs_that_start_at_any_position():
+    def pairs(count, **options):
+        dataset = shuffled_indices(5, 3, **options).take(count)
+        return [(int(position), int(index)) for position, index in dataset]
+
+    found = pairs(20)
+    assert [position for position, _ in found] == list(range(20))
+    orders = [[index for _, index in found[start : start + 5]] for start in range(0, 20, 5)]
+    # Fixed: a resumed run continues in the order in which it began.
+    wanted = [tf.random.experimental.stateless_shuffle(range(5), [3, epoch]) for epoch in range(4)]
+    assert orders == [order.numpy().tolist() for order in wanted]
+    assert pairs(6, start=7) == found[7:13]
+    owned = [(position, index) for position, index in found if position % 4 in (1, 2)]
+    assert pairs(8, start=3, shard=Shard(4, 1, 2)) == [pair for pair in owned if pair[0] >= 3][:8]
 
 
 def test_file_names_need_not_be_utf8(tmp_path):
@@ -202,7 +239,7 @@ def test_damaged_tfrecords_are_a_sentence_that_names_the_file(tmp_path, damage):
 
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
-    """A TFDS data set of PNGs, 4 to train, 2 to test; image i is grey level i, of class i % 2."""
+    """A TFDS data set of PNGs, 4 to train, 2 to test; image i has grey level i, class i % 2."""
     import tensorflow_datasets as tfds
 
     data_dir = tmp_path_factory.mktemp("tfds")

@@ -1,4 +1,4 @@
-"""Some of a source's examples, and the labelled batches that a classifier is fine-tuned on."""
+"""Subsets of a source, and the labelled batches that a classifier is fine-tuned on."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def gray(number: int) -> bytes:
 
 
 def write_folder(folder, contents: list[bytes]) -> str:
-    """Image i is of class i // 5."""
+    """Writes a folder; image i has class i // 5."""
     for i, content in enumerate(contents):
         path = folder / "ab"[i // 5] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def write_tfrecords(folder, contents: list[bytes]) -> str:
 
 @pytest.fixture(params=[write_folder, write_tfrecords])
 def ten(request, tmp_path):
-    """Ten images; image i is grey level 20 i, of label i // 5."""
+    """Ten images; image i has grey level 20 i and label i // 5."""
     return open_source(request.param(tmp_path, [gray(i) for i in range(10)]))
 
 
 def numbers(images) -> list[int]:
-    """Which of the ten each image is."""
+    """Returns which of the ten each image is."""
     return np.round(np.asarray(images).mean(axis=(1, 2, 3)) * 255 / 20).astype(int).tolist()
 
 
@@ -82,7 +82,7 @@ def test_another_seed_gives_another_order_and_the_same_seed_the_same(tmp_path):
     assert first == again != other
 
 
-def test_each_epoch_crops_and_flips_anew_at_the_preprocessings_scale(tmp_path):
+def test_each_epoch_has_new_crops_and_flips_at_the_preprocessings_scale(tmp_path):
     image = photo(40, 30)
     write_folder(tmp_path, [encoded(Image.fromarray(image), "PNG")] * 6)
     source = open_source(str(tmp_path))
@@ -92,7 +92,7 @@ def test_each_epoch_crops_and_flips_anew_at_the_preprocessings_scale(tmp_path):
     )
     # Two crops of a small image may be the same pixels.
     assert len(np.unique(images.numpy(), axis=0)) > 50
-    # Areas of 8 to 100 % of the image, evenly: their means scatter around that of the image.
+    # Areas are uniform in 8 to 100 % of the image: their means scatter around that of the image.
     levels = (images.numpy() * std + mean).mean(axis=(0, 1, 2))
     np.testing.assert_allclose(levels, image.mean(axis=(0, 1)) / 255, atol=0.06)
 

@@ -1,4 +1,4 @@
-"""A page of HTML as tests look at it."""
+"""Parsed HTML pages for tests."""
 
 import html.parser
 import re

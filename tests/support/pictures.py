@@ -1,4 +1,4 @@
-"""Image files for tests, made by Pillow: what TensorFlow's decoders are held against."""
+"""Image files for tests, made by Pillow, to compare TensorFlow's decoders with."""
 
 import io
 import struct
@@ -9,20 +9,20 @@ from PIL import Image
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random image, uint8 [height, width, 3], in which each crop looks different."""
+    """Returns a smooth random image, uint8 `[height, width, 3]`, whose crops all look different."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encoded(image: Image.Image, image_format: str, **options) -> bytes:
-    """The file of an image."""
+    """Returns the content of an image's file."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def png_claiming(width: int, height: int, pixels: bytes = b"") -> bytes:
-    """A PNG whose header claims this size, whatever pixels it has."""
+    """Returns a PNG whose header claims this size, for any pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

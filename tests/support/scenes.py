@@ -1,8 +1,8 @@
 """Small scenes for dense tasks, composed of real photos: VOC trees and depth maps.
 
-A scene is one photo as background with others pasted into rectangles and ellipses. The pasted ones
-are the objects: what class and how far away each pixel is follows from how the scene was made. The
-seed decides everything.
+A scene is a background photo with other photos pasted into rectangles and ellipses. The pasted ones
+are the objects: the class and distance of each pixel are known from the composition. The seed
+decides everything.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ class Object:
     """A pasted photo.
 
     Attributes:
-        class_index: into the tree's classes.
-        box: of its visible pixels, (xmin, ymin, xmax, ymax), 0-based, half-open.
+        class_index: Index into the tree's classes.
+        box: Box of the visible pixels, (xmin, ymin, xmax, ymax), 0-based, half-open.
     """
 
     class_index: int
@@ -36,10 +36,11 @@ class Scene:
     """A scene of S x S pixels.
 
     Attributes:
-        image: uint8 [S, S, 3].
-        mask: uint8 [S, S]; 0 is background, class_index + 1 an object, 255 its outline.
-        depth: uint16 [S, S], millimetres; 0 along the outlines, where a sensor sees nothing.
-        objects: from far to near, one to three.
+        image: Pixels, uint8 `[S, S, 3]`.
+        mask: Class ids, uint8 `[S, S]`; 0 is background, class_index + 1 an object, 255 an outline.
+        depth: Depth in millimetres, uint16 `[S, S]`; 0 along the outlines, where a sensor sees
+            nothing.
+        objects: One to three objects, from far to near.
     """
 
     image: np.ndarray
@@ -59,12 +60,12 @@ def compose(
     """Composes scenes.
 
     Args:
-        photos: a folder with one subfolder of images a class, some of them not in `classes`.
-        count: how many scenes.
+        photos: Folder with one subfolder of images per class, some of them not in `classes`.
+        count: Number of scenes.
         size: S, their side in pixels.
-        seed: of everything drawn.
-        classes: of the objects.
-        max_objects: in a scene.
+        seed: Random seed.
+        classes: Class names of the objects.
+        max_objects: Largest number of objects in a scene.
     """
     photos = pathlib.Path(photos)
     objects = [sorted((photos / name).iterdir()) for name in classes]
@@ -84,9 +85,10 @@ def write_voc(
     """Adds a split to a VOC tree; its images are named `<split>_0000` and so on.
 
     Args:
-        root: of the tree, created where it does not exist. Splits of one tree have one `classes`.
-        photos, count, options: as of `compose`.
-        split: its name, such as `trainval`.
+        root: Root of the tree, created if missing. All splits of a tree must have the same
+            `classes`.
+        photos, count, options: Arguments of `compose`.
+        split: Name of the split, such as `trainval`.
 
     Returns:
         The scenes, in the order of the split's list.
@@ -108,7 +110,7 @@ def write_voc(
 
 
 def write_depth(root: pathlib.Path, photos: pathlib.Path, count: int, **options) -> list[Scene]:
-    """Writes `images/*.jpg` and `depth/*.png` of 16 bits; arguments as of `compose`."""
+    """Writes `images/*.jpg` and `depth/*.png` of 16 bits; the arguments are those of `compose`."""
     root = pathlib.Path(root)
     scenes = compose(photos, count, **options)
     for folder in ("images", "depth"):
@@ -120,7 +122,7 @@ def write_depth(root: pathlib.Path, photos: pathlib.Path, count: int, **options)
 
 
 def save_mask(path: pathlib.Path, mask: np.ndarray) -> None:
-    """Saves class ids, uint8 [H, W], as a palette PNG with VOC's colours."""
+    """Saves class ids, uint8 `[H, W]`, as a palette PNG with VOC's colours."""
     image = Image.fromarray(mask)
     image.putpalette(_palette())  # Turns grey into palette; the pixels stay the ids.
     image.save(path)
@@ -133,7 +135,7 @@ def _scene(objects, backgrounds, size, max_objects, rng) -> Scene:
     depth = np.repeat(ramp[:, np.newaxis], size, axis=1)
     instances = np.zeros((size, size), np.int32)
     classes = []
-    # A photo is the farther away the smaller it is, and near ones hide far ones.
+    # The smaller a photo, the farther away it is; near ones hide far ones.
     for fraction in np.sort(rng.uniform(0.25, 0.6, size=rng.integers(1, max_objects + 1))):
         class_index = int(rng.integers(len(objects)))
         paths = objects[class_index]
@@ -161,7 +163,7 @@ def _scene(objects, backgrounds, size, max_objects, rng) -> Scene:
 
 
 def _free_place(instances, side, rng) -> tuple[int, int] | None:
-    """The top left corner of a square that hides at most a quarter of each object."""
+    """Returns the top left corner of a square that hides at most a quarter of each object."""
     for _ in range(20):
         top, left = rng.integers(0, len(instances) - side + 1, size=2)
         hidden = np.bincount(instances[top : top + side, left : left + side].ravel())
@@ -183,7 +185,7 @@ def _ellipse(side) -> np.ndarray:
 
 
 def _outline(instances) -> np.ndarray:
-    """The pixels whose right or lower neighbour is of another object, or of the background."""
+    """Returns the pixels whose right or lower neighbour belongs to something else."""
     outline = np.zeros(instances.shape, bool)
     outline[:-1] |= instances[:-1] != instances[1:]
     outline[:, :-1] |= instances[:, :-1] != instances[:, 1:]
@@ -196,7 +198,7 @@ def _box(visible) -> tuple[int, int, int, int]:
 
 
 def _annotation(name, scene, classes) -> ElementTree.ElementTree:
-    """The VOC XML of a scene: pixel numbers start at 1 and the last one is inside."""
+    """Returns the VOC XML of a scene: pixel numbers start at 1 and the last one is inside."""
     root = ElementTree.Element("annotation")
 
     def add(parent, tag, text=None):
@@ -221,7 +223,7 @@ def _annotation(name, scene, classes) -> ElementTree.ElementTree:
 
 
 def _palette() -> list[int]:
-    """VOC's colours: the id's bits 0, 3, 6 make red, 1, 4, 7 green, 2, 5 blue, from the top."""
+    """Returns VOC's colours: id bits 0, 3, 6 make red, 1, 4, 7 green, 2, 5 blue, from the top."""
     return [
         sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
         for index in range(256)

@@ -1,4 +1,4 @@
-"""A third method, as a user would add it: SimSiam (Chen and He 2021, arXiv 2011.10566) in one file."""
+"""A third method, as a user would add it: SimSiam (Chen and He 2021, arXiv 2011.10566)."""
 
 import keras
 import tensorflow as tf
@@ -10,7 +10,7 @@ from byol_tf.models.two_view_model import Outputs, TwoViewModel
 
 @keras.saving.register_keras_serializable("simsiam")
 class SimSiam(TwoViewModel):
-    """Encoder, projector and predictor; each view's prediction meets the other's stopped projection."""
+    """Encoder, projector and predictor, trained to predict the other view's stopped projection."""
 
     display_name = "SimSiam"
     loss_caption = (

@@ -1,6 +1,7 @@
-"""Trains three BYOL steps on fixed views and saves the weights: what `test_strategy.py` compares.
+"""Trains three BYOL steps on fixed views and saves the weights, which `test_strategy.py` compares.
 
-As a program it is one worker of a MultiWorkerMirroredStrategy:  train_three_steps.py OUTPUT.npz  with TF_CONFIG set.
+As a program (`train_three_steps.py OUTPUT.npz` with TF_CONFIG set) it is one worker of a
+MultiWorkerMirroredStrategy.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The long run: files, resume after SIGKILL to the same weights, refusals, and what stops it."""
+"""Pretraining runs: files, resuming after SIGKILL to the same weights, refusals, failures."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def tiny_encoder(config):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The smoke recipe with an encoder that is traced in a second."""
+    """Returns the smoke recipe with an encoder that is traced in a second."""
     monkeypatch.setattr(pretrain, "build_encoder", tiny_encoder)
     config = cifar10.get_config("smoke")
     config.epochs, config.knn_examples, config.precision = 2, 40, "float32"
@@ -119,7 +119,7 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
     with pytest.raises(Killed):
         pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
     resumed = pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
-    # TensorFlow's threads sum in an order of their own; the bitwise proof is the SIGKILL test below.
+    # TensorFlow's threads sum in any order; the bitwise proof is the SIGKILL test below.
     for actual, wanted in zip(weights_of(resumed), weights_of(whole), strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-3)
     assert [row["step"] for row in read_history(str(tmp_path / "resumed"))] == ["5", "10"]
@@ -127,7 +127,7 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
 
 @pytest.mark.slow
 def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(photos, tmp_path):
-    """SIGKILL twice, then to the end. Deterministic kernels, so that the only possible difference is the resume's."""
+    """Two SIGKILLs, then a run to the end; kernels are deterministic, so only resuming can differ."""
     command = [
         sys.executable,
         "-m",
@@ -178,14 +178,14 @@ def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit
 def test_another_config_in_the_same_folder_is_refused_by_its_fields(tiny, photos, tmp_path):
     pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
     tiny.base_ema, tiny.optimizer.base_lr = 0.5, 0.123
-    with pytest.raises(UserError, match=r"base_ema: 0\.99 there, 0\.5 here; optimizer\.base_lr"):
+    with pytest.raises(UserError, match=r"base_ema: 0\.99 there, 0\.5 given; optimizer\.base_lr"):
         pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
 
 
 def test_other_data_in_the_same_folder_are_refused(tiny, photos, tmp_path):
     pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
     next(pathlib.Path(photos, "cat").iterdir()).unlink()
-    with pytest.raises(UserError, match="examples: 40 there, 39 here"):
+    with pytest.raises(UserError, match="examples: 40 there, 39 given"):
         pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
 
 
@@ -220,7 +220,7 @@ def test_device_augmentation_trains(tiny, photos, tmp_path):
 def test_two_replicas_train_and_their_checkpoint_continues_on_one(
     tiny, photos, tmp_path, two_replicas, monkeypatch
 ):
-    """That the weights are those of one device, given the same views, is shown in test_strategy.py."""
+    """Only runs it; test_strategy.py shows that the weights are those of one device."""
     tiny.epochs = 1
     with monkeypatch.context() as patch:
         patch.setattr(pretrain.strategies, "build_strategy", {"mirrored": two_replicas}.get)

@@ -1,8 +1,8 @@
-"""Two replicas, on one machine or as two processes, train to the weights of one device with the same batch.
+"""Two replicas, in one process or two, train to the weights of one device with the same batch.
 
-The tolerance is float32's over three steps: sums of 8 images in another order. Moving variances are left to a wider
-one, as the fused kernel of a single device estimates them with N - 1 and the synchronised one with N (N = 8·7·7 and
-8·3·3 here, 8 in the heads), a Keras difference that touches no weight.
+The tolerance is float32's over three steps: sums of 8 images in another order. Moving variances get
+a wider one, as the fused kernel of a single device estimates them with N - 1 and the synchronised
+one with N (N = 8·7·7 and 8·3·3 here, 8 in the heads), a Keras difference that changes no weight.
 """
 
 import json

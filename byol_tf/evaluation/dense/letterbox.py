@@ -11,6 +11,7 @@ from byol_tf.evaluation.dense.boxes import BoxData, BoxedImage
 from byol_tf.evaluation.dense.pairs import read_image
 from byol_tf.images import seeded
 from byol_tf.images.preprocessing import Preprocessing
+from byol_tf.sources.source import shuffled_indices
 
 _PADDING = -1.0  # Marks padding of boxes and classes in KerasCV's format.
 
@@ -79,7 +80,8 @@ def training_batches(
         )
         return _squared(pixels, preprocessing, image_size), labels
 
-    examples = tf.data.Dataset.range(len(paths)).shuffle(len(paths), seed).repeat().enumerate()
+    # Examples have seeds (seed, position), orders negative ones: no two draws share a seed.
+    examples = shuffled_indices(len(paths), -1 - seed)
     loaded = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     shapes = ([image_size, image_size, 3], {"boxes": [None, 4], "classes": [None]})
     padded = loaded.padded_batch(

@@ -18,6 +18,7 @@ from absl import logging
 from byol_tf.errors import UserError
 from byol_tf.evaluation.finetuner import Diverged
 from byol_tf.images.preprocessing import decode_image
+from byol_tf.sources.source import shuffled_indices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,18 +97,11 @@ def batches(
     """
     images, maps = (tf.constant(paths) for paths in zip(*pairs, strict=True))
 
-    def epoch_order(epoch):
-        indices = tf.range(len(pairs), dtype=tf.int64)
-        # Negative, unlike the positions of examples, so that no two draws share a seed.
-        epoch_seed = tf.stack([seed, -1 - epoch])
-        order = tf.random.experimental.stateless_shuffle(indices, epoch_seed)
-        return tf.data.Dataset.from_tensor_slices(order)
-
     def load(position, index):
         return example(images[index], maps[index], tf.stack([seed, position]))
 
-    epochs = tf.data.Dataset.range(math.ceil(batch_size * steps / len(pairs)))
-    examples = epochs.flat_map(epoch_order).enumerate()
+    # Examples have seeds (seed, position), orders negative ones: no two draws share a seed.
+    examples = shuffled_indices(len(pairs), -1 - seed)
     loaded = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return loaded.batch(batch_size, drop_remainder=True).take(steps).prefetch(tf.data.AUTOTUNE)
 

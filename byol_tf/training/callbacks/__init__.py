@@ -1,1 +1,1 @@
-"""Keras callbacks: resumable checkpoints, collapse monitoring, online kNN, a progress bar. None changes training."""
+"""Keras callbacks: checkpoints, history, collapse, online kNN, progress. None changes training."""

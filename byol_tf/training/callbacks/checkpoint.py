@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed run continues as if nothing had happened, and the run's config beside them."""
+"""Checkpoints from which a killed run continues exactly as if it had not been interrupted."""
 
 import os
 
@@ -10,22 +10,23 @@ from byol_tf.errors import UserError
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Saves and restores everything a run consists of.
+    """Saves and restores the complete state of a run.
 
-    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step) and the optimizer (slots,
-    iterations, loss scale). Data, augmentation, learning rate and τ are functions of the seed and the step, so
-    nothing else has to be kept for the continued run to equal the uninterrupted one. TensorFlow writes a
-    checkpoint under temporary names and renames it, so a kill at any moment leaves the last whole one.
+    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step) and the
+    optimizer (slots, iterations, loss scale). Data, augmentation, learning rate and τ are functions
+    of the seed and the step, so nothing else has to be saved for the continued run to equal the
+    uninterrupted one. TensorFlow writes a checkpoint under temporary names and renames it, so a
+    kill at any moment leaves the last complete one.
 
     Args:
-        folder: of the checkpoints, shared by all workers; the last two stay.
-        model: the compiled BYOL model.
-        every_steps: between two checkpoints; the end of each epoch is one as well.
-        chief: False on the other workers: saving gathers variables from all of them, so they take part, and write
-            to a scratch folder beside `folder`.
+        folder: Folder of the checkpoints, shared by all workers; the last two are kept.
+        model: Compiled `TwoViewModel`.
+        every_steps: Number of steps between two checkpoints; each epoch ends with one as well.
+        chief: Whether this worker writes to `folder`. Saving gathers variables from all workers, so
+            the others take part and write to a scratch folder beside it.
 
     Raises:
-        UserError: every_steps below 1.
+        UserError: every_steps is below 1.
     """
 
     def __init__(self, folder: str, model: keras.Model, every_steps: int, chief: bool = True):
@@ -43,10 +44,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._saved_step = 0
 
     def restore(self) -> int:
-        """Restores the latest checkpoint, if there is one; returns the number of steps trained so far.
+        """Restores the latest checkpoint, if any, and returns the number of steps trained so far.
 
         Raises:
-            UserError: the checkpoint belongs to another architecture or optimizer.
+            UserError: The checkpoint belongs to another architecture or optimizer.
         """
         latest = tf.train.latest_checkpoint(self._folder)
         if latest:
@@ -54,18 +55,21 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._saved_step = int(self._checkpoint.model.step.numpy())
         return self._saved_step
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Saves if `every_steps` have passed."""
         if int(self.model.step.numpy()) // self.every_steps > self._saved_step // self.every_steps:
             self._save()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Saves unless the last step was saved."""
         self._save()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Removes the scratch folder of a worker that is not the chief."""
         if self._scratch and tf.io.gfile.exists(self._scratch):
             tf.io.gfile.rmtree(self._scratch)
 
-    def _save(self):
+    def _save(self) -> None:
         step = int(self.model.step.numpy())
         if step > self._saved_step:
             self._manager.save(checkpoint_number=step)

@@ -1,4 +1,4 @@
-"""The run's curves: TensorBoard scalars and one CSV row an epoch, both continued exactly by a resumed run."""
+"""The curves of a run, which a resumed run continues: TensorBoard and one CSV row per epoch."""
 
 import csv
 import io
@@ -12,16 +12,18 @@ from byol_tf.files import write_atomically
 
 
 class History(keras.callbacks.Callback):
-    """Writes whatever the logs hold: loss, lr, ema (τ), projection_std, online_accuracy, and what callbacks before
-    this one add at an epoch's end (effective_rank, knn_accuracy). Steps count from the start of the run.
+    """Writes all logs: loss, lr, ema (τ), projection_std, online_accuracy and more.
 
-    Keras's TensorBoard and CSVLogger count from the start of the process and repeat an epoch that was killed after
-    its row and before its checkpoint; here rows beyond the restored step are dropped.
+    Callbacks before this one add effective_rank and knn_accuracy at an epoch's end. Steps count
+    from the start of the run. Keras's TensorBoard and CSVLogger count from the start of the process
+    and repeat an epoch that was killed between its row and its checkpoint; here rows beyond the
+    restored step are dropped.
 
     Args:
-        run_dir: gets `logs/` (TensorBoard) and `history.csv`.
-        start_step: steps already trained.
-        every_steps: between two TensorBoard points within an epoch, where values are the epoch's mean so far.
+        run_dir: Folder that gets `logs/` (TensorBoard) and `history.csv`.
+        start_step: Number of steps already trained.
+        every_steps: Number of steps between two TensorBoard points within an epoch; their values
+            are the epoch's mean so far.
     """
 
     def __init__(self, run_dir: str, start_step: int, every_steps: int = 50):
@@ -31,16 +33,18 @@ class History(keras.callbacks.Callback):
         self._rows = [row for row in runs.read_history(run_dir) if int(row["step"]) <= start_step]
         self._writer = tf.summary.create_file_writer(os.path.join(run_dir, "logs"))
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict) -> None:
+        """Writes a TensorBoard point if `every_steps` have passed."""
         if (batch + 1) % self.every_steps == 0:
             self._write_scalars(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
+        """Writes a TensorBoard point and the epoch's row of history.csv."""
         self._write_scalars(logs)
         self._writer.flush()
         step = int(self.model.step.numpy())
         self._rows.append(
-            {"epoch": epoch + 1, "step": step} | {k: f"{v:.6g}" for k, v in logs.items()}
+            {"epoch": str(epoch + 1), "step": str(step)} | {k: f"{v:.6g}" for k, v in logs.items()}
         )
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         text = io.StringIO()
@@ -49,7 +53,7 @@ class History(keras.callbacks.Callback):
         table.writerows(self._rows)
         write_atomically(self._path, text.getvalue())
 
-    def _write_scalars(self, logs):
+    def _write_scalars(self, logs: dict) -> None:
         step = int(self.model.step.numpy())
         with self._writer.as_default():
             for name, value in logs.items():

@@ -1,4 +1,4 @@
-"""One progress bar for the whole run: images per second, time left, the loss."""
+"""A progress bar for the whole run: images per second, time left, the loss."""
 
 import sys
 
@@ -9,13 +9,14 @@ from tqdm import tqdm
 class ProgressBar(keras.callbacks.Callback):
     """A tqdm bar over all images of a run, which a resumed run continues where it stopped.
 
-    tensorflow_addons' TQDMProgressBar counts epochs from 0 and steps without images, so it can show neither.
-    On a terminal it is redrawn ten times a second, elsewhere (a log file) a line is written every 30 s.
+    On a terminal it is redrawn ten times per second; elsewhere, such as in a log file, a line is
+    written every 30 s. tensorflow_addons' TQDMProgressBar counts epochs from 0 and steps instead of
+    images, so it cannot show this.
 
     Args:
-        total_steps: of the run.
-        batch_size: global, images.
-        start_step: steps already trained.
+        total_steps: Number of steps of the run.
+        batch_size: Global batch size, in images.
+        start_step: Number of steps already trained.
     """
 
     def __init__(self, total_steps: int, batch_size: int, start_step: int = 0):
@@ -33,19 +34,20 @@ class ProgressBar(keras.callbacks.Callback):
             file=_Lines() if not terminal else None,
         )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict) -> None:
+        """Moves the bar by one batch and shows loss and spread."""
         self.bar.set_postfix(
             {"loss": f"{logs['loss']:.3f}", "std": f"{logs['projection_std']:.2f}"}, refresh=False
         )
         self.bar.update(self.batch_size)
 
-    def close(self):
-        """Leaves the bar as it stands; `pretrain` calls it, as a resumed run calls `fit` twice."""
+    def close(self) -> None:
+        """Closes the bar; not `on_train_end`, since a resumed run calls `fit` twice."""
         self.bar.close()
 
 
 class _Lines:
-    """Standard error with each redrawn bar on a line of its own."""
+    """Standard error, with each redrawn bar on its own line."""
 
     def write(self, text: str) -> None:
         text = text.strip("\r\n")

@@ -1,4 +1,4 @@
-"""Collapse is seen at the step where it happens."""
+"""A collapse is reported at the step where it happens."""
 
 import logging
 
