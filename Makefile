@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := examples/images
 DEMO := demo
+# Test processes at once; each is a TensorFlow process of about 2 GB.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 # With byte code compiled at set-up and kept, TensorFlow imports in a fraction of the time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -55,10 +58,10 @@ search: venv  ## search with the demo's encoder: nearest images of a few others;
 	    --output=$(DEMO)/neighbours.html $(DATA)/test/automobile/0007.jpg $(DATA)/test/horse/0002.jpg $(DATA)/test/ship/0001.jpg
 
 test: venv  ## run every test, as CI does
-	$(BIN)/python -m pytest
+	$(PYTEST) --durations=25
 
 test-fast: venv  ## run only the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: venv  ## check style, formatting and types: ruff and mypy
 	$(BIN)/ruff check

@@ -23,6 +23,25 @@ def pytest_addoption(parser):
     )
 
 
+# Minutes each. Files run in parallel (`make test`), and one of these last would leave a core idle.
+_LONGEST_FILES = (
+    "test_local.py",
+    "test_kubeflow_v2.py",
+    "test_pretrain.py",
+    "test_data.py",
+    "test_byol.py",
+    "test_readme.py",
+    "test_studies.py",
+    "test_batching.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest test files first; the order of the rest stays."""
+    rank = {name: number for number, name in enumerate(_LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(0)

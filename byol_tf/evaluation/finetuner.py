@@ -173,6 +173,8 @@ class NesterovSGD(MomentumOptimizer):
     own SGD it is inside.
     """
 
+    coupled_weight_decay: tf.Variable
+
     def __init__(self):
         super().__init__(
             learning_rate=0.0, weight_decay=0.0, momentum=_MOMENTUM, name="nesterov_sgd"
