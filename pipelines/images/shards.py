@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator
 
 import apache_beam as beam
@@ -11,6 +10,7 @@ import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf.message import DecodeError
 
+from byol_tf.files import replacing
 from byol_tf.images.preprocessing import decode_image
 from byol_tf.sources.corrupt import decoder_message
 from pipelines.images.listing import Shard, split_of
@@ -100,23 +100,21 @@ class WriteShard(beam.DoFn):
         """Writes one shard."""
         shard = Shard.from_json(element)
         path = os.path.join(self._split_uris[shard.split], shard.name)
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
         examples, unreadable = 0, None
         corrupt: list[tuple[str, str]] = []
         try:
-            with tf.io.TFRecordWriter(temporary, _OPTIONS) as writer:
+            with (
+                replacing(path) as temporary,
+                tf.io.TFRecordWriter(temporary, _OPTIONS) as writer,
+            ):
                 for key, make in self._makers(shard):
                     try:
                         writer.write(make().SerializeToString(deterministic=True))
                         examples += 1
                     except CorruptImage as error:
                         corrupt.append((key, str(error)))
-            tf.io.gfile.rename(temporary, path, overwrite=True)
         except UnreadableRecords as error:
             unreadable = (shard.records, str(error))
-        finally:
-            if tf.io.gfile.exists(temporary):
-                tf.io.gfile.remove(temporary)
         result = {"split": shard.split, "examples": examples, "corrupt": corrupt}
         yield json.dumps(result | ({"unreadable": unreadable} if unreadable else {}))
 

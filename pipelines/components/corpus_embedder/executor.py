@@ -2,7 +2,6 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from tfx.types import artifact, artifact_utils
 from tfx.utils import path_utils
 
 from byol_tf.errors import UserError
+from byol_tf.files import write_atomically
 from pipelines.images import listing
 from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import CorruptImage, ImageReader
@@ -122,9 +122,6 @@ class EmbedShard(beam.DoFn):
                 "embedding": pa.array(rows, pa.list_(pa.float32())),
             }
         )
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
         content = pa.BufferOutputStream()  # Arrow cannot write to a GFile.
         pq.write_table(table, content)
-        with tf.io.gfile.GFile(temporary, "wb") as file:
-            file.write(content.getvalue().to_pybytes())
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        write_atomically(path, content.getvalue().to_pybytes())
