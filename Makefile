@@ -72,7 +72,7 @@ format: venv  ## format the code and sort imports
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bazel: venv  ## bazel build //... && bazel test //..., with Debian's Bazel, offline
+bazel: venv  ## build every Bazel target, test one per package, with Debian's Bazel, offline
 	tools/bazel.sh
 
 bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds the PyTorch rival

@@ -7,7 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -28,13 +28,18 @@ def nodes_that_run(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imported_names(path: pathlib.Path) -> set[str]:
-    """Dotted names that `path` imports, also in functions; `from a import b` counts as `a.b`."""
+    """Dotted names that `path` imports, also in functions."""
+    return names_imported(nodes_that_run(ast.parse(path.read_text())))
+
+
+def names_imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Dotted names that these statements import; `from a import b` counts as `a.b`."""
     names = set()
-    for node in nodes_that_run(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
+            assert node.level == 0, f"a relative import in line {node.lineno}"
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
 
@@ -163,6 +168,55 @@ def test_clients_and_commands_of_the_endpoint_import_no_tensorflow():
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()
     assert "serving.client.grpc_transport" in loaded and "tensorflow" not in loaded
+
+
+def imports_at_load(path: pathlib.Path) -> set[str]:
+    """Dotted names that importing `path` imports: those outside of functions."""
+    tree = ast.parse(path.read_text())
+    inner = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    return names_imported([node for node in nodes_that_run(tree) if node not in inner])
+
+
+def loads_tfx(names: set[str], seen: set[pathlib.Path]) -> bool:
+    """Whether importing `names` imports TFX, directly or through modules of ours."""
+    if any(name.partition(".")[0] == "tfx" for name in names):
+        return True
+    for file in filter(None, map(module_file, names)):
+        if file not in seen:
+            seen.add(file)
+            if loads_tfx(imports_at_load(file), seen):
+                return True
+    return False
+
+
+def is_slow(node: ast.AST) -> bool:
+    return any(
+        ast.unparse(mark) == "pytest.mark.slow" for mark in getattr(node, "decorator_list", ())
+    )
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("tests/pipelines/**/test_*.py")), ids=lambda p: p.stem
+)
+def test_fast_tests_of_the_pipeline_import_no_tfx(path):
+    """Its import takes longer than all of them. tests/pipelines/conftest.py watches lazy imports."""
+    body = ast.parse(path.read_text()).body
+    if any(ast.unparse(node) == "pytestmark = pytest.mark.slow" for node in body):
+        return
+    names = imports_at_load(path)
+    for test in body:
+        if (
+            isinstance(test, ast.FunctionDef)
+            and test.name.startswith("test_")
+            and not is_slow(test)
+        ):
+            names |= names_imported(nodes_that_run(test))
+    assert not loads_tfx(names, set())
 
 
 def public_functions(path: pathlib.Path) -> Iterator[tuple[str, ast.FunctionDef]]:

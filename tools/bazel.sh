@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Proves `bazel build //... && bazel test //...` with Debian's Bazel 4, without a network, under
-# .venv's Python. Where there is a network the plain commands do the same in an active .venv.
+# Builds every target and tests those given, with Debian's Bazel 4, without a network, under .venv's
+# Python. With a network, plain `bazel build //...` and `bazel test` do the same in an active .venv.
+#
+#   tools/bazel.sh               tests one target per package: pytest runs all tests, so what is left
+#                                to prove is that the declared files and deps are enough
+#   tools/bazel.sh //tests/...   tests all
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,7 +29,8 @@ flags=(
     --test_env=PATH="$PWD/.venv/bin:$PATH"
     --test_env=TF_CPP_MIN_LOG_LEVEL=2
 )
+(($#)) || set -- //tests/report //tests/pipelines/report //tests/serving:search
 trap 'bazel shutdown' EXIT  # else the server stays in memory for three hours
 bazel build "${flags[@]}" //...
 # One test at a time: each is a TensorFlow process that takes all cores.
-bazel test "${flags[@]}" --local_test_jobs=1 --test_output=errors //...
+bazel test "${flags[@]}" --local_test_jobs=1 --test_output=errors "$@"

@@ -27,7 +27,7 @@ wheel=$(echo "$work"/byol_tf-*.whl)
 install() {
     echo "== $1: pip install byol_tf${2:+[$2]}"
     "$python" -m venv "$work/$1"
-    "$work/$1/bin/pip" install -q -c requirements/core.lock "$wheel${2:+[$2]}"
+    "$work/$1/bin/pip" install -q --no-compile -c requirements/core.lock "$wheel${2:+[$2]}"
     "$work/$1/bin/pip" check
     mkdir "$work/$1/empty"
     cd "$work/$1/empty"

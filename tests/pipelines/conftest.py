@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -18,3 +19,17 @@ def pytest_ignore_collect(collection_path: pathlib.Path, config: pytest.Config) 
     ):
         return True
     return None
+
+
+def _tfx_is_loaded() -> bool:
+    # tfx itself is a namespace that a .pth file makes when Python starts.
+    return any(name.startswith("tfx.") for name in sys.modules)
+
+
+@pytest.fixture(autouse=True)
+def _fast_tests_import_no_tfx(request):
+    """Fails a fast test that imports TFX; where a slow test has done so before, there is no telling."""
+    loaded = _tfx_is_loaded()
+    yield
+    if not loaded and not request.node.get_closest_marker("slow"):
+        assert not _tfx_is_loaded(), "a fast test imported TFX: mark it slow, or import later"
