@@ -23,9 +23,6 @@ class FolderSource(Source):
 
     Args:
         folder: Path of the folder.
-
-    Args:
-        folder: Path of the folder.
         files: Relative paths of the images to take, in this order; None takes all, sorted.
 
     Raises:
