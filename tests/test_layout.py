@@ -1,4 +1,4 @@
-"""The source tree against what the build files, the locks and DESIGN say about it."""
+"""The source tree against its own rules: build files, imports, annotations, locks."""
 
 import ast
 import configparser
