@@ -1,11 +1,11 @@
-"""Measures the endpoint's throughput against the model's own, its latency, and its memory over time.
+"""Measures the endpoint's throughput against the model's own, its latency, and memory over time.
 
     python benchmarks/serving.py                       # ResNet-50, photos of 224 pixels
     python benchmarks/serving.py --network=resnet18    # a hundred times as many requests per second
 
-A real `byol-serve` with serving/batching.config runs in its own process; this process sends requests
-over loopback, on the same cores. The ceiling is the same SavedModel called in a third process with
-the best batch size, timed before and after, while the others are idle.
+A real `byol-serve` with serving/batching.config runs in its own process; this process sends
+requests over loopback, on the same cores. The ceiling is the same SavedModel called in a third
+process with the best batch size, timed before and after, while the others are idle.
   single    rising numbers of clients with one image per request, gRPC and REST
   whole     4 requests of 32 images at the same time
   half      latency of single images at random times (Poisson), at half of the maximum rate
@@ -41,7 +41,8 @@ NETWORKS = {  # depth, width, image size, stem
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 CLIENTS = (1, 4, 16, 64, 128)
 TARGET = 0.85
-# Time before a measurement starts, as a fraction of --seconds: each batch size is slow at its first runs.
+# Time before a measurement starts, as a fraction of --seconds: the first runs of each batch size
+# are slow.
 WARM_UP = 0.3
 
 
@@ -112,7 +113,8 @@ async def closed_loop(
                     ends.append(end)
 
         await asyncio.gather(*map(one, range(clients)))
-    # The answers of a batch come together, so the time runs from the end of one batch to that of another.
+    # The answers of a batch come together, so the time runs from the end of one batch to that of
+    # another.
     first = min(ends)
     counted = [end for end in ends if first + 0.05 < end <= stop]
     return summary(latencies, len(counted) * size / (max(counted) - first))
@@ -156,7 +158,7 @@ def resident_mib(process: subprocess.Popen) -> float:
 
 
 def soak(process: subprocess.Popen, address: str, files: list[bytes], requests: int) -> list[float]:
-    """Returns memory of the warm server in MiB, at the beginning and after each tenth of the requests."""
+    """Returns the warm server's memory in MiB, at the start and after every tenth of the calls."""
     memory = []
     tenth = requests // 10
     for _ in range(11):
@@ -253,7 +255,8 @@ def main() -> None:
     for name, result in results.items():
         speed = result["images_per_second"]
         print(
-            f"{name:28} {speed:9.1f} {speed / top:10.2f} {result['p50_ms']:9.1f} {result['p99_ms']:9.1f}"
+            f"{name:28} {speed:9.1f} {speed / top:10.2f} "
+            f"{result['p50_ms']:9.1f} {result['p99_ms']:9.1f}"
         )
     best = {
         p: max(r["images_per_second"] for n, r in results.items() if n.startswith(p)) / top

@@ -67,7 +67,8 @@ def two_view_dataset(
     if config.batch_size % replicas or replicas % workers:
         raise UserError(
             f"batch_size {config.batch_size} cannot be shared by {replicas} replicas on {workers} "
-            f"worker(s); give a multiple of {replicas}, and each worker the same number of replicas."
+            f"worker(s); give a multiple of {replicas}, and each worker the same number of "
+            "replicas."
         )
     batch_size = config.batch_size // replicas
     rows = config.batch_size // workers

@@ -35,8 +35,8 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
             differing = _differences(json.load(file), json.loads(json.dumps(config)))
         if differing:
             raise UserError(
-                f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give another "
-                "run folder, or the config it was started with to continue it."
+                f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give "
+                "another run folder, or the config it was started with to continue it."
             )
         return
     try:

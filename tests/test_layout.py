@@ -161,7 +161,8 @@ def test_what_answers_before_flags_are_parsed_imports_no_tensorflow():
 
 def test_clients_and_commands_of_the_endpoint_import_no_tensorflow():
     code = (
-        "import sys, serving.client, serving.local_server.main, serving.search.embed, serving.search.neighbors;"
+        "import sys, serving.client, serving.local_server.main, serving.search.embed, "
+        "serving.search.neighbors;"
         "print(*sys.modules)"
     )
     loaded = subprocess.run(
@@ -204,7 +205,7 @@ def is_slow(node: ast.AST) -> bool:
     "path", sorted(ROOT.glob("tests/pipelines/**/test_*.py")), ids=lambda p: p.stem
 )
 def test_fast_tests_of_the_pipeline_import_no_tfx(path):
-    """Its import takes longer than all of them. tests/pipelines/conftest.py watches lazy imports."""
+    """Its import takes longer than they all do; tests/pipelines/conftest.py sees lazy imports."""
     body = ast.parse(path.read_text()).body
     if any(ast.unparse(node) == "pytestmark = pytest.mark.slow" for node in body):
         return

@@ -2,8 +2,8 @@
 
 The same command resumes an interrupted study.
 
-byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train --test_dir=photos/test \\
-    --output_dir=ablations
+    byol-ablate --study=target_ema --config=cifar10 --data_dir=photos/train \\
+        --test_dir=photos/test --output_dir=ablations
 """
 
 import json

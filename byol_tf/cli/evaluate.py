@@ -1,7 +1,10 @@
 """byol-evaluate: evaluates a pretrained encoder with the paper's protocols, next to baselines.
 
-byol-evaluate --run_dir=runs/photos --train_dir=photos/train --test_dir=photos/test --baselines
-byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... --protocol=semi_supervised
+    byol-evaluate --run_dir=runs/photos --train_dir=photos/train --test_dir=photos/test --baselines
+    byol-evaluate --saved_model=exported/1 --train_dir=... --test_dir=... \\
+        --protocol=semi_supervised
+
+The encoder is that of a run, or an exported SavedModel.
 """
 
 import contextlib

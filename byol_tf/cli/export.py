@@ -1,6 +1,8 @@
 """byol-export: writes the encoder of a run as a SavedModel for TF Serving, byol-serve and TFX.
 
-byol-export --run_dir=runs/photos --output=exported/photos/1
+For example:
+
+    byol-export --run_dir=runs/photos --output=exported/photos/1
 """
 
 import json
@@ -65,8 +67,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "Folder of the new SavedModel, MODEL/VERSION. TF Serving serves the highest version in MODEL "
-        "that is a number.",
+        "Folder of the new SavedModel, MODEL/VERSION. TF Serving serves the highest version in "
+        "MODEL that is a number.",
         required=True,
     )
 

@@ -23,16 +23,16 @@ _DATA_DIR = flags.DEFINE_string(
 _RUN_DIR = flags.DEFINE_string(
     "run_dir",
     None,
-    "Folder for checkpoints, TensorBoard logs and the config. A run that is already there is continued "
-    "if its config is the same, and refused otherwise.",
+    "Folder for checkpoints, TensorBoard logs and the config. A run that is already there is "
+    "continued if its config is the same, and refused otherwise.",
     required=True,
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
     STRATEGIES,
-    "Devices to train on: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or whatever is "
-    "found.",
+    "Devices to train on: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or "
+    "whatever is found.",
 )
 
 

@@ -18,8 +18,8 @@ flags.disclaim_key_flags()
 _HELP = (
     "A recipe of byol_tf/configs (imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10), "
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
-    "get_config. Override any field: --config.epochs=50 --config.encoder.depth=34. The defaults are "
-    "the paper's."
+    "get_config. Override any field: --config.epochs=50 --config.encoder.depth=34. The defaults "
+    "are the paper's."
 )
 
 

@@ -1,7 +1,9 @@
 """byol-report: makes an HTML page of a run: results, curves, accuracy by class, neighbours, a map.
 
-byol-report runs/photos
-byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
+For example:
+
+    byol-report runs/photos
+    byol-report runs/photos --train_dir=photos/train --test_dir=photos/test --output=photos.html
 """
 
 import importlib.util

@@ -1,6 +1,7 @@
 """The paper's ImageNet recipe: ResNet-50, batch 4096; 40, 100, 300 or 1000 epochs.
 
-    byol-pretrain --config=imagenet:1000 --data_dir=imagenet/train --run_dir=runs/imagenet --strategy=tpu
+    byol-pretrain --config=imagenet:1000 --data_dir=imagenet/train --run_dir=runs/imagenet \\
+        --strategy=tpu
 
 Reference (paper table 1 and the authors' code), linear evaluation of ResNet-50 after 1000 epochs:
 74.3 % top-1, on 512 TPU v3 cores in about 8 hours. We have not run it.

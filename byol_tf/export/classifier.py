@@ -100,8 +100,9 @@ def _check(
 ) -> None:
     if kernel.ndim != 2 or len(kernel) != embedding_size:
         raise UserError(
-            f"the classifier's kernel has the shape {kernel.shape}, but the encoder's embedding has "
-            f"{embedding_size} values; give a kernel [{embedding_size}, C] trained on this encoder."
+            f"the classifier's kernel has the shape {kernel.shape}, but the encoder's embedding "
+            f"has {embedding_size} values; give a kernel [{embedding_size}, C] trained on "
+            "this encoder."
         )
     if bias.shape != kernel.shape[1:] or len(class_names) != kernel.shape[1]:
         raise UserError(

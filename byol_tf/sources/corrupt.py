@@ -59,7 +59,8 @@ class CorruptExamples:
                 self.error = self.error or UserError(
                     f"{count} of the {self._num_examples} images in '{self._source_name}' are "
                     f"corrupt, more than max_corrupt_fraction={max_fraction:g} allows (such as "
-                    f"{name}: {self.reasons[name]}); remove those that the log names, or allow more."
+                    f"{name}: {self.reasons[name]}); remove those that the log names, or allow "
+                    "more."
                 )
 
     def fail_batch(self) -> None:

@@ -132,7 +132,7 @@ def _scan(file: str, class_texts: dict[int, str]) -> int:
                 class_texts[label] = text.decode(errors="replace") or class_texts.get(label, "")
     except (tf.errors.OpError, UnicodeDecodeError) as error:  # Messages may quote raw bytes.
         raise UserError(
-            f"'{file}' is not an intact TFRecord file of tf.Examples (bad within the 64 records after "
-            f"record {count}); write it again."
+            f"'{file}' is not an intact TFRecord file of tf.Examples (bad within the 64 records "
+            f"after record {count}); write it again."
         ) from error
     return count

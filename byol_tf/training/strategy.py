@@ -61,8 +61,8 @@ def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas or batch_size < 2 * replicas:
         raise UserError(
-            f"batch_size {batch_size} cannot be shared by {replicas} replica(s); give a multiple of "
-            f"{replicas}, at least {2 * replicas} (BatchNorm needs two images on each)."
+            f"batch_size {batch_size} cannot be shared by {replicas} replica(s); give a multiple "
+            f"of {replicas}, at least {2 * replicas} (BatchNorm needs two images on each)."
         )
 
 

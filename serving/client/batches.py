@@ -54,7 +54,8 @@ def content(image: Image) -> bytes | np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
-                f"an image array is {image.dtype} {list(image.shape)}; give uint8 [H, W, 3], RGB in 0 to 255."
+                f"an image array is {image.dtype} {list(image.shape)}; give uint8 [H, W, 3], "
+                "RGB in 0 to 255."
             )
         return image
     if isinstance(image, bytes):

@@ -27,8 +27,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # Seconds.
 class _Tries:
     """The time left for a call, and the waits before its retries.
 
-    Only UNAVAILABLE is retried: no server, a full queue, a restart. Other errors would come again, or
-    the work would be done twice.
+    Only UNAVAILABLE is retried: no server, a full queue, a restart. Other errors would come again,
+    or the work would be done twice.
     """
 
     def __init__(self, timeout: float, retries: int):
@@ -74,16 +74,16 @@ class EmbeddingClient:
 
     Args:
         address: Address of the server: "HOST:PORT" for gRPC; "http://HOST:PORT" or
-            "https://HOST:PORT" for REST, which sends a third more bytes for files, and several times
-            as many for arrays, as JSON numbers.
+            "https://HOST:PORT" for REST, which sends a third more bytes for files, and several
+            times as many for arrays, as JSON numbers.
         model_name: Name of the model.
         version: Version of the model; None for the newest.
         label: Label of a version, such as "stable", instead of its number.
         timeout: Seconds that one request may take, including its retries.
         batch_size: Maximum number of images per request; larger servers are faster with more.
         retries: Retries while the server is UNAVAILABLE, after waits that double from 0.1 s to 5 s.
-        tls: Certificates. None means plain text for gRPC, and the authorities that the system trusts
-            for https.
+        tls: Certificates. None means plain text for gRPC, and the authorities that the system
+            trusts for https.
 
     Raises:
         ValueError: A number is out of range, or both version and label are given.

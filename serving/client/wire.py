@@ -1,8 +1,8 @@
 """The part of TF Serving's messages that a client of embeddings sends and reads.
 
-`tensorflow_serving.apis` has them all, but importing it imports TensorFlow: seconds, and hundreds of
-megabytes, in every process that only asks a server. A test compares names, numbers and types here
-with it.
+`tensorflow_serving.apis` has them all, but importing it imports TensorFlow: seconds, and hundreds
+of megabytes, in every process that only asks a server. A test compares names, numbers and types
+here with it.
 """
 
 from serving import messages

@@ -47,7 +47,8 @@ class Batching:
         ):
             if getattr(self, name) < least:
                 raise UserError(
-                    f"{name} in the batching parameters is {getattr(self, name)}; give at least {least}."
+                    f"{name} in the batching parameters is {getattr(self, name)}; "
+                    f"give at least {least}."
                 )
         sizes = self.allowed_batch_sizes
         if sizes and (
@@ -57,8 +58,8 @@ class Batching:
             or (sizes[-1] < self.max_batch_size and not self.enable_large_batch_splitting)
         ):
             raise UserError(
-                f"allowed_batch_sizes in the batching parameters are {list(sizes)}; give increasing "
-                f"sizes of which the last is max_batch_size ({self.max_batch_size})."
+                f"allowed_batch_sizes in the batching parameters are {list(sizes)}; give "
+                f"increasing sizes of which the last is max_batch_size ({self.max_batch_size})."
             )
 
 

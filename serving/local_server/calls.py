@@ -114,7 +114,8 @@ def _refuse(store: ModelStore, request, kind: str, outputs: set[str]) -> NoRetur
         raise invalid(f"No {kind} inputs found in SignatureDef: {signature}")
     if outputs.isdisjoint(signature.outputs):
         raise invalid(
-            f"Expected {kind} signature outputs to contain {sorted(outputs)}. Signature was: {signature}"
+            f"Expected {kind} signature outputs to contain {sorted(outputs)}. "
+            f"Signature was: {signature}"
         )
     if not (
         request.input.example_list.examples or request.input.example_list_with_context.examples

@@ -1,7 +1,7 @@
 """The gRPC side: PredictionService, ModelService, health and reflection on one asyncio server.
 
-Predictions run in a pool of threads, and status calls outside it, so that a busy server still reports
-its state. A client that opens a stream and hangs holds no thread.
+Predictions run in a pool of threads, and status calls outside it, so that a busy server still
+reports its state. A client that opens a stream and hangs holds no thread.
 """
 
 import asyncio

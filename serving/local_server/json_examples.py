@@ -16,7 +16,8 @@ def check(document: dict[str, Any]) -> None:
         _example(document["context"])
     if "examples" not in document:
         raise invalid(
-            f"JSON Value: {shown(document)} When method is classify, key 'examples' is expected and was not found"
+            f"JSON Value: {shown(document)} When method is classify, key 'examples' "
+            "is expected and was not found"
         )
     examples = document["examples"]
     if not isinstance(examples, list):

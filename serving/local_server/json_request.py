@@ -20,8 +20,8 @@ from serving.local_server.tensors import type_name
 
 _MAX_SHOWN = 256  # Characters of the client's JSON that an error quotes.
 _MAX_DIMENSIONS = 32  # NumPy's limit.
-# Integers must fit the range of this NumPy type. Those of narrow types are checked as int32 and then
-# wrapped, as in TF Serving.
+# Integers must fit the range of this NumPy type. Those of narrow types are checked as int32 and
+# then wrapped, as in TF Serving.
 _INTEGERS: dict[tf.DType, type[np.integer]] = {
     tf.int32: np.int32,
     tf.int16: np.int32,
@@ -66,7 +66,8 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid(f"JSON Value: {shown(document)} Is not object")
     if not isinstance(document.get("signature_name", ""), str):
         raise invalid(
-            f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
+            f"JSON Value: {shown(document)} not formatted correctly. "
+            "'signature_name' key must be a string value."
         )
     return document
 
@@ -88,8 +89,8 @@ def to_tensors(document: dict[str, Any], infos: TensorInfos) -> tuple[dict[str, 
     """
     if "instances" in document and "inputs" in document:
         raise invalid(
-            f"JSON Value: {shown(document)} Not formatted correctly expecting only one of 'inputs' or "
-            "'instances' keys to exist "
+            f"JSON Value: {shown(document)} Not formatted correctly expecting only one of "
+            "'inputs' or 'instances' keys to exist "
         )
     if "instances" in document:
         return _from_instances(document, infos), True
@@ -106,8 +107,8 @@ def _from_instances(document: dict[str, Any], infos: TensorInfos) -> dict[str, n
         raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
     if not isinstance(rows[0], dict) and len(infos) > 1:
         raise invalid(
-            "instances is a plain list, but expecting list of objects as multiple input tensors required as "
-            "per tensorinfo_map"
+            "instances is a plain list, but expecting list of objects as multiple input tensors "
+            "required as per tensorinfo_map"
         )
     if not _is_named(rows[0]):
         for number, row in enumerate(rows):
@@ -125,8 +126,8 @@ def _from_instances(document: dict[str, Any], infos: TensorInfos) -> dict[str, n
             )
         if row.keys() != set(infos):
             raise invalid(
-                f"Failed to process element: {number} of 'instances' list. JSON object: {shown(row)} keys "
-                f"must be equal to: {','.join(sorted(infos))}"
+                f"Failed to process element: {number} of 'instances' list. JSON object: "
+                f"{shown(row)} keys must be equal to: {','.join(sorted(infos))}"
             )
     return {
         name: _stacked([row[name] for row in rows], tf.as_dtype(info.dtype), f"key: {name} ")
@@ -172,8 +173,8 @@ def _from_inputs(value: Any, infos: TensorInfos) -> dict[str, np.ndarray]:
         return {name: _tensor(value[name], tf.as_dtype(info.dtype)) for name, info in infos.items()}
     if len(infos) > 1:
         raise invalid(
-            "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
-            "tensorinfo_map"
+            "inputs is a plain value/list, but expecting an object as multiple input tensors "
+            "required as per tensorinfo_map"
         )
     ((name, info),) = infos.items()
     return {name: _tensor(value, tf.as_dtype(info.dtype))}
@@ -188,12 +189,13 @@ def _tensor(value: Any, dtype: tf.DType) -> np.ndarray:
         for item in level:
             if not isinstance(item, list):
                 raise invalid(
-                    f"JSON Value: {shown(item)} found at incorrect level: {len(shape) + 1} in the JSON DOM. "
-                    f"Expected at level: {len(shape) + 2}"
+                    f"JSON Value: {shown(item)} found at incorrect level: {len(shape) + 1} in the "
+                    f"JSON DOM. Expected at level: {len(shape) + 2}"
                 )
             if len(item) != size:
                 raise invalid(
-                    f"Encountered list at unexpected size: {len(item)} at level: {len(shape)} expected size: {size}"
+                    f"Encountered list at unexpected size: {len(item)} at level: {len(shape)} "
+                    f"expected size: {size}"
                 )
         shape.append(size)
         if len(shape) > _MAX_DIMENSIONS:

@@ -39,7 +39,8 @@ def rows(outputs: Mapping[str, np.ndarray]) -> str:
     else:
         body = ", ".join(
             "{\n" + ",\n".join(
-                f"{_INDENT * 3}{json.dumps(name)}: {elements[row]}" for name, elements in written.items()
+                f"{_INDENT * 3}{json.dumps(name)}: {elements[row]}"
+                for name, elements in written.items()
             ) + f"\n{_INDENT * 2}}}"
             for row in range(size)
         )  # fmt: skip
@@ -61,7 +62,8 @@ def columns(outputs: Mapping[str, np.ndarray]) -> str:
         body = _column(iter(_elements(name, value)), value.shape, 1)
     else:
         entries = (
-            f"{_INDENT * 2}{json.dumps(name)}: {_column(iter(_elements(name, value)), value.shape, 2)}"
+            f"{_INDENT * 2}{json.dumps(name)}: "
+            f"{_column(iter(_elements(name, value)), value.shape, 2)}"
             for name, value in outputs.items()
         )
         body = "{\n" + ",\n".join(entries) + f"\n{_INDENT}}}"

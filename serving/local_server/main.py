@@ -164,8 +164,8 @@ def _check_base_path(path: str) -> None:
         )
     if os.path.exists(os.path.join(path, "saved_model.pb")):
         raise UserError(
-            f"--model_base_path={path} is a model itself; give the folder above it, whose subfolders are "
-            "versions named by numbers."
+            f"--model_base_path={path} is a model itself; give the folder above it, whose "
+            "subfolders are versions named by numbers."
         )
 
 
@@ -192,8 +192,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
-        "Address to listen on. The default is reachable from this machine only; 0.0.0.0 (the default of "
-        "tensorflow_model_server) from everywhere, so consider --ssl_config_file.",
+        "Address to listen on. The default is reachable from this machine only; 0.0.0.0 (the "
+        "default of tensorflow_model_server) from everywhere, so consider --ssl_config_file.",
     )
     flags.DEFINE_integer("port", 8500, "Port for gRPC.", lower_bound=1, upper_bound=65535)
     flags.DEFINE_integer(
@@ -205,8 +205,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "model_base_path",
         None,
-        "Folder of the model, whose subfolders are versions named by numbers; the highest is served. A new "
-        "version takes over when it has loaded and answered its warm-up requests.",
+        "Folder of the model, whose subfolders are versions named by numbers; the highest is "
+        "served. A new version takes over when it has loaded and answered its warm-up requests.",
     )
     flags.DEFINE_string(
         "model_config_file",
@@ -231,8 +231,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "ssl_config_file",
         None,
-        "SSLConfig file in text format, with the PEM contents of server_key, server_cert and custom_ca. It "
-        "applies to gRPC and, unlike in TF Serving, to REST too.",
+        "SSLConfig file in text format, with the PEM contents of server_key, server_cert and "
+        "custom_ca. It applies to gRPC and, unlike in TF Serving, to REST too.",
     )
     flags.DEFINE_string(
         "monitoring_config_file",
@@ -259,14 +259,14 @@ def _define_flags() -> None:
     flags.DEFINE_bool(
         "allow_version_labels_for_unavailable_models",
         False,
-        "Whether a new label may name a version that has not loaded yet; labels in the config file at start "
-        "need this.",
+        "Whether a new label may name a version that has not loaded yet; labels in the config "
+        "file at start need this.",
     )
     flags.DEFINE_integer(
         "grpc_max_threads",
         0,
-        "gRPC calls that run at the same time; 0 means 4 times the CPUs or, with batching, enough for two "
-        "batches of single images, at most 128.",
+        "gRPC calls that run at the same time; 0 means 4 times the CPUs or, with batching, enough "
+        "for two batches of single images, at most 128.",
         lower_bound=0,
     )
     flags.DEFINE_integer(

@@ -19,20 +19,22 @@ def checked(
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
-            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
-            "currently supported"
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported"
         )
     models = list(config.model_config_list.config)
     _check_names(model.name for model in models)
     for model in models:
         if not model.base_path.startswith("/"):
             raise invalid(
-                f"Expected model {model.name} to have an absolute path; got base_path()={model.base_path}"
+                f"Expected model {model.name} to have an absolute path; "
+                f"got base_path()={model.base_path}"
             )
         if model.model_platform != "tensorflow":
             raise invalid(
-                f"Illegal setting neither ModelServerConfig::model_type nor ModelServerConfig::model_platform "
-                f"is tensorflow for model {model.name}: '{model.model_platform}'"
+                "Illegal setting neither ModelServerConfig::model_type nor "
+                f"ModelServerConfig::model_platform is tensorflow for model {model.name}: "
+                f"'{model.model_platform}'"
             )
         for number in model.model_version_policy.specific.versions:
             if number < 0:

@@ -36,7 +36,7 @@ class ModelStore:
     """Loads the versions that the config wants, unloads the others, and lends them to requests.
 
     Args:
-        poll_seconds: Seconds between two looks at the folders; 0 to look only when a config arrives.
+        poll_seconds: Seconds between looks at the folders; 0 to look only when a config arrives.
         max_load_retries: Retries before the server gives up on a version.
         retry_seconds: Seconds between two attempts to load.
         batching: Parameters of batching across requests, or None for no batching.

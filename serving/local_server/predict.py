@@ -54,14 +54,16 @@ def check_names(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, obj
             return "{" + ",".join(sorted(names)) + "}"
 
         raise invalid(
-            f"input size does not match signature: {len(given)}!={len(expected)} len({listed(given)}) != "
-            f"len({listed(expected)}). Sent extra: {listed(given - expected)}. "
+            f"input size does not match signature: {len(given)}!={len(expected)} "
+            f"len({listed(given)}) != len({listed(expected)}). "
+            f"Sent extra: {listed(given - expected)}. "
             f"Missing but required: {listed(expected - given)}."
         )
     for name in sorted(expected - given):
         feed = signature.inputs[name].name
         raise invalid(
-            f"Signature input alias: {name}(feed name: {feed}) not found in request and no default value provided."
+            f"Signature input alias: {name}(feed name: {feed}) not found in request and "
+            "no default value provided."
         )
 
 
@@ -71,8 +73,8 @@ def check_outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str])
     for name in wanted:
         if name not in signature.outputs:
             raise invalid(
-                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
-                f"{{{','.join(sorted(signature.outputs))}}}."
+                f"output tensor alias not found in signature: {name} Outputs expected to be in "
+                f"the set {{{','.join(sorted(signature.outputs))}}}."
             )
         if name in seen:
             raise invalid(f"duplicate output tensor alias: {name}")

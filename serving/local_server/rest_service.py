@@ -86,7 +86,8 @@ class RestServer:
             self._server.listen(port, host)
         except OSError as error:
             raise UserError(
-                f"cannot listen on {host}:{port} for REST ({error}); give another --rest_api_port or --host."
+                f"cannot listen on {host}:{port} for REST ({error}); "
+                "give another --rest_api_port or --host."
             ) from error
 
     async def drain(self, seconds: float) -> None:
@@ -224,4 +225,7 @@ def _as_json(message) -> str:
     )
 
 
-_NOT_FOUND = "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
+_NOT_FOUND = (
+    "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n"
+    "</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
+)

@@ -189,5 +189,6 @@ def _check_types(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np
         given = tf.string if inputs[name].dtype == object else tf.as_dtype(inputs[name].dtype)
         if given != expected:
             raise invalid(
-                f"Expects arg[{position}] to be {type_name(expected)} but {type_name(given)} is provided"
+                f"Expects arg[{position}] to be {type_name(expected)} but {type_name(given)} "
+                "is provided"
             )

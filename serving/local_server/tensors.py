@@ -40,8 +40,8 @@ def from_proto(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
         proto: Tensor of the request.
 
     Raises:
-        StatusError: INVALID_ARGUMENT "tensor parsing error: NAME (reason)" if shape, type and values
-            do not agree, or if more than 64 MiB would be filled with one value.
+        StatusError: INVALID_ARGUMENT "tensor parsing error: NAME (reason)" if shape, type and
+            values do not agree, or if more than 64 MiB would be filled with one value.
     """
     try:
         _check_fill(proto)

@@ -22,9 +22,9 @@ def warm_up(servable: Servable, path: str) -> int:
         Number of replayed requests; 0 if there is no file.
 
     Raises:
-        StatusError: The error of a request that fails; DATA_LOSS if the file is not a TFRecord file;
-            INVALID_ARGUMENT for a record that is not a PredictionLog, or for more than 1000 records;
-            UNIMPLEMENTED for a call that this server does not have.
+        StatusError: The error of a request that fails; DATA_LOSS if the file is not a TFRecord
+            file; INVALID_ARGUMENT for a record that is not a PredictionLog, or for more than 1000
+            records; UNIMPLEMENTED for a call that this server does not have.
     """
     file = os.path.join(path, PATH)
     if not os.path.exists(file):

@@ -232,8 +232,9 @@ def check_same_model(before: dict[str, Any], now: dict[str, Any], where: str) ->
     """
     if "model" in before and before["model"] != now["model"]:
         raise UserError(
-            f"'{where}' holds embeddings of {_named(before['model'])}, and this is {_named(now['model'])}: they "
-            "cannot be mixed. Give another --output, remove the old one, or give the same version."
+            f"'{where}' holds embeddings of {_named(before['model'])}, and this is "
+            f"{_named(now['model'])}: they cannot be mixed. Give another --output, remove the "
+            "old one, or give the same version."
         )
 
 

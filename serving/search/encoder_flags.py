@@ -31,7 +31,8 @@ def define() -> None:
     flags.DEFINE_string(
         "address",
         None,
-        "Address of the endpoint: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for REST.",
+        "Address of the endpoint: HOST:PORT for gRPC, http://HOST:PORT or https://HOST:PORT for "
+        "REST.",
     )
     flags.DEFINE_string(
         "saved_model",

@@ -1,6 +1,7 @@
 """byol-neighbors: finds the images most similar to given ones; prints a list and writes a page.
 
-    byol-neighbors --embeddings=photos.parquet --saved_model=exported/byol/1 --output=like.html query.jpg
+    byol-neighbors --embeddings=photos.parquet --saved_model=exported/byol/1 \\
+        --output=like.html query.jpg
 
 A query is an image file, or the key of an image in the embeddings, which needs no model.
 """
@@ -76,8 +77,8 @@ def _embed(searched: "Index", files: list[str]) -> np.ndarray:
         raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
     if values.shape[1] != searched.flat.d:
         raise UserError(
-            f"the model gives embeddings of size {values.shape[1]}, but {_FLAGS.embeddings} has size "
-            f"{searched.flat.d}; give the model that made them."
+            f"the model gives embeddings of size {values.shape[1]}, but {_FLAGS.embeddings} has "
+            f"size {searched.flat.d}; give the model that made them."
         )
     return values
 

@@ -83,5 +83,6 @@ def _newest(path: str) -> str:
         if os.path.exists(os.path.join(folder, "saved_model.pb")):
             return folder
     raise UserError(
-        f"'{path}' holds no saved_model.pb; give the folder of a model or of a version, MODEL/VERSION."
+        f"'{path}' holds no saved_model.pb; give the folder of a model or of a version, "
+        "MODEL/VERSION."
     )

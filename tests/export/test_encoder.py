@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def randomised(encoder):
-    """Returns the encoder with scales and statistics unlike the initial ones, outputs of about 1."""
+    """Returns the encoder with scales and statistics unlike the initial ones, outputs near 1."""
     rng = np.random.default_rng(0)
     for weight in encoder.weights:
         if "kernel" not in weight.name:

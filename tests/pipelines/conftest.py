@@ -28,7 +28,7 @@ def _tfx_is_loaded() -> bool:
 
 @pytest.fixture(autouse=True)
 def _fast_tests_import_no_tfx(request):
-    """Fails a fast test that imports TFX; where a slow test has done so before, there is no telling."""
+    """Fails a fast test that imports TFX; after a slow test has done so, it cannot tell."""
     loaded = _tfx_is_loaded()
     yield
     if not loaded and not request.node.get_closest_marker("slow"):

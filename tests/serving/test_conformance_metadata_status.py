@@ -266,8 +266,10 @@ def test_reflection_lists_the_services(channel):
     (response,) = stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT)
     names = {service.name for service in response.list_services_response.service}
     assert names >= {
-        "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService", "grpc.health.v1.Health",
-    }  # fmt: skip
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+        "grpc.health.v1.Health",
+    }
 
 
 METHODS = {
@@ -287,7 +289,8 @@ def test_reflection_describes_the_services(channel, name, methods):
 
 
 def make_config(name, path, platform="tensorflow", versions=None, **labels):
-    policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy()
+    source = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig
+    policy = source.ServableVersionPolicy()
     if versions:
         policy.specific.versions.extend(versions)
     else:

@@ -292,7 +292,8 @@ MISTAKES = {
     "shape that fails a kernel": (make_request("echo", "two", a=1.0, b=["x"]), INVALID, ""),
     "unknown output": (
         make_request("echo", "two", ("sum", "z"), a=[1.0], b=["x"]),
-        INVALID, "output tensor alias not found in signature: z Outputs expected to be in the set {",
+        INVALID,
+        "output tensor alias not found in signature: z Outputs expected to be in the set {",
     ),
     "repeated output": (
         make_request("half_plus", outputs=("y", "y"), x=[1.0]),

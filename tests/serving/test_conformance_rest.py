@@ -485,7 +485,8 @@ def test_digits_are_six_or_enough_to_read_the_value_back(server, signature, dtyp
         ("text", '"instances": ["a", "b"]', '"predictions": ["a", "b"\n    ]'),
         ("float", '"inputs": [2.5, 3.0]', '"outputs": [\n        2.5,\n        3.0\n    ]'),
         ("int32", '"inputs": [[1], [2]]',
-         '"outputs": [\n        [\n            1\n        ],\n        [\n            2\n        ]\n    ]'),
+         '"outputs": [\n        [\n            1\n        ],\n'
+         '        [\n            2\n        ]\n    ]'),
         ("float", '"inputs": 1', '"outputs": 1.0'),
         ("float", '"inputs": []', '"outputs": []'),
     ],

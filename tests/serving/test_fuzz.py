@@ -37,7 +37,8 @@ many = settings(
 )
 
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-300, 300), st.floats(), st.text(max_size=8),
+    st.none(), st.booleans(), st.integers(), st.integers(-300, 300), st.floats(),
+    st.text(max_size=8),
     st.fixed_dictionaries({"b64": st.text(max_size=12) | st.just("aGk=") | st.integers()}),
 )  # fmt: skip
 values = st.recursive(
@@ -101,7 +102,8 @@ def test_rest_bodies(server, session, body):
 @given(data=st.data())
 def test_rest_bodies_with_a_few_wrong_bytes(server, session, data):
     body = bytearray(
-        b'{"signature_name": "two", "instances": [{"a": [1.5, 2e3], "b": {"b64": "aGk="}}, {"a": [NaN, -0], "b": "x"}]}'
+        b'{"signature_name": "two", "instances": '
+        b'[{"a": [1.5, 2e3], "b": {"b64": "aGk="}}, {"a": [NaN, -0], "b": "x"}]}'
     )
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(body) - 1))

@@ -29,7 +29,8 @@ def call(command, *arguments, cwd, status=0):
     """Runs a command; returns its output, or the last line of its errors if `status` is not 0."""
     result = subprocess.run(
         [sys.executable, "-m", f"serving.search.{command}", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=cwd, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert "Traceback" not in result.stderr, result.stderr
     assert result.returncode == status, result.stderr

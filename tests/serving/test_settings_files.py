@@ -20,7 +20,8 @@ def write(tmp_path):
 
 def test_batching_parameters_are_read_and_left_out_ones_are_tf_servings(write):
     text = """
-        max_batch_size { value: 32 } batch_timeout_micros { value: 5000 } num_batch_threads { value: 3 }
+        max_batch_size { value: 32 } batch_timeout_micros { value: 5000 }
+        num_batch_threads { value: 3 }
         allowed_batch_sizes: 8 allowed_batch_sizes: 32 thread_pool_name { value: "mine" }
     """
     assert settings_files.read_batching(write(text)) == Batching(

@@ -127,7 +127,7 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
 
 @pytest.mark.slow
 def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(photos, tmp_path):
-    """Two SIGKILLs, then a run to the end; kernels are deterministic, so only resuming can differ."""
+    """Two SIGKILLs, then a run to the end; kernels are deterministic: only resuming can differ."""
     command = [
         sys.executable,
         "-m",

@@ -43,9 +43,9 @@ class CollapseMonitor(keras.callbacks.Callback):
         """
         if not np.isfinite(logs["loss"]):
             raise UserError(
-                f"the loss is {logs['loss']} at step {batch} of epoch {self._epoch + 1}; look for NaN "
-                "or infinite pixels in the images, or lower the learning rate. The last checkpoint "
-                "is from before this step."
+                f"the loss is {logs['loss']} at step {batch} of epoch {self._epoch + 1}; look for "
+                "NaN or infinite pixels in the images, or lower the learning rate. The last "
+                "checkpoint is from before this step."
             )
         collapsed = logs["projection_std"] < self.min_std
         if collapsed and not self._collapsed:
