@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := examples/images
 DEMO := demo
-# Test processes at once; each is a TensorFlow process of about 2 GB.
+# Test processes at once: TensorFlow of about 2 GB each, on one thread, for they share the cores.
 JOBS ?= 2
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+PYTEST = TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 # With byte code compiled at set-up and kept, TensorFlow imports in a fraction of the time.
 unexport PYTHONDONTWRITEBYTECODE

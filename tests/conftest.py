@@ -21,6 +21,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz-cases", type=int, default=200, help="Number of cases per fuzz test (default: 200)."
     )
+    parser.addoption(
+        "--exhaustive", action="store_true", help="Also run the tests marked exhaustive."
+    )
 
 
 # Minutes each. Files run in parallel (`make test`), and one of these last would leave a core idle.
@@ -36,10 +39,14 @@ _LONGEST_FILES = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the longest test files first; the order of the rest stays."""
+def pytest_collection_modifyitems(config, items):
+    """Puts the longest test files first; skips exhaustive tests unless they are asked for."""
     rank = {name: number for number, name in enumerate(_LONGEST_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    if not config.getoption("exhaustive"):
+        for item in items:
+            if item.get_closest_marker("exhaustive"):
+                item.add_marker(pytest.mark.skip(reason="exhaustive: run with --exhaustive"))
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,7 @@ def test_a_run_is_made_once_and_its_figures_are_read_again(images_dir, tmp_path)
     config.batch_size = 64
     config.knn_every_epochs = 0
     protocols = evaluation.get_config()
-    protocols.linear.views = 0
+    protocols.linear.views, protocols.linear.epochs = 0, 2
     images = str(images_dir / "test")
     grid = Ablation(images, Splits(images, images), protocols, str(tmp_path))
     figures = grid.figures(config)

@@ -94,7 +94,7 @@ class DenseNumpyBYOL:
             gradients.append(gradient)
         self.theta = [w - self.lr * g for w, g in zip(self.theta, gradients, strict=True)]
         tau = 1 - (1 - self.base_ema) * (np.cos(np.pi * self.k / self.total_steps) + 1) / 2
-        self.xi = [tau * x + (1 - tau) * t for x, t in zip(self.xi, self.theta, strict=True)]
+        self.xi = [tau * x + (1 - tau) * t for x, t in zip(self.xi, self.theta, strict=False)]
         self.k += 1
         return loss
 

@@ -192,7 +192,7 @@ def test_other_data_in_the_same_folder_are_refused(tiny, photos, tmp_path):
 def test_checkpoint_of_another_architecture_is_refused(tiny, photos, tmp_path, monkeypatch):
     pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
     monkeypatch.setattr(
-        pretrain, "build_encoder", lambda config: networks.resnet(18, 0.125, 32, "small")
+        runs, "build_encoder", lambda config: networks.resnet(18, 0.125, 32, "small")
     )
     with pytest.raises(UserError, match="another architecture"):
         runs.restore_encoder(str(tmp_path / "run"))

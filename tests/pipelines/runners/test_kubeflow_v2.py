@@ -144,7 +144,8 @@ def test_the_command_writes_yaml_and_what_flags_say(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("labelled", [True, False])
+# test_local.py runs the unlabelled pipeline's components, and the spec above has them.
+@pytest.mark.parametrize("labelled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_tasks_run_from_the_spec_to_a_pushed_model(tmp_path, images_dir, labelled):
     images = tmp_path / "images"
     for split, count in (("train", 6), ("test", 2)):
