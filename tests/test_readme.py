@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from pictures import copy_photos
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -65,10 +66,9 @@ def test_blocks_run_as_printed(tmp_path):
 def test_keras_example_trains_and_exports(tmp_path):
     """On 16 images per class beside it, one step; the README's block has the same steps on all."""
     shutil.copy(ROOT / "examples" / "fit.py", tmp_path)
-    for folder in (ROOT / "examples" / "images" / "train").iterdir():
-        (tmp_path / "images" / "train" / folder.name).mkdir(parents=True)
-        for file in sorted(folder.iterdir())[:16]:
-            shutil.copy(file, tmp_path / "images" / "train" / folder.name)
+    images = ROOT / "examples" / "images" / "train"
+    classes = [folder.name for folder in images.iterdir()]
+    copy_photos(images, tmp_path / "images" / "train", classes, 16)
     result = subprocess.run(
         [
             sys.executable,

@@ -1,11 +1,12 @@
 """byol-ablate as a user types it: one sentence for a mistake, and a tiny study end to end."""
 
+import functools
 import io
 import json
-import subprocess
-import sys
 
 import pytest
+from commands import refusal, run_command
+from pictures import copy_photos
 from PIL import Image
 
 from byol_tf.ablation.studies import KNN, LINEAR, RANK, SPREAD
@@ -13,32 +14,17 @@ from byol_tf.ablation.studies import KNN, LINEAR, RANK, SPREAD
 CLASSES = ("airplane", "bird")
 
 
-def ablate(*flags):
-    command = [sys.executable, "-m", "byol_tf.cli.ablate", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
-
-def error(*flags):
-    """Returns the message of a command that must fail without a stack trace."""
-    result = ablate(*flags)
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
-    return result.stderr
-
-
-def copy(images, path, count):
-    for name in CLASSES:
-        (path / name).mkdir(parents=True)
-        for file in sorted((images / name).glob("*.jpg"))[:count]:
-            (path / name / file.name).write_bytes(file.read_bytes())
-    return path
+ablate = functools.partial(run_command, "byol_tf.cli.ablate")
+error = functools.partial(refusal, "byol_tf.cli.ablate")
 
 
 @pytest.fixture(scope="module")
 def data(images_dir, tmp_path_factory):
     """40 training and 12 test images."""
     path = tmp_path_factory.mktemp("data")
-    return copy(images_dir / "train", path / "train", 20), copy(
-        images_dir / "test", path / "test", 6
+    return (
+        copy_photos(images_dir / "train", path / "train", CLASSES, 20),
+        copy_photos(images_dir / "test", path / "test", CLASSES, 6),
     )
 
 

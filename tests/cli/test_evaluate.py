@@ -1,10 +1,11 @@
+import functools
 import json
-import subprocess
-import sys
 
 import keras
 import pytest
 import tensorflow as tf
+from commands import refusal, run_command
+from pictures import copy_photos
 
 from byol_tf import build, export, runs
 from byol_tf.configs import cifar10_demo
@@ -12,31 +13,16 @@ from byol_tf.configs import cifar10_demo
 CLASSES = ("airplane", "bird", "frog")
 
 
-def evaluate(*flags):
-    command = [sys.executable, "-m", "byol_tf.cli.evaluate", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def error(*flags):
-    """Returns the message of a command that must fail without a stack trace."""
-    result = evaluate(*flags)
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
-    return result.stderr
-
-
-def copy(images, path, count):
-    for name in CLASSES:
-        (path / name).mkdir(parents=True)
-        for file in sorted((images / name).glob("*.jpg"))[:count]:
-            (path / name / file.name).write_bytes(file.read_bytes())
-    return path
+evaluate = functools.partial(run_command, "byol_tf.cli.evaluate")
+error = functools.partial(refusal, "byol_tf.cli.evaluate")
 
 
 @pytest.fixture(scope="module")
 def data(images_dir, tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
-    train = copy(images_dir / "train", path / "train", 20)
-    return f"--train_dir={train}", f"--test_dir={copy(images_dir / 'test', path / 'test', 8)}"
+    train = copy_photos(images_dir / "train", path / "train", CLASSES, 20)
+    test = copy_photos(images_dir / "test", path / "test", CLASSES, 8)
+    return f"--train_dir={train}", f"--test_dir={test}"
 
 
 @pytest.fixture(scope="module")

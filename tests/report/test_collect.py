@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from parsed_page import Page
+from pictures import copy_photos
 from sklearn.neighbors import KNeighborsClassifier
 
 from byol_tf import build, runs
@@ -21,21 +22,13 @@ from byol_tf.report.collect import accuracy_by_class, collect
 CLASSES = ("airplane", "bird", "frog")
 
 
-def copy(images, path, count, classes=CLASSES):
-    for name in classes:
-        (path / name).mkdir(parents=True)
-        for file in sorted((images / name).glob("*.jpg"))[:count]:
-            (path / name / file.name).write_bytes(file.read_bytes())
-    return path
-
-
 @pytest.fixture(scope="module")
 def data(images_dir, tmp_path_factory):
     """Training and test images; one training image is corrupt."""
     path = tmp_path_factory.mktemp("data")
-    train = copy(images_dir / "train", path / "train", 20)
+    train = copy_photos(images_dir / "train", path / "train", CLASSES, 20)
     (train / "airplane" / "0000_corrupt.jpg").write_bytes(b"\xff\xd8 no image")
-    return train, copy(images_dir / "test", path / "test", 8)
+    return train, copy_photos(images_dir / "test", path / "test", CLASSES, 8)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +117,7 @@ def test_without_labels_of_the_same_classes_none_are_compared(trained, data, ima
     flat.mkdir()
     for file in sorted((images_dir / "test" / "bird").glob("*.jpg"))[:5]:
         (flat / file.name).write_bytes(file.read_bytes())
-    others = copy(images_dir / "test", tmp_path / "others", 3, ("bird", "cat", "frog"))
+    others = copy_photos(images_dir / "test", tmp_path / "others", ("bird", "cat", "frog"), 3)
     for test, why in ((flat, "Without labels"), (others, "do not have the same classes")):
         images = collect(str(trained), str(data[0]), str(test)).images
         assert why in images.unlabelled and not images.classes and images.overall is None

@@ -1,8 +1,11 @@
 """Image files for tests, made by Pillow, to compare TensorFlow's decoders with."""
 
 import io
+import pathlib
+import shutil
 import struct
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -19,6 +22,17 @@ def encoded(image: Image.Image, image_format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def copy_photos(
+    images: pathlib.Path, folder: pathlib.Path, classes: Iterable[str], count: int
+) -> pathlib.Path:
+    """Copies the first `count` images of each class from `images` to `folder`; returns `folder`."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for file in sorted((images / name).glob("*.jpg"))[:count]:
+            shutil.copy(file, folder / name)
+    return folder
 
 
 def png_claiming(width: int, height: int, pixels: bytes = b"") -> bytes:
