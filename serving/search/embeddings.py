@@ -16,6 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# Reading a Parquet file would unpickle its extension types, which runs code (CVE-2023-47248).
+import pyarrow_hotfix  # noqa: F401
+
 from serving.errors import UserError
 from serving.search.replacing import replacing
 
@@ -80,6 +83,13 @@ def _reading(path: str) -> Iterator[None]:
         raise UserError(
             f"the file '{error.filename or path}' does not exist; make it with byol-embed "
             f"--output={path}."
+        ) from error
+    except RuntimeError as error:
+        if "arrow.py_extension_type" not in str(error):
+            raise
+        raise UserError(
+            f"'{path}' has a column of a pickled type, which can run code when it is read; make "
+            "the file with byol-embed."
         ) from error
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise UserError(

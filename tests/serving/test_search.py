@@ -13,6 +13,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -407,3 +408,27 @@ def test_a_page_without_its_images_still_shows_the_list(tmp_path):
     )
     assert path.read_text().count("not found") == 2 and "0.500" in path.read_text()
     assert [file.name for file in pathlib.Path(tmp_path).iterdir()] == ["page.html"]
+
+
+class _Code(pa.PyExtensionType):
+    """An extension type whose unpickling, which pyarrow does by itself, makes a file."""
+
+    def __init__(self, witness: pathlib.Path):
+        self.witness = witness
+        super().__init__(pa.int64())
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.witness,)
+
+
+@pytest.mark.parametrize("read", [embeddings.read, embeddings.read_keys])
+def test_a_file_from_a_stranger_runs_no_code(tmp_path, read):
+    """CVE-2023-47248: the schema alone is enough, whichever columns are read."""
+    witness, path = tmp_path / "witness", str(tmp_path / "a.parquet")
+    code = pa.ExtensionArray.from_storage(_Code(witness), pa.array([1], pa.int64()))
+    values = pa.array([[0.5, 1.5]], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"key": ["a.jpg"], "embedding": values, "code": code}), path)
+    assert not witness.exists()
+    with pytest.raises(UserError, match="a.parquet' has a column of a pickled type"):
+        read(path)
+    assert not witness.exists()
