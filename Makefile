@@ -13,6 +13,8 @@ PYTEST = TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS)
 # With byte code compiled at set-up and kept, TensorFlow imports in a fraction of the time.
 unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# The same kernels on every processor, and the faster ones; see byol_tf/cli.
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo serve search test test-fast lint format bazel bench lock clean
