@@ -15,7 +15,8 @@ from absl import flags
 from serving import command
 from serving.client import EmbeddingError
 from serving.errors import UserError
-from serving.search import contact_sheet, embeddings, encoder_flags, image_files
+from serving.search import contact_sheet, embeddings, encoder_flags, identity, image_files
+from serving.search.pictures import Pictures
 
 if TYPE_CHECKING:
     from serving.search.index import Index
@@ -30,7 +31,11 @@ def main(arguments: list[str]) -> None:
     from serving.search import index  # Here, so that --help does not import Faiss.
 
     embeddings.check_name(_FLAGS.embeddings)
+    if _FLAGS.images_dir is not None and not os.path.isdir(_FLAGS.images_dir):
+        raise UserError(f"--images_dir '{_FLAGS.images_dir}' is not a folder; correct the path.")
     searched = index.open_or_build(_FLAGS.embeddings)
+    root = searched.about.get("root", "")
+    pictures = Pictures(_FLAGS.images_dir, root, _FLAGS.output or "")
     rows = {key: row for row, key in enumerate(searched.keys)}
     queries = [rows.get(image_files.key(argument)) for argument in arguments]
     # One more than asked for: an image that is in the file is its own nearest neighbour.
@@ -43,16 +48,35 @@ def main(arguments: list[str]) -> None:
             (searched.keys[hit], float(score))
             for hit, score in zip(best, scores, strict=True)
             if hit != row
-        ]
-        picture = os.path.abspath(argument) if os.path.exists(argument) else argument
-        sheet.append(contact_sheet.Row(argument, picture, hits[: _FLAGS.k]))
-        print(argument)
-        for key, score in sheet[-1].hits:
-            print(f"  {score:6.3f}  {key}")
+        ][: _FLAGS.k]
+        print(_printable(argument))
+        for key, score in hits:
+            print(f"  {score:6.3f}  {_printable(key)}")
+        if _FLAGS.output:
+            find = pictures.of_file if os.path.exists(argument) else pictures.of_key
+            sheet.append(contact_sheet.Row(image_files.key(argument), find(argument), hits))
     if _FLAGS.output:
-        root = _FLAGS.images_dir or searched.about.get("root", "")
-        contact_sheet.write(_FLAGS.output, sheet, root, len(searched.keys), _FLAGS.embeddings)
-        print(f"The page is {_FLAGS.output}.")
+        note = (
+            "Cosine similarity of the embeddings, most similar first; searched "
+            f"{len(searched.keys):,} images of {_FLAGS.embeddings}."
+        )
+        _write_page(sheet, pictures, "Nearest images", [note])
+
+
+def _write_page(
+    sheet: list[contact_sheet.Row], pictures: Pictures, title: str, notes: list[str]
+) -> None:
+    if _FLAGS.images_dir is None:
+        hint = f"Images of {_FLAGS.embeddings} are not shown: give --images_dir, their folder."
+        notes = [*notes, hint]
+        print(hint)
+    contact_sheet.write(_FLAGS.output, sheet, pictures.of_key, title, notes)
+    print(f"The page is {_FLAGS.output}.")
+
+
+def _printable(key: str) -> str:
+    """Returns the key; one that could control the terminal, such as by a line break, is escaped."""
+    return key if key.isprintable() else key.encode("unicode_escape").decode()
 
 
 def _values(searched: "Index", arguments: list[str], rows: list[int | None]) -> np.ndarray:
@@ -70,7 +94,7 @@ def _values(searched: "Index", arguments: list[str], rows: list[int | None]) -> 
 
 def _embed(searched: "Index", files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
-    embeddings.check_same_model(searched.about, {"model": encoder.model}, _FLAGS.embeddings)
+    identity.check_same_model(searched.about, encoder.about, _FLAGS.embeddings)
     try:
         values = encoder.client.embed(files)
     except EmbeddingError as error:
@@ -93,7 +117,8 @@ def run() -> None:
     flags.DEFINE_string(
         "images_dir",
         None,
-        "Folder that keys start from; by default the folder in which byol-embed ran.",
+        "Folder of the images: the page shows those of the embeddings that lie below it. Keys "
+        "start from it or from the folder in which byol-embed ran.",
     )
     encoder_flags.define()
     flags.adopt_module_key_flags(encoder_flags)
