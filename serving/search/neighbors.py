@@ -4,6 +4,9 @@
         --output=like.html query.jpg
 
 A query is an image file, or the key of an image in the embeddings, which needs no model.
+`--duplicates` lists groups of near-duplicates among the embeddings instead:
+
+    byol-neighbors --embeddings=photos.parquet --duplicates --images_dir=photos --output=twice.html
 """
 
 import os
@@ -22,11 +25,15 @@ if TYPE_CHECKING:
     from serving.search.index import Index
 
 _FLAGS = flags.FLAGS
+# Groups, and images of each besides the first, on a page of near-duplicates.
+_MAX_GROUPS, _MAX_OTHERS = 200, 11
 
 
 def main(arguments: list[str]) -> None:
     """Runs the command; see `--help`."""
-    if not arguments:
+    if _FLAGS.duplicates and arguments:
+        raise UserError("--duplicates takes no query; leave the images out.")
+    if not arguments and not _FLAGS.duplicates:
         raise UserError("there is no query; give image files, or keys of the embeddings.")
     from serving.search import index  # Here, so that --help does not import Faiss.
 
@@ -36,6 +43,13 @@ def main(arguments: list[str]) -> None:
     searched = index.open_or_build(_FLAGS.embeddings)
     root = searched.about.get("root", "")
     pictures = Pictures(_FLAGS.images_dir, root, _FLAGS.output or "")
+    if _FLAGS.duplicates:
+        _show_duplicates(searched, pictures)
+    else:
+        _show_neighbours(searched, arguments, pictures)
+
+
+def _show_neighbours(searched: "Index", arguments: list[str], pictures: Pictures) -> None:
     rows = {key: row for row, key in enumerate(searched.keys)}
     queries = [rows.get(image_files.key(argument)) for argument in arguments]
     # One more than asked for: an image that is in the file is its own nearest neighbour.
@@ -61,6 +75,40 @@ def main(arguments: list[str]) -> None:
             f"{len(searched.keys):,} images of {_FLAGS.embeddings}."
         )
         _write_page(sheet, pictures, "Nearest images", [note])
+
+
+def _show_duplicates(searched: "Index", pictures: Pictures) -> None:
+    from serving.search import duplicates
+
+    groups = duplicates.find(searched, _FLAGS.threshold)
+    for group in groups:
+        print(f"{1 + len(group.others)} images")
+        for key, score in [(group.key, 1.0), *group.others]:
+            print(f"  {score:6.3f}  {_printable(key)}")
+    total = len(groups) + sum(len(group.others) for group in groups)
+    note = (
+        f"{len(groups):,} groups with {total:,} of the {len(searched.keys):,} images of "
+        f"{_FLAGS.embeddings}: pairs of a cosine similarity of at least {_FLAGS.threshold:g}, "
+        "joined."
+    )
+    print(note)
+    if _FLAGS.output:
+        notes = [note, "The first of each group is most similar to all; numbers compare with it."]
+        if len(groups) > _MAX_GROUPS or any(len(group.others) > _MAX_OTHERS for group in groups):
+            notes.append(
+                f"This page shows at most {_MAX_GROUPS} groups and {1 + _MAX_OTHERS} images of "
+                "each; the command lists all."
+            )
+        sheet = [
+            contact_sheet.Row(
+                group.key,
+                pictures.of_key(group.key),
+                group.others[:_MAX_OTHERS],
+                f"{1 + len(group.others)} images",
+            )
+            for group in groups[:_MAX_GROUPS]
+        ]
+        _write_page(sheet, pictures, "Near-duplicates", notes)
 
 
 def _write_page(
@@ -113,6 +161,16 @@ def run() -> None:
         "embeddings", None, "File that byol-embed wrote, .parquet or .npy.", required=True
     )
     flags.DEFINE_integer("k", 10, "Number of neighbours of each query.", lower_bound=1)
+    flags.DEFINE_bool(
+        "duplicates", False, "Whether to find groups of near-duplicates instead; takes no query."
+    )
+    flags.DEFINE_float(
+        "threshold",
+        0.95,
+        "Cosine similarity from which on two images are near-duplicates.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
     flags.DEFINE_string("output", None, "HTML page to write; one file, thumbnails included.")
     flags.DEFINE_string(
         "images_dir",
