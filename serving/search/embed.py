@@ -45,8 +45,7 @@ def main(arguments: list[str]) -> None:
     about = encoder.about | {"root": os.getcwd()}
     old = embeddings.read(output) if os.path.exists(output) else None
     if old:
-        identity.check_same_model(old.about, about, output)
-        _check_root(old, files, output)
+        _check_continues(old, about, files, output)
     parts = Parts(output, about)
     before = dict(zip(old.keys, map(tuple, old.stats.tolist()), strict=True)) if old else {}
     known = before | parts.stats
@@ -83,11 +82,21 @@ def _stat(file: str) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _check_root(old: embeddings.Embeddings, files: Iterable[str], output: str) -> None:
-    """Raises `UserError` if relative keys would start from two folders.
+def _check_continues(
+    old: embeddings.Embeddings, about: dict[str, Any], files: Iterable[str], output: str
+) -> None:
+    """Raises `UserError` if embeddings cannot be added to existing ones.
 
-    A folder that does not exist any more was moved with its images: keys start from the new one.
+    They are of another model, or relative keys would start from two folders. A folder that does not
+    exist any more was moved with its images: keys start from the new one.
     """
+    identity.check_same_model(old.about, about, output)
+    size, new_size = old.values.shape[1], len(about["probe"])
+    if size != new_size:
+        raise UserError(
+            f"'{output}' has embeddings of size {size}, and the model gives size {new_size}; give "
+            "another --output."
+        )
     root = old.about.get("root", os.getcwd())
     if (
         os.path.isdir(root)

@@ -86,9 +86,10 @@ def _show_duplicates(searched: "Index", pictures: Pictures) -> None:
         for key, score in [(group.key, 1.0), *group.others]:
             print(f"  {score:6.3f}  {_printable(key)}")
     total = len(groups) + sum(len(group.others) for group in groups)
+    noun = "group" if len(groups) == 1 else "groups"
     note = (
-        f"{len(groups):,} groups with {total:,} of the {len(searched.keys):,} images of "
-        f"{_FLAGS.embeddings}: pairs of a cosine similarity of at least {_FLAGS.threshold:g}, "
+        f"{len(groups):,} {noun} with {total:,} of the {len(searched.keys):,} images of "
+        f"{_FLAGS.embeddings}: pairs with a cosine similarity of {_FLAGS.threshold:g} or more, "
         "joined."
     )
     print(note)
@@ -152,6 +153,8 @@ def _embed(searched: "Index", files: list[str]) -> np.ndarray:
             f"the model gives embeddings of size {values.shape[1]}, but {_FLAGS.embeddings} has "
             f"size {searched.flat.d}; give the model that made them."
         )
+    if not np.isfinite(values).all():
+        raise UserError("the model gives a query an embedding with NaN or infinity; retrain it.")
     return values
 
 

@@ -497,6 +497,22 @@ def test_a_page_without_its_images_still_shows_the_list(photos):
     assert "0.857" in page and "give --images_dir" in page
 
 
+def test_near_duplicates_are_listed_and_shown(photos):
+    keys = sorted(str(file.relative_to(photos)) for file in (photos / "photos").glob("dog/*.jpg"))
+    values = np.float32([[1, 0, 0], [0, 1, 0], [1, 0.01, 0], [0, 1, 1]])
+    embeddings.write(
+        str(photos / "x.npy"), [embeddings.Embeddings(keys, values)], 4, {"root": str(photos)}
+    )
+    arguments = ("--embeddings=x.npy", "--duplicates", "--images_dir=photos", "--output=page.html")
+    text = call("neighbors", *arguments, cwd=photos)
+    assert text.startswith(f"2 images\n   1.000  {keys[0]}\n   1.000  {keys[2]}\n1 group ")
+    page = (photos / "page.html").read_text()
+    assert page.count("<section>") == 1 and page.count("<img ") == 2 and keys[1] not in page
+    text = call("neighbors", *arguments[:2], "--threshold=0.7", cwd=photos)
+    assert "\n2 groups with 4 of the 4 images" in text
+    assert "takes no query" in call("neighbors", *arguments, "a.jpg", cwd=photos, status=1)
+
+
 class _Code(pa.PyExtensionType):
     """An extension type whose unpickling, which pyarrow does by itself, makes a file."""
 
