@@ -47,8 +47,11 @@ def in_batches(images: Iterable[Image] | Image, batch_size: int) -> Iterator[Bat
 
 
 def _several(images: Iterable[Image] | Image) -> Iterable[Image]:
-    is_one = images.ndim < 4 if isinstance(images, np.ndarray) else not isinstance(images, Iterable)
-    return [images] if is_one or isinstance(images, (str, os.PathLike, bytes)) else images
+    if isinstance(images, (str, os.PathLike, bytes)):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):
+        return [images]
+    return images if isinstance(images, Iterable) else [images]
 
 
 def _batch(indices: list[int], values: list) -> Batch:

@@ -136,7 +136,8 @@ def _is_of(path: str, known: embeddings.Embeddings) -> bool:
         len(content) == len(header) + 4 * count * size + 2 * _DIGEST_BYTES
         and content[: len(header)].tobytes() == header
         and content[-2 * _DIGEST_BYTES : -_DIGEST_BYTES].tobytes().hex() == known.digest
-        and hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:].tobytes()
+        and hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
+        == content[-_DIGEST_BYTES:].tobytes()
     )
 
 

@@ -104,7 +104,6 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
     }
     for name, source in (  # Each goes on with what the others wrote.
         ("grpc.parquet", f"--saved_model={encoder_dir}"),
-        ("rest.npy", f"--saved_model={encoder_dir}/1"),
         ("model.parquet", f"--address={server.address}"),
     ):
         before = embeddings.read(str(photos / name))
