@@ -127,17 +127,17 @@ def _is_of(path: str, known: embeddings.Embeddings) -> bool:
     if not os.path.isfile(path) or os.path.getsize(path) < _HEADER.size + 2 * _DIGEST_BYTES:
         return False
     try:
-        content = np.memmap(path, np.uint8, "r")
+        content = np.memmap(path, np.uint8, "r").data
     except OSError:  # Not readable.
         return False
     count, size = known.values.shape
     header = _HEADER.pack(b"IxFI", size, count, 1 << 20, 1 << 20, True, 0, count * size)
+    signed, digest = content[:-_DIGEST_BYTES], bytes(content[-_DIGEST_BYTES:])
     return (
-        len(content) == len(header) + 4 * count * size + 2 * _DIGEST_BYTES
-        and content[: len(header)].tobytes() == header
-        and content[-2 * _DIGEST_BYTES : -_DIGEST_BYTES].tobytes().hex() == known.digest
-        and hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
-        == content[-_DIGEST_BYTES:].tobytes()
+        len(signed) == len(header) + 4 * count * size + _DIGEST_BYTES
+        and bytes(signed[: len(header)]) == header
+        and bytes(signed[-_DIGEST_BYTES:]).hex() == known.digest
+        and hashlib.sha256(signed).digest() == digest
     )
 
 
