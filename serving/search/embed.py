@@ -85,26 +85,13 @@ def _stat(file: str) -> tuple[int, int]:
 def _check_continues(
     old: embeddings.Embeddings, about: dict[str, Any], files: Iterable[str], output: str
 ) -> None:
-    """Raises `UserError` if embeddings cannot be added to existing ones.
-
-    They are of another model, or relative keys would start from two folders. A folder that does not
-    exist any more was moved with its images: keys start from the new one.
-    """
+    """Raises `UserError` if embeddings cannot be added to existing ones."""
     identity.check_same_model(old.about, about, output)
+    identity.check_same_root(old.about, about, [*old.keys, *files], output)
     size, new_size = old.values.shape[1], len(about["probe"])
     if size != new_size:
         raise UserError(
             f"'{output}' has embeddings of size {size}, and the model gives size {new_size}; give "
-            "another --output."
-        )
-    root = old.about.get("root", os.getcwd())
-    if (
-        os.path.isdir(root)
-        and not os.path.samefile(root, os.getcwd())
-        and not all(map(os.path.isabs, [*old.keys, *files]))
-    ):
-        raise UserError(
-            f"the keys of '{output}' start from the folder '{root}'; run byol-embed there, or give "
             "another --output."
         )
 

@@ -1,10 +1,13 @@
-"""Whether two models are the same: they are if they embed one fixed image in the same way.
+"""Whether embeddings may be added to existing ones: the same model, keys from the same folder.
 
-Names and version numbers do not tell: a folder has another name than the endpoint that serves it,
-and version 1 of two endpoints may be two models.
+Two models are the same if they embed one fixed image in the same way. Names and version numbers do
+not tell: a folder has another name than the endpoint that serves it, and version 1 of two endpoints
+may be two models.
 """
 
 import io
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,8 @@ from serving.client import EmbeddingClient
 from serving.errors import UserError
 
 # Largest difference between two embeddings of the same image by the same model, relative to their
-# length. Batch sizes, processors and TF32 change less than this, and a step of training changes
-# more; neighbours of models that are even closer would be the same.
+# length: a cosine similarity of 0.99999. Processors and batch sizes round differently; two models
+# that are this close could be mixed without harm.
 _TOLERANCE = 0.005
 
 
@@ -56,6 +59,31 @@ def check_same_model(before: dict[str, Any], now: dict[str, Any], where: str) ->
         f"{_named(now['model'])}{why}: they cannot be mixed. Give another --output, remove the "
         "old one, or give the same version."
     )
+
+
+def check_same_root(
+    before: dict[str, Any], now: dict[str, Any], keys: Iterable[str], where: str
+) -> None:
+    """Raises `UserError` if relative keys would start from two folders.
+
+    A folder that does not exist any more was moved with its images: keys start from the new one.
+
+    Args:
+        before: Origin of the existing embeddings, see `Embeddings`.
+        now: Origin of the new embeddings.
+        keys: Keys of both.
+        where: Path of the existing embeddings.
+    """
+    root = before.get("root", now["root"])
+    if (
+        os.path.isdir(root)
+        and not os.path.samefile(root, now["root"])
+        and not all(map(os.path.isabs, keys))
+    ):
+        raise UserError(
+            f"the keys of '{where}' start from the folder '{root}'; run byol-embed there, or give "
+            "another --output."
+        )
 
 
 def _is_same(before: list[float], now: list[float]) -> bool:

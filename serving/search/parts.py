@@ -8,7 +8,7 @@ import numpy as np
 
 from serving.errors import UserError
 from serving.search import embeddings
-from serving.search.identity import check_same_model
+from serving.search.identity import check_same_model, check_same_root
 
 
 class Parts:
@@ -22,7 +22,8 @@ class Parts:
         stats: Size and modification time of each finished image, by key.
 
     Raises:
-        UserError: The folder holds embeddings of another model, or cannot be made.
+        UserError: The folder holds embeddings of another model, or keys that start from another
+            folder, or cannot be made.
     """
 
     def __init__(self, output: str, about: dict[str, Any]):
@@ -45,6 +46,7 @@ class Parts:
         for number, file in enumerate(self._files):
             before = embeddings.read_keys(file)
             check_same_model(before.about, about, self._folder)
+            check_same_root(before.about, about, before.keys, self._folder)
             self._note(number, before.keys, before.stats)
 
     def _note(self, number: int, keys: list[str], stats: np.ndarray) -> None:
