@@ -169,8 +169,9 @@ def run() -> None:
     )
     flags.DEFINE_float(
         "threshold",
-        0.95,
-        "Cosine similarity from which on two images are near-duplicates.",
+        0.995,
+        "Cosine similarity from which on two images are near-duplicates; raise it for an encoder "
+        "that was trained little.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
