@@ -169,9 +169,9 @@ def run() -> None:
     )
     flags.DEFINE_float(
         "threshold",
-        0.995,
-        "Cosine similarity from which on two images are near-duplicates; raise it for an encoder "
-        "that was trained little.",
+        0.998,
+        "Cosine similarity from which on two images are near-duplicates; lower finds more copies "
+        "and more that are none.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
