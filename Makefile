@@ -58,7 +58,7 @@ search: venv  ## search with the demo's encoder: nearest images of a few others;
 	@test -d $(DEMO)/serving/byol || { echo "There is no encoder yet; run make demo first." >&2; exit 1; }
 	$(BIN)/byol-embed --saved_model=$(DEMO)/serving/byol --output=$(DEMO)/images.parquet --index $(DATA)/train
 	$(BIN)/byol-neighbors --embeddings=$(DEMO)/images.parquet --saved_model=$(DEMO)/serving/byol --k=7 \
-	    --output=$(DEMO)/neighbours.html $(DATA)/test/automobile/0007.jpg $(DATA)/test/horse/0002.jpg $(DATA)/test/ship/0001.jpg
+	    --images_dir=$(DATA)/train --output=$(DEMO)/neighbours.html $(DATA)/test/automobile/0007.jpg $(DATA)/test/horse/0002.jpg $(DATA)/test/ship/0001.jpg
 
 test: venv  ## run every test, as CI does
 	$(PYTEST) --durations=25

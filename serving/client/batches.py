@@ -14,22 +14,23 @@ Image: TypeAlias = str | os.PathLike | bytes | np.ndarray
 _MAX_BYTES = 32 << 20
 
 
-def in_batches(images: Iterable[Image], batch_size: int) -> Iterator[Batch]:
+def in_batches(images: Iterable[Image] | Image, batch_size: int) -> Iterator[Batch]:
     """Yields batches of at most `batch_size` images: of files, or of arrays of one shape.
 
     Args:
         images: Paths of files, their contents, or arrays uint8 `[H, W, 3]`, also mixed; one array
-            `[N, H, W, 3]` is N images. They are read as they are needed.
+            `[N, H, W, 3]` is N images. They are read as they are needed. A single path, content or
+            array `[H, W, 3]` is one image.
         batch_size: Maximum number of images, at least 1.
 
     Raises:
-        OSError: A file cannot be read.
+        OSError: A file cannot be read, such as FileNotFoundError.
         ValueError: An array has another type or shape.
         TypeError: A value is not an image.
     """
     waiting: dict[tuple[int, ...], tuple[list[int], list]] = {}
     sizes: dict[tuple[int, ...], int] = {}
-    for index, image in enumerate(images):
+    for index, image in enumerate(_several(images)):
         value = content(image)
         shape = () if isinstance(value, bytes) else value.shape
         size = len(value) if isinstance(value, bytes) else value.nbytes
@@ -43,6 +44,14 @@ def in_batches(images: Iterable[Image], batch_size: int) -> Iterator[Batch]:
             yield _batch(*waiting.pop(shape))
     for indices, values in waiting.values():
         yield _batch(indices, values)
+
+
+def _several(images: Iterable[Image] | Image) -> Iterable[Image]:
+    if isinstance(images, (str, os.PathLike, bytes)):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):
+        return [images]
+    return images if isinstance(images, Iterable) else [images]
 
 
 def _batch(indices: list[int], values: list) -> Batch:
@@ -61,8 +70,14 @@ def content(image: Image) -> bytes | np.ndarray:
     if isinstance(image, bytes):
         return image
     if isinstance(image, (str, os.PathLike)):
-        with open(image, "rb") as file:
-            return file.read()
+        try:
+            with open(image, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise type(error)(
+                f"the image '{os.fspath(image)}' cannot be read ({error.strerror}); give the path "
+                "of a file that exists and may be read."
+            ) from error
     raise TypeError(
         f"a value of type {type(image).__name__} is not an image; give a path, the bytes of a "
         "file, or a uint8 array."

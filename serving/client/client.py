@@ -132,14 +132,15 @@ class EmbeddingClient:
         self._batch_size = batch_size
         self._retries = retries
 
-    def embed(self, images: Iterable[Image]) -> np.ndarray:
+    def embed(self, images: Iterable[Image] | Image) -> np.ndarray:
         """Returns the embeddings of images.
 
         Args:
             images: Files or arrays, see `batches.in_batches`.
 
         Returns:
-            Embeddings, float32 `[N, D]`, in the order of the images; `[0, 0]` without images.
+            Embeddings, float32 `[N, D]`, in the order of the images: `[1, D]` for a single image,
+            `[0, 0]` without images.
 
         Raises:
             EmbeddingError: The endpoint does not answer, or refuses an image. `embed_each` tells
@@ -151,7 +152,7 @@ class EmbeddingClient:
             rows.update(zip(batch.indices, self._predict(batch), strict=True))
         return _joined(rows)
 
-    def embed_each(self, images: Iterable[Image]) -> list[np.ndarray | EmbeddingError]:
+    def embed_each(self, images: Iterable[Image] | Image) -> list[np.ndarray | EmbeddingError]:
         """Returns the embedding of each image, or the error if the endpoint refuses that image.
 
         A refused batch is halved until each bad image is alone.
@@ -246,7 +247,7 @@ class AsyncEmbeddingClient:
         self._retries = retries
         self._in_flight = in_flight
 
-    async def embed(self, images: Iterable[Image]) -> np.ndarray:
+    async def embed(self, images: Iterable[Image] | Image) -> np.ndarray:
         """Returns the embeddings of images; see `EmbeddingClient.embed`. Reads files as needed."""
         rows: dict[int, np.ndarray] = {}
         running: set[asyncio.Future[None]] = set()

@@ -8,6 +8,7 @@ from absl import flags
 from serving.client import EmbeddingClient, EmbeddingError, Tls
 from serving.client.transport import Target
 from serving.errors import UserError
+from serving.search import identity
 
 _FLAGS = flags.FLAGS
 
@@ -19,11 +20,11 @@ class Encoder:
     Attributes:
         client: Client that asks for one fixed version: embeddings of two versions cannot be
             compared.
-        model: Identity of the model, recorded in the embeddings' file.
+        about: `model` and `probe` of the embeddings' file, see `Embeddings`.
     """
 
     client: EmbeddingClient
-    model: dict[str, Any]
+    about: dict[str, Any]
 
 
 def define() -> None:
@@ -73,8 +74,19 @@ def open_encoder() -> Encoder:
     """
     if (_FLAGS.address is None) == (_FLAGS.saved_model is None):
         raise UserError("give either --address of an endpoint or --saved_model.")
-    if _FLAGS.saved_model:
-        return _from_saved_model(_FLAGS.saved_model)
+    client, model = (
+        _from_saved_model(_FLAGS.saved_model) if _FLAGS.saved_model else _from_endpoint()
+    )
+    try:
+        return Encoder(client, {"model": model, "probe": identity.probe(client)})
+    except EmbeddingError as error:
+        client.close()
+        raise UserError(
+            f"{str(error).splitlines()[0]} ({error.code}); give a model of byol-export."
+        ) from error
+
+
+def _from_endpoint() -> tuple[EmbeddingClient, dict[str, Any]]:
     tls = None
     if _FLAGS.tls_root_certificates or _FLAGS.tls_private_key:
         tls = Tls(_FLAGS.tls_root_certificates, _FLAGS.tls_private_key, _FLAGS.tls_certificate)
@@ -99,12 +111,12 @@ def open_encoder() -> Encoder:
         raise UserError(
             f"{error} ({error.code}); is the endpoint up, and the model's name right?"
         ) from error
-    return Encoder(connect(version, None), {"model": _FLAGS.model_name, "version": version})
+    return connect(version, None), {"model": _FLAGS.model_name, "version": version}
 
 
-def _from_saved_model(path: str) -> Encoder:
+def _from_saved_model(path: str) -> tuple[EmbeddingClient, dict[str, Any]]:
     from serving.search.saved_model import SavedModelTransport
 
     transport = SavedModelTransport(path)
     client = EmbeddingClient.over(transport, Target(path), batch_size=_FLAGS.batch_size)
-    return Encoder(client, {"SavedModel": transport.digest()})
+    return client, {"SavedModel": transport.digest()}

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.server
+import pathlib
 import threading
 import time
 from concurrent import futures
@@ -137,12 +138,23 @@ def test_versions_labels_and_their_mistakes(address):
         (np.zeros([8, 8, 3], np.float32), ValueError, "float32 .* give uint8"),
         (np.zeros([8, 8], np.uint8), ValueError, r"give uint8 \[H, W, 3\]"),
         (3, TypeError, "type int is not an image"),
-        ("nothing.jpg", FileNotFoundError, "nothing.jpg"),
+        ("nothing.jpg", FileNotFoundError, "^the image 'nothing.jpg' cannot be read .*; give the"),
+        (pathlib.Path("/"), IsADirectoryError, "^the image '/' cannot be read .*; give the path"),
     ],
 )
 def test_a_value_that_is_not_an_image_is_refused_before_anything_is_sent(image, error, sentence):
-    with EmbeddingClient("127.0.0.1:1") as client, pytest.raises(error, match=sentence):
-        client.embed([image])
+    with EmbeddingClient("127.0.0.1:1") as client:
+        for images in (image, [image]):
+            with pytest.raises(error, match=sentence):
+                client.embed(images)
+
+
+def test_a_single_image_is_a_list_of_one(address, files, expected):
+    with EmbeddingClient(address) as client:
+        for image in (files[0], str(files[0]), files[0].read_bytes(), decoded(files[0])):
+            np.testing.assert_allclose(client.embed(image), expected[:1], rtol=0, atol=1e-5)
+        (row,) = client.embed_each(str(files[0]))
+        np.testing.assert_allclose(row, expected[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,9 @@ from serve import ROOT
 
 from byol_tf.sources import walk
 from serving.errors import UserError
-from serving.search import contact_sheet, embeddings, image_files, index
+from serving.search import embeddings, identity, image_files, index, parquet_file
+from serving.search.parts import Parts
+from serving.search.pictures import Pictures
 from serving.search.saved_model import SavedModelTransport
 
 
@@ -90,12 +93,27 @@ def test_an_endpoint_and_a_saved_model_fill_the_same_file(server, encoder_dir, p
         photos
     )
     table = pq.read_table(photos / "grpc.parquet")
-    assert table.column_names == ["key", "embedding"] and len(table["embedding"][0]) == 128
+    assert (
+        table.column_names == ["key", "embedding", "size", "mtime_ns"]
+        and len(table["embedding"][0]) == 128
+    )
     assert np.load(photos / "rest.npy").shape == (39, 128)
     assert json.loads((photos / "rest.keys.json").read_text())["model"] == {
         "model": "byol",
         "version": 1,
     }
+    for name, source in (  # Each goes on with what the others wrote.
+        ("grpc.parquet", f"--saved_model={encoder_dir}"),
+        ("model.parquet", f"--address={server.address}"),
+    ):
+        before = embeddings.read(str(photos / name))
+        shutil.copy(photos / "photos" / "dog" / "0001.jpg", photos / "photos" / "new.jpg")
+        text = call("embed", source, f"--output={name}", "photos", cwd=photos)
+        assert f"{name}: 40 embeddings, 1 of them new." in text
+        after = embeddings.read(str(photos / name))
+        assert after.keys == [*before.keys, "photos/new.jpg"]
+        np.testing.assert_array_equal(after.values[:39], before.values)
+        (photos / "photos" / "new.jpg").unlink()
 
 
 def test_called_again_it_embeds_only_what_is_new(server, photos):
@@ -110,11 +128,60 @@ def test_called_again_it_embeds_only_what_is_new(server, photos):
     np.testing.assert_array_equal(after.values[:39], values)
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
     # As after a kill between writing the output and removing its parts.
-    parts = embeddings.Parts(str(photos / "out.npy"), after.about)
-    parts.add(after.keys[30:], after.values[30:])
+    parts = Parts(str(photos / "out.npy"), after.about)
+    parts.add(after.keys[30:], after.values[30:], after.stats[30:])
     assert "out.npy: 40 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
     assert embeddings.read(str(photos / "out.npy")).keys == after.keys
     assert not list(photos.glob("*.parts"))
+
+
+def test_changed_images_are_embedded_again_and_deleted_ones_dropped(encoder_dir, server, photos):
+    arguments = (f"--address={server.address}", "--output=out.parquet", "photos")
+    call("embed", *arguments, "--index", cwd=photos)
+    before = embeddings.read(str(photos / "out.parquet"))
+    changed, gone, broken = "photos/cat/0001.jpg", "photos/dog/0000.jpg", "photos/cat/0002.jpg"
+    stat = (photos / changed).stat()
+    Image.open(photos / "photos/frog/0001.jpg").rotate(90).save(photos / changed, quality=90)
+    os.utime(photos / changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # Only its size tells.
+    (photos / gone).unlink()
+    (photos / broken).write_bytes(b"no image any more")
+    text = call("embed", *arguments, cwd=photos)
+    assert "out.parquet: 38 embeddings, 0 of them new, 1 of changed images." in text
+    assert "1 of its images do not exist any more; --prune drops them." in text
+    text = call("embed", *arguments, "--prune", cwd=photos)
+    assert "37 embeddings, 0 of them new, 1 of deleted images dropped." in text
+    after = embeddings.read(str(photos / "out.parquet"))
+    assert set(after.keys) == set(before.keys) - {gone, broken}
+    np.testing.assert_allclose(
+        after.values, by_the_model(encoder_dir, photos, after.keys), rtol=0, atol=1e-5
+    )
+    # The index followed, although nobody asked again.
+    opened = index.open_or_build(str(photos / "out.parquet"))
+    assert opened.keys == after.keys and opened.digest == after.digest
+    assert "37 embeddings, 0 of them new." in call("embed", *arguments, cwd=photos)
+
+
+def test_keys_start_from_one_folder(server, photos):
+    call("embed", f"--address={server.address}", "--output=out.npy", "photos/cat", cwd=photos)
+    arguments = (f"--address={server.address}", "--output=../out.npy", "dog")
+    line = call("embed", *arguments, cwd=photos / "photos", status=1)
+    assert f"start from the folder '{photos}'; run byol-embed there" in line
+
+
+def test_a_model_is_known_by_what_it_answers():
+    def about(probe, **model):
+        return {"model": model, "probe": probe}
+
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=128)
+    near = (values + rng.normal(size=128) * 1e-3).tolist()
+    far = (values + rng.normal(size=128) * 1e-1).tolist()
+    before = about(values.tolist(), model="byol", version=1)
+    identity.check_same_model(before, about(near, SavedModel="0123"), "x.npy")
+    for other in (far, near[:64]):
+        with pytest.raises(UserError, match="embeds the same image in another way: they cannot"):
+            identity.check_same_model(before, about(other, model="byol", version=1), "x.npy")
+    identity.check_same_model({}, about(near, model="byol"), "x.npy")
 
 
 @pytest.mark.slow
@@ -206,6 +273,7 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
         address,
         "--embeddings=out.parquet",
         "--k=5",
+        "--images_dir=photos",
         "--output=page.html",
         *queries,
         cwd=photos,
@@ -225,7 +293,9 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
         )
 
     page = (photos / "page.html").read_text()
-    assert page.count("<section>") == 2 and page.count("<img ") == 12 and "not found" not in page
+    assert page.count("<section>") == 2 and page.count("<img ") == 12 and "not shown" not in page
+    for link in re.findall(r'<a href="([^"]+)"', page):
+        Image.open(photos / urllib.parse.unquote(link)).verify()
     assert "&lt;b&gt;" in page and "<b>.jpg" not in page
     for source in re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)[:3]:
         Image.open(io.BytesIO(base64.b64decode(source))).verify()
@@ -278,40 +348,12 @@ def test_files_keep_every_bit(tmp_path, suffix):
 
 
 def test_a_parquet_file_of_several_row_groups_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(parquet_file, "_ROWS_AT_ONCE", 7)
     values = np.arange(100, dtype=np.float32).reshape(50, 2)
     path = str(tmp_path / "x.parquet")
     embeddings.write(path, [embeddings.Embeddings([str(row) for row in range(50)], values)], 50, {})
     assert pq.ParquetFile(path).num_row_groups == 8
     np.testing.assert_array_equal(embeddings.read(path).values, values)
-
-
-def test_keys_without_their_rows_are_those_that_were_to_come(tmp_path):
-    path = str(tmp_path / "x.npy")
-    embeddings.write(path, [embeddings.Embeddings(["a", "b"], np.ones([2, 3], np.float32))], 2, {})
-    (tmp_path / "x.keys.json").write_text('{"keys": ["a", "b", "c"]}')
-    assert embeddings.read(path).keys == ["a", "b"]
-
-
-@pytest.mark.parametrize("suffix", ["parquet", "npy"])
-def test_an_index_serves_until_its_embeddings_are_newer(tmp_path, suffix):
-    path = str(tmp_path / f"x.{suffix}")
-    rng = np.random.default_rng(0)
-    old, new = (
-        embeddings.Embeddings(list("abcd"), rng.normal(size=(4, 8)).astype(np.float32))
-        for _ in range(2)
-    )
-    embeddings.write(path, [new], 4, {"root": "r"})
-    index.save(index.build(old), path)
-    for expected in (old, new):
-        found = index.open_or_build(path)
-        assert (found.keys, found.about) == (list("abcd"), {"root": "r"})
-        similarities, rows = found.nearest(expected.values[2:3], 9)
-        assert rows.shape == (1, 4) and rows[0, 0] == 2 and similarities[0, 0] == pytest.approx(1)
-        np.testing.assert_allclose(
-            found.unit(2), expected.values[2] / np.linalg.norm(expected.values[2]), atol=1e-6
-        )
-        os.utime(index.index_path(path), (1, 1))
 
 
 def test_search_is_exact():
@@ -401,13 +443,73 @@ def test_of_a_models_folder_the_highest_version_is_taken(encoder_dir, tmp_path):
         SavedModelTransport(str(tmp_path / "11"))
 
 
-def test_a_page_without_its_images_still_shows_the_list(tmp_path):
-    path = tmp_path / "page.html"
-    contact_sheet.write(
-        str(path), [contact_sheet.Row("q", "gone", [("also gone", 0.5)])], "/nowhere", 1, "x"
+def shown(pictures, *keys):
+    return [pictures.of_key(key) is not None for key in keys]
+
+
+def test_only_images_below_the_folder_are_shown(photos):
+    inside = "photos/dog/0000.jpg"
+    shutil.copy(photos / inside, photos / "private.jpg")
+    (photos / "photos" / "link.jpg").symlink_to(photos / "private.jpg")
+    (photos / "photos" / "inner.jpg").symlink_to(photos / inside)
+    os.mkfifo(photos / "photos" / "pipe.jpg")
+    outside = ("private.jpg", "photos/../private.jpg", f"{photos}/private.jpg", "../private.jpg",
+               "photos/link.jpg", "photos/pipe.jpg", "photos", "a\0b", "photos/notes.txt",
+               "photos/ship/0001.jpg")  # fmt: skip
+    page = str(photos / "page.html")
+    for root in (str(photos), "/nowhere"):
+        pictures = Pictures(str(photos / "photos"), root, page)
+        assert not any(shown(pictures, *outside))
+        assert all(shown(pictures, f"{photos}/{inside}", "dog/0000.jpg", "inner.jpg"))
+    assert shown(Pictures(str(photos / "photos"), str(photos), page), inside) == [True]
+    assert shown(Pictures(None, str(photos), page), inside, f"{photos}/{inside}") == [False, False]
+    assert Pictures(None, "", page).of_file(str(photos / inside)).link == inside
+
+
+def test_a_picture_is_one_of_four_formats_and_bounded(photos, monkeypatch):
+    pictures = Pictures(None, "", "page.html")
+    Image.new("RGB", (40, 30)).save(photos / "a.png", "TIFF")
+    Image.new("RGB", (40, 30)).save(photos / "b.png")
+    assert pictures.of_file(str(photos / "a.png")) is None
+    assert pictures.of_file(str(photos / "b.png")) is not None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert pictures.of_file(str(photos / "b.png")) is None  # Pillow itself would only warn.
+
+
+def test_a_link_stays_a_relative_path(photos):
+    name = 'javascript:alert(1) "#?%41.png'
+    Image.new("RGB", (40, 30)).save(photos / name)
+    link = Pictures(None, "", str(photos / "page.html")).of_file(str(photos / name)).link
+    assert urllib.parse.urljoin(f"file://{photos}/page.html", link) == f"file://{photos}/{link}"
+    assert urllib.parse.unquote(link) == name and ":" not in link and '"' not in link
+
+
+def test_a_page_without_its_images_still_shows_the_list(photos):
+    call_arguments = ("--k=2", "--output=page.html", "photos/dog/0000.jpg")
+    keys = ["photos/dog/0000.jpg", "/etc/../x\x1b[2J", "photos/cat/0001.jpg"]
+    found = embeddings.Embeddings(keys, np.eye(3, 4, dtype=np.float32) + 1)
+    embeddings.write(str(photos / "x.npy"), [found], 3, {"root": str(photos)})
+    text = call("neighbors", "--embeddings=x.npy", *call_arguments, cwd=photos)
+    assert "not shown: give --images_dir" in text and "\x1b" not in text
+    page = (photos / "page.html").read_text()
+    assert page.count(">not shown<") == 2 and page.count("<img ") == 1  # The query itself is.
+    assert "0.857" in page and "give --images_dir" in page
+
+
+def test_near_duplicates_are_listed_and_shown(photos):
+    keys = sorted(str(file.relative_to(photos)) for file in (photos / "photos").glob("dog/*.jpg"))
+    values = np.float32([[1, 0, 0], [0, 1, 0], [1, 0.01, 0], [0, 1, 1]])
+    embeddings.write(
+        str(photos / "x.npy"), [embeddings.Embeddings(keys, values)], 4, {"root": str(photos)}
     )
-    assert path.read_text().count("not found") == 2 and "0.500" in path.read_text()
-    assert [file.name for file in pathlib.Path(tmp_path).iterdir()] == ["page.html"]
+    arguments = ("--embeddings=x.npy", "--duplicates", "--images_dir=photos", "--output=page.html")
+    text = call("neighbors", *arguments, cwd=photos)
+    assert text.startswith(f"2 images\n   1.000  {keys[0]}\n   1.000  {keys[2]}\n1 group ")
+    page = (photos / "page.html").read_text()
+    assert page.count("<section>") == 1 and page.count("<img ") == 2 and keys[1] not in page
+    text = call("neighbors", *arguments[:2], "--threshold=0.7", cwd=photos)
+    assert "\n2 groups with 4 of the 4 images" in text
+    assert "takes no query" in call("neighbors", *arguments, "a.jpg", cwd=photos, status=1)
 
 
 class _Code(pa.PyExtensionType):
