@@ -333,7 +333,7 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
 
     # An unreachable floor rejects the encoder as if it had collapsed.
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
-    assert "NOT pushed" in printed and "spread" in printed
+    assert "NOT pushed" in printed and "representation std" in printed
     assert len(pipeline.versions) == 1
 
 
