@@ -5,12 +5,14 @@
 
 Each encoder is NAME=RUN or NAME=RUN:CHECKPOINT; CHECKPOINT `random` is the run's encoder before
 training. Labels judge: a linear classifier and kNN on centre crops, trained on all of --train and
-tested on all of --test. The measures see --images of --test without labels. Each encoder is one
-record; the table and the rank correlations are of all records in the file.
+tested on all of --test. The measures see --images of --test without labels. The record has the
+table, its rank correlations, and for each pair the loss of rotation accuracy that the pipeline's
+gate would see if it were offered the encoder with the better linear accuracy.
 """
 
 import argparse
-import json
+import dataclasses
+import itertools
 import os
 import time
 from typing import Any
@@ -44,8 +46,8 @@ def load(place: str) -> Any:
     return encoder
 
 
-def measure(encoder: Any, train: str, test: str, images: int) -> dict[str, Any]:
-    """Returns accuracies, measures and seconds of one encoder."""
+def measure(encoder: Any, train: str, test: str, images: int) -> tuple[dict[str, Any], Any]:
+    """Returns accuracies, measures and seconds of one encoder, and its turned images."""
     from byol_tf.data import open_source
     from byol_tf.evaluation import knn, label_free, linear, rotation
     from byol_tf.evaluation.splits import Splits
@@ -64,7 +66,7 @@ def measure(encoder: Any, train: str, test: str, images: int) -> dict[str, Any]:
     upright = turns.representations[:, 0].astype(np.float64)
     unit = upright / np.linalg.norm(upright, axis=1, keepdims=True)
     between_images = 2 * unit.var(axis=0, ddof=1).sum()  # Mean squared distance of all pairs.
-    return {
+    measures = {
         "linear top-1": judged.top_1,
         "linear interval": judged.interval,
         "kNN top-1": knn.knn_accuracy(labelled, tested).top_1,
@@ -78,6 +80,20 @@ def measure(encoder: Any, train: str, test: str, images: int) -> dict[str, Any]:
         "rotation interval": (turning.low, turning.high),
         "seconds": {"encode": round(encoded - start, 1), "fit": round(fitted - encoded, 1)},
     }
+    return measures, turns
+
+
+def pairs(records: dict[str, dict[str, Any]], turns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns each pair, better linear accuracy first, with its loss of rotation accuracy."""
+    from byol_tf.evaluation import rotation
+
+    ranked = sorted(records, key=lambda name: -records[name]["linear top-1"])
+    found = []
+    for better, worse in itertools.combinations(ranked, 2):
+        loss = rotation.loss(turns[better], turns[worse])
+        gain = records[better]["linear top-1"] - records[worse]["linear top-1"]
+        found.append({"better": better, "worse": worse, "linear": gain} | dataclasses.asdict(loss))
+    return found
 
 
 def table(records: dict[str, dict[str, Any]]) -> str:
@@ -119,13 +135,20 @@ def main() -> None:
     args = parser.parse_args()
 
     context = recording.context("tensorflow", "numpy")
+    records, turns = {}, {}
     for encoder in args.encoders:
         name, _, place = encoder.partition("=")
-        record = {"name": name} | measure(load(place), args.train, args.test, args.images)
-        path = recording.append("label_free", context | record)
-        print(f"recorded {name}: linear {record['linear top-1']:.3f}", flush=True)
-    with open(path) as file:
-        print(table({record["name"]: record for record in map(json.loads, file)}))
+        records[name], turns[name] = measure(load(place), args.train, args.test, args.images)
+        print(f"{name}: linear {records[name]['linear top-1']:.3f}", flush=True)
+    compared = pairs(records, turns)
+    print(table(records))
+    for pair in compared:
+        print(
+            f"{pair['better']} for {pair['worse']}: linear +{pair['linear']:.3f}, loss of rotation "
+            f"accuracy {pair['value']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
+        )
+    about = {"images": args.images, "encoders": records, "pairs": compared}
+    print(f"recorded in {recording.append('label_free', context | about).name}")
 
 
 if __name__ == "__main__":
