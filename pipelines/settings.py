@@ -44,7 +44,8 @@ class Settings:
         views: Random crops per image for the linear probe; 0 trains on centre crops.
         min_accuracy: Lowest accuracy of the linear probe on the eval split, in [0, 1].
         max_accuracy_loss: Largest loss of accuracy to the last blessed model, in [0, 1].
-        min_spread: Lowest spread of the representations of unlabelled data, in [0, 1].
+        min_spread: Lowest std of the normalised representations of unlabelled data, times √D, in
+            [0, 1].
         max_measure_loss: Largest loss of the rotation probe's accuracy on unlabelled data to the
             last blessed model, in [0, 1].
         embed_data_dir: Folder of images to embed with the blessed encoder.

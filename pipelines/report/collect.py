@@ -27,8 +27,8 @@ _STATES: dict[str, Literal["ran", "cached"]] = {"COMPLETE": "ran", "CACHED": "ca
 _MEASURES = {
     "representation_std": "std of the normalised representations times √D: 1 even, 0 collapsed",
     "representation_rank": "number of dimensions that the representations use",
-    "rotation_accuracy": "accuracy of a linear probe in telling how an image is turned (chance is "
-    "0.25): it ranks encoders as labels do",
+    "rotation_accuracy": "accuracy of a linear probe in telling how an image is turned; chance is "
+    "0.25",
 }
 
 
