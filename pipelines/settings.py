@@ -80,7 +80,7 @@ class Settings:
     min_accuracy: float = 0.0
     max_accuracy_loss: float = 0.01
     min_spread: float = 0.1
-    max_measure_loss: float = 0.01
+    max_measure_loss: float = 0.02
     embed_data_dir: str | None = None
     embed_listing_digest: str = ""
     infra_validator: str = "none"

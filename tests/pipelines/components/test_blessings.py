@@ -140,7 +140,7 @@ def judged(made, data, candidate, baseline=None, min_spread=0.1):
     inputs = {"examples": [data], "model": [candidate]}
     if baseline:
         inputs["baseline_model"] = [baseline]
-    Executor().Do(inputs, made, {"min_spread": min_spread, "max_measure_loss": 0.01})
+    Executor().Do(inputs, made, {"min_spread": min_spread, "max_measure_loss": 0.02})
     rules = json.loads((pathlib.Path(made["evaluation"][0].uri) / "measures.json").read_text())
     return made, {rule["name"]: rule for rule in rules["rules"]}
 
