@@ -77,7 +77,7 @@ def _verdict(
     if smallest >= 1:
         return f"{candidate['num_images']} images are too few to judge, so only a collapse counts"
     if baseline["rotation_interval"][0] <= _CHANCE:
-        return "these images do not show how they are turned, so only a collapse counts"
+        return "even that one does not tell how these images are turned, so only a collapse counts"
     if loss["high"] > max_loss:
         return (
             f"no loss beyond chance; {candidate['num_images']} images show one of {smallest:.3f} "

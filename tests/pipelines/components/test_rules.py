@@ -89,6 +89,6 @@ def test_it_says_what_the_images_cannot_show():
     assert "no loss beyond chance; 900 images show one of 0.040 or more" in some["explanation"]
     at_chance = BASELINE | {"rotation_accuracy": 0.26, "rotation_interval": (0.24, 0.28)}
     turned = verdict(baseline=at_chance)["rotation_accuracy"]
-    assert "do not show how they are turned" in turned["explanation"]
+    assert "does not tell how these images are turned" in turned["explanation"]
     sure = verdict(loss=(-0.05, -0.07, -0.03))["rotation_accuracy"]
     assert sure["explanation"].endswith(": no loss")
