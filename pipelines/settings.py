@@ -44,9 +44,10 @@ class Settings:
         views: Random crops per image for the linear probe; 0 trains on centre crops.
         min_accuracy: Lowest accuracy of the linear probe on the eval split, in [0, 1].
         max_accuracy_loss: Largest loss of accuracy to the last blessed model, in [0, 1].
-        min_spread: Lowest spread of the representations of unlabelled data, in [0, 1].
-        max_measure_loss: Largest relative loss of a label-free measure to the last blessed model,
-            in [0, 1].
+        min_spread: Lowest std of the normalised representations of unlabelled data, times √D, in
+            [0, 1].
+        max_measure_loss: Largest loss of the rotation probe's accuracy on unlabelled data to the
+            last blessed model, in [0, 1].
         embed_data_dir: Folder of images to embed with the blessed encoder.
         embed_listing_digest: Digest of the names, sizes and times of those images.
         infra_validator: One of `INFRA_VALIDATORS`: `none` for ServingCheck, or where TFX's
@@ -79,7 +80,7 @@ class Settings:
     min_accuracy: float = 0.0
     max_accuracy_loss: float = 0.01
     min_spread: float = 0.1
-    max_measure_loss: float = 0.25
+    max_measure_loss: float = 0.02
     embed_data_dir: str | None = None
     embed_listing_digest: str = ""
     infra_validator: str = "none"

@@ -1,4 +1,7 @@
-"""Measures of a representation that need no labels (Wang & Isola 2020, arXiv 2005.10242)."""
+"""Measures of a representation that need no labels (Wang & Isola 2020, arXiv 2005.10242).
+
+They tell whether an encoder has collapsed, not which of two is better: `rotation` does that.
+"""
 
 import dataclasses
 import math
@@ -23,21 +26,25 @@ _ROWS_AT_ONCE = 256  # Distances of this many to 50,000 others are 50 MB.
 class LabelFree:
     """Measures of a representation that do not depend on labels.
 
+    Training logs two figures of the same kind from other vectors: `projection_std` is the std of
+    the projections of training batches, `effective_rank` the rank of the representations of at most
+    256 training images.
+
     Attributes:
         alignment: Mean squared distance of two random crops of an image, in [0, 4]; 0 where both
-            give the same point.
+            give the same point, as after a collapse.
         uniformity: Uniformity of centre crops, in [-8, 0]; near -4 for points spread evenly over a
             sphere of many dimensions, 0 after a collapse.
-        spread: Feature standard deviation of centre crops; 1 for points spread evenly over the
-            sphere, 0 after a collapse.
-        effective_rank: Effective rank of centre crops, between 1 and min(num_images - 1, D).
+        representation_std: Feature standard deviation of centre crops; 1 for points spread evenly
+            over the sphere, 0 after a collapse.
+        representation_rank: Effective rank of centre crops, between 1 and min(num_images - 1, D).
         num_images: Number of images measured.
     """
 
     alignment: float
     uniformity: float
-    spread: float
-    effective_rank: float
+    representation_std: float
+    representation_rank: float
     num_images: int
 
 
@@ -72,8 +79,8 @@ def label_free_measures(
     return LabelFree(
         alignment=alignment(view_1, view_2),
         uniformity=uniformity(centre),
-        spread=float(spread(centre)),
-        effective_rank=effective_rank(centre),
+        representation_std=float(spread(centre)),
+        representation_rank=effective_rank(centre),
         num_images=len(centre),
     )
 

@@ -25,10 +25,10 @@ _GALLERY_IMAGES = 2000  # A ResNet-50 takes a minute for these on two cores.
 _BATCH_SIZE = 64
 _STATES: dict[str, Literal["ran", "cached"]] = {"COMPLETE": "ran", "CACHED": "cached"}
 _MEASURES = {
-    "spread": "standard deviation of the normalised representations times √D: 1 even, 0 collapsed",
-    "effective_rank": "number of dimensions that the representation uses",
-    "alignment": "squared distance between two crops of an image: less is better",
-    "uniformity": "how evenly images spread over the sphere: less is better",
+    "representation_std": "std of the normalised representations times √D: 1 even, 0 collapsed",
+    "representation_rank": "number of dimensions that the representations use",
+    "rotation_accuracy": "accuracy of a linear probe in telling how an image is turned; chance is "
+    "0.25",
 }
 
 
@@ -152,8 +152,7 @@ def _gates(nodes: Mapping[str, Node], settings: Settings) -> list[Gate]:
                 rule["bound"],
                 rule["baseline"],
                 rule["passed"],
-                _MEASURES[rule["name"]],
-                "at least" if rule["name"] in ("spread", "effective_rank") else "at most",
+                _meaning(rule),
             )
             for rule in rules
         ]
@@ -197,6 +196,12 @@ def _gates(nodes: Mapping[str, Node], settings: Settings) -> list[Gate]:
         )
     )
     return gates
+
+
+def _meaning(rule: dict) -> str:
+    """Returns what a rule's measure means and, in a comparison, how sure its result is."""
+    meaning = _MEASURES[rule["name"]]
+    return meaning if rule["baseline"] is None else f"{meaning}; {rule['explanation']}"
 
 
 def _splits(uri: str) -> list[SplitStatistics]:

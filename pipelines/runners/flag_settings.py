@@ -131,7 +131,8 @@ def define() -> None:
     flags.DEFINE_float(
         "max_measure_loss",
         Settings.max_measure_loss,
-        "Without labels: largest relative loss of a measure, compared with the last blessed model.",
+        "Without labels: largest loss of accuracy in telling how images are turned, compared with "
+        "the last blessed model; a loss that may be chance is allowed.",
         0,
         1,
     )

@@ -66,8 +66,8 @@ def test_one_image_has_no_uniformity():
 def test_a_collapsed_encoder_shows_on_real_images(images_dir):
     source = open_source(str(images_dir / "test"))
     result = label_free.label_free_measures(constant, source, PREPROCESSING, limit=60)
-    assert result.num_images == 60 and result.effective_rank == pytest.approx(1)
-    for measure in (result.alignment, result.uniformity, result.spread):
+    assert result.num_images == 60 and result.representation_rank == pytest.approx(1)
+    for measure in (result.alignment, result.uniformity, result.representation_std):
         assert measure == pytest.approx(0, abs=1e-5)
 
 
@@ -77,7 +77,8 @@ def test_views_are_two_crops_and_the_rest_is_of_centre_crops(images_dir):
     files = [images_dir / "test" / name.decode() for name in _names(images_dir, 50)]
     images = [tf.io.decode_jpeg(file.read_bytes()).numpy() for file in files]
     x = PREPROCESSING.normalize(np.stack(images) / 255.0).numpy().reshape(50, -1)
-    assert result.spread == pytest.approx(unit(x).std(axis=0).mean() * 3072**0.5, rel=0.01)
+    std = unit(x).std(axis=0).mean() * 3072**0.5
+    assert result.representation_std == pytest.approx(std, rel=0.01)
     assert result.uniformity == pytest.approx(label_free.uniformity(x), abs=0.01)
     assert result.num_images == 50
     # Crops of one image are closer to each other than two images, and not the same.
@@ -85,7 +86,7 @@ def test_views_are_two_crops_and_the_rest_is_of_centre_crops(images_dir):
     again = label_free.label_free_measures(pixels, source, PREPROCESSING, seed=1, limit=50)
     assert again == result
     other = label_free.label_free_measures(pixels, source, PREPROCESSING, seed=2, limit=50)
-    assert other.alignment != result.alignment and other.spread == result.spread
+    assert other.alignment != result.alignment and other.uniformity == result.uniformity
 
 
 def test_a_folder_without_labels_and_a_damaged_image_are_no_hindrance(images_dir, tmp_path):
@@ -96,7 +97,7 @@ def test_a_folder_without_labels_and_a_damaged_image_are_no_hindrance(images_dir
     source = open_source(str(tmp_path))
     result = label_free.label_free_measures(pixels, source, PREPROCESSING)
     assert source.class_names is None and result.num_images == 7
-    assert 1 < result.effective_rank <= 6
+    assert 1 < result.representation_rank <= 6
 
 
 def _names(images_dir, count):

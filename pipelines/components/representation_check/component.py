@@ -41,8 +41,8 @@ class RepresentationCheck(tfx.types.BaseComponent):
         baseline_model: Channel of the last blessed encoder, if any; measured on the same images.
         min_spread: Lowest standard deviation of the normalised representations times √D; 0 in a
             collapse, 1 if even.
-        max_measure_loss: Largest relative loss to the baseline: fall of spread and effective rank,
-            rise of alignment and uniformity.
+        max_measure_loss: Largest fall of the rotation probe's accuracy from the baseline's, in
+            [0, 1]; a fall that may be chance is allowed.
         code: Digest of the code.
     """
 

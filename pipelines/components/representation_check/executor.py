@@ -13,8 +13,10 @@ from tfx.types import artifact, artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from byol_tf import data, export
-from byol_tf.evaluation import label_free
+from byol_tf.evaluation import rotation
+from byol_tf.evaluation.features import Features
 from byol_tf.files import write_atomically
+from byol_tf.models.collapse import effective_rank, spread
 from byol_tf.sources import Source
 from pipelines.components.representation_check.rules import judge
 
@@ -38,21 +40,26 @@ class Executor(base_executor.BaseExecutor):
         source = data.open_source(
             os.path.join(artifact_utils.get_split_uri(input_dict["examples"], "eval"), "*")
         )
-        candidate_measures = _measure(model, source)
-        baseline_measures = _measure(baseline[0], source) if baseline else None
+        candidate = _encode(model, source)
+        last_blessed = _encode(baseline[0], source) if baseline else None
+        measures = _measure(candidate)
+        loss = dataclasses.asdict(rotation.loss(candidate, last_blessed)) if last_blessed else None
         rules = judge(
-            candidate_measures,
-            baseline_measures,
+            measures,
+            _measure(last_blessed) if last_blessed else None,
+            loss,
             exec_properties["min_spread"],
             exec_properties["max_measure_loss"],
         )
         passed = all(rule["passed"] for rule in rules)
         for rule in rules:
-            if not rule["passed"]:
+            if rule["passed"]:
+                logging.info("passed: %s", rule["explanation"])
+            else:
                 logging.warning("not blessed: %s", rule["explanation"])
         write_atomically(
             os.path.join(evaluation.uri, MEASURES),
-            json.dumps({"measures": candidate_measures, "rules": rules}, indent=2) + "\n",
+            json.dumps({"measures": measures, "loss": loss, "rules": rules}, indent=2) + "\n",
         )
         # As in Evaluator: Resolver and Pusher read the properties, people read the file.
         name = constants.BLESSED_FILE_NAME if passed else constants.NOT_BLESSED_FILE_NAME
@@ -76,8 +83,20 @@ class Executor(base_executor.BaseExecutor):
 evaluator_executor.Executor.register(Executor)
 
 
-def _measure(model: artifact.Artifact, source: Source) -> dict[str, float]:
-    """Returns the label-free measures of an encoder."""
+def _encode(model: artifact.Artifact, source: Source) -> Features:
+    """Returns the features of the images in four orientations."""
     encoder, preprocessing, _ = export.load_encoder(path_utils.serving_model_path(model.uri))
-    measures = label_free.label_free_measures(encoder, source, preprocessing, seed=0, limit=_IMAGES)
-    return dataclasses.asdict(measures)
+    return rotation.encode_turns(encoder, source, preprocessing, limit=_IMAGES)
+
+
+def _measure(turns: Features) -> dict[str, Any]:
+    """Returns the measures that the rules read."""
+    upright = turns.representations[:, 0]
+    accuracy = rotation.accuracy(turns)
+    return {
+        "representation_std": float(spread(upright)),
+        "representation_rank": effective_rank(upright),
+        "rotation_accuracy": accuracy.value,
+        "rotation_interval": (accuracy.low, accuracy.high),
+        "num_images": len(upright),
+    }

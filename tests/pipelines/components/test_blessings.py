@@ -1,6 +1,7 @@
 """Which models are blessed: the executors that decide in a run, on real exports and files."""
 
 import json
+import pathlib
 import shutil
 
 import keras
@@ -121,41 +122,68 @@ def test_classifier_that_loses_to_the_last_blessed_is_not_blessed(tmp_path, outp
     assert verdict("good", "bad", min_accuracy=0.0)
 
 
-def test_collapsed_encoder_is_not_blessed(tmp_path, outputs, images_dir):
+def exported(folder, number, *layers):
+    """Exports an encoder of these layers as the artifact of a model."""
     from tfx.v1.types import standard_artifacts
 
+    keras.utils.set_random_seed(number)
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers])
+    path = folder / str(number) / "Format-Serving"
+    export.save_encoder(model, path, preprocessing=Preprocessing(SIZE, 1.0))
+    return artifact(standard_artifacts.Model, folder / str(number), number)
+
+
+def judged(made, data, candidate, baseline=None, min_spread=0.1):
+    """Runs RepresentationCheck; returns its outputs and its rules by name."""
     from pipelines.components.representation_check.executor import Executor
 
+    inputs = {"examples": [data], "model": [candidate]}
+    if baseline:
+        inputs["baseline_model"] = [baseline]
+    Executor().Do(inputs, made, {"min_spread": min_spread, "max_measure_loss": 0.02})
+    rules = json.loads((pathlib.Path(made["evaluation"][0].uri) / "measures.json").read_text())
+    return made, {rule["name"]: rule for rule in rules["rules"]}
+
+
+def test_collapsed_encoder_is_not_blessed(tmp_path, outputs, images_dir):
     files = sorted((images_dir / "test").glob("*/*.jpg"))[::10]
     data = examples(tmp_path / "examples", [f.read_bytes() for f in files], [0] * len(files))
+    convolution, flatten = keras.layers.Conv2D(16, 5, 2), keras.layers.Flatten()
+    alive = exported(
+        tmp_path, 1, convolution, flatten, keras.layers.Dense(8, bias_initializer="ones")
+    )
+    to_a_point = exported(
+        tmp_path, 2, flatten, keras.layers.Dense(8, "relu", False, kernel_initializer="zeros")
+    )
+    assert blessed(judged(outputs("first"), data, alive)[0])
+    assert not blessed(judged(outputs("collapsed"), data, to_a_point)[0])
+    made, _ = judged(outputs("same"), data, alive, baseline=alive)
+    blessing = made["blessing"][0]
+    assert blessed(made) and blessing.get_int_custom_property("current_model_id") == 1
+    assert not blessed(judged(outputs("loses"), data, to_a_point, baseline=alive)[0])
 
-    def encoder(name, number, final):
-        keras.utils.set_random_seed(number)
-        model = keras.Sequential(
-            [
-                keras.Input((SIZE, SIZE, 3)),
-                keras.layers.Conv2D(16, 5, 2),
-                keras.layers.Flatten(),
-                keras.layers.Dense(8, kernel_initializer=final, bias_initializer="ones"),
-            ]
-        )
-        path = tmp_path / name / "Format-Serving"
-        export.save_encoder(model, path, preprocessing=Preprocessing(SIZE, 1.0))
-        return artifact(standard_artifacts.Model, tmp_path / name, number)
 
-    alive = encoder("alive", 1, "glorot_uniform")
-    to_a_point = encoder("point", 2, "zeros")
+def test_encoder_that_no_longer_tells_turns_is_not_blessed_if_the_images_can_show_it(
+    tmp_path, outputs
+):
+    """Landscapes with a bright sky: one encoder sees where it is, the other the mean colour."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 150, (60, SIZE, SIZE, 3), np.uint8)
+    pictures[:, : SIZE // 2] += 100
+    contents = [encoded(Image.fromarray(picture), "PNG") for picture in pictures]
+    many = examples(tmp_path / "many", contents, [0] * 60)
+    few = examples(tmp_path / "few", contents[:17], [0] * 17)
+    sees = exported(
+        tmp_path, 1, keras.layers.AveragePooling2D(4), keras.layers.Flatten(), keras.layers.Dense(8)
+    )
+    blind = exported(tmp_path, 2, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8))
 
-    def verdict(candidate, baseline=None):
-        made = outputs(f"{candidate.id}-{baseline and baseline.id}")
-        inputs = {"examples": [data], "model": [candidate]}
-        if baseline:
-            inputs["baseline_model"] = [baseline]
-        Executor().Do(inputs, made, {"min_spread": 0.1, "max_measure_loss": 0.25})
-        return blessed(made), made["blessing"][0]
-
-    assert verdict(alive)[0]
-    assert not verdict(to_a_point)[0]
-    passed, blessing = verdict(alive, baseline=alive)
-    assert passed and blessing.get_int_custom_property("current_model_id") == 1
-    assert not verdict(to_a_point, baseline=alive)[0]
+    made, rules = judged(outputs("worse"), many, blind, baseline=sees, min_spread=0.0)
+    assert not blessed(made) and not rules["rotation_accuracy"]["passed"]
+    assert "more than chance" in rules["rotation_accuracy"]["explanation"]
+    assert rules["rotation_accuracy"]["value"] < 0.4 < rules["rotation_accuracy"]["baseline"]
+    made, rules = judged(outputs("better"), many, sees, baseline=blind, min_spread=0.0)
+    assert blessed(made) and rules["rotation_accuracy"]["value"] > 0.4
+    made, rules = judged(outputs("few"), few, blind, baseline=sees, min_spread=0.0)
+    assert blessed(made)
+    assert "17 images are too few to judge" in rules["rotation_accuracy"]["explanation"]

@@ -333,8 +333,11 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
 
     # An unreachable floor rejects the encoder as if it had collapsed.
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
-    assert "NOT pushed" in printed and "spread" in printed
+    assert "NOT pushed" in printed and "representation std" in printed
     assert len(pipeline.versions) == 1
+    # The comparison with the last blessed encoder passed, and says that it had too little to go by.
+    report = max((pipeline.root / "reports").glob("*.html")).read_text()
+    assert "rotation accuracy changed by" in report and "only a collapse counts" in report
 
 
 def test_too_many_corrupt_images_are_one_sentence_and_serve_nothing(tmp_path):
