@@ -18,6 +18,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving.errors import UserError
 from serving.local_server import calls, metrics
+from serving.local_server.connection_limit import connection_limit
 from serving.local_server.model_store import ModelStore
 from serving.local_server.status import reported
 
@@ -29,6 +30,9 @@ _OPTIONS = {
     "grpc.max_send_message_length": 2**31 - 1,
     # Otherwise a second server on the same port would take half of the requests.
     "grpc.so_reuseport": 0,
+    # A client has these times to speak HTTP/2 and between two calls; then its connection closes.
+    "grpc.server_handshake_timeout_ms": 20_000,
+    "grpc.max_connection_idle_ms": 300_000,
 }
 _PREDICTION, _MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 _SERVICES = (_PREDICTION, _MODEL, health.SERVICE_NAME)
@@ -69,7 +73,14 @@ class GrpcServer:
     ):
         self._pool = futures.ThreadPoolExecutor(max_threads, "grpc")
         self._server = grpc.aio.server(
-            interceptors=[_NoMessage()], options=list((_OPTIONS | (options or {})).items())
+            interceptors=[_NoMessage()],
+            options=list(
+                {
+                    "grpc.max_allowed_incoming_connections": connection_limit(),
+                    **_OPTIONS,
+                    **(options or {}),
+                }.items()
+            ),
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _PredictionService(store, self._pool), self._server
