@@ -97,12 +97,12 @@ class HttpConnections(httputil.HTTPServerConnectionDelegate):
             self._resume()
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_IN_A_ROW):
-            if len(self._open) >= self._limit:
-                if self._waiting:
-                    next(iter(self._waiting)).close()  # on_close follows in the next round.
-                self._pause()
-                return
+        if len(self._open) >= self._limit:
+            if self._waiting:
+                next(iter(self._waiting)).close()
+            self._pause()  # Until on_close.
+            return
+        for _ in range(min(_IN_A_ROW, self._limit - len(self._open))):
             try:
                 connection, address = listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
