@@ -30,6 +30,7 @@ _OPTIONS = {
     "grpc.max_send_message_length": 2**31 - 1,
     # Otherwise a second server on the same port would take half of the requests.
     "grpc.so_reuseport": 0,
+    "grpc.max_allowed_incoming_connections": connection_limit(),
     # A client has these times to speak HTTP/2 and between two calls; then its connection closes.
     "grpc.server_handshake_timeout_ms": 20_000,
     "grpc.max_connection_idle_ms": 300_000,
@@ -73,14 +74,7 @@ class GrpcServer:
     ):
         self._pool = futures.ThreadPoolExecutor(max_threads, "grpc")
         self._server = grpc.aio.server(
-            interceptors=[_NoMessage()],
-            options=list(
-                {
-                    "grpc.max_allowed_incoming_connections": connection_limit(),
-                    **_OPTIONS,
-                    **(options or {}),
-                }.items()
-            ),
+            interceptors=[_NoMessage()], options=list((_OPTIONS | (options or {})).items())
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _PredictionService(store, self._pool), self._server
