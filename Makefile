@@ -13,6 +13,8 @@ PYTEST = TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS)
 # With byte code compiled at set-up and kept, TensorFlow imports in a fraction of the time.
 unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# The same kernels on every processor, and the faster ones; see byol_tf/cli.
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo serve search test test-fast lint format bazel bench lock clean
@@ -33,8 +35,9 @@ $(VENV)/.lock: requirements/full.lock
 	@echo "Setting up $(VENV) from $< (once, a few minutes) ..."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --no-deps $$(grep -E '^(setuptools|wheel)==' $<)
-	$(BIN)/pip install -q --no-deps --no-build-isolation --ignore-requires-python -r $<
+	awk '/^[a-z]/ { build = /^(setuptools|wheel)==/ } build' $< >$(VENV)/build.lock
+	$(BIN)/pip install -q --no-deps --require-hashes -r $(VENV)/build.lock
+	$(BIN)/pip install -q --no-deps --require-hashes --no-build-isolation --ignore-requires-python -r $<
 	touch $@
 
 $(VENV)/.project: $(VENV)/.lock setup.cfg pyproject.toml
@@ -83,10 +86,11 @@ bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds the PyTorc
 	$(BIN)/python benchmarks/logistic_regression.py --images=$(DATA)/train --examples=2000
 	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
 
-lock:  ## resolve requirements/*.lock again, keeping pins that still fit (needs uv)
-	$(UV) pip compile -q --python-version 3.11 --no-annotate --all-extras \
+lock:  ## resolve requirements/*.lock and their hashes again, keeping pins that still fit (needs uv)
+	$(UV) pip compile -q --generate-hashes --python-version 3.11 --no-annotate --all-extras \
 	    -c requirements/constraints.txt -o requirements/full.lock setup.cfg
-	$(UV) pip compile -q --python-version 3.11 --no-annotate --extra tfds --extra report --extra evaluation --extra detection --extra serving --extra test \
+	$(UV) pip compile -q --generate-hashes --python-version 3.11 --no-annotate --extra tfds --extra report \
+	    --extra evaluation --extra detection --extra heif --extra serving --extra test \
 	    -c requirements/full.lock -o requirements/core.lock setup.cfg
 
 clean:  ## remove what runs and builds left behind (not .venv)

@@ -5,6 +5,7 @@
 
 Rivals, each a separate process, timed in turns while the others wait:
   tf-fit-*      `fit()` on views in memory      tf-step-*    the compiled `train_step` alone
+  tf-eigen-float32                              the same step without oneDNN's kernels
   torch-eager-* and torch-compile-*             channels_last, the step of torch_byol.py
 in float32 and bfloat16 (Keras mixed_bfloat16, torch.autocast). The views are random: the input
 pipeline has a separate benchmark. On a GPU both sides use it, TensorFlow with XLA.
@@ -26,6 +27,7 @@ from collections.abc import Callable
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the commands do.
 
 NETWORKS = {  # depth, image size, stem, batch size
     "resnet18": (18, 32, "small", 64),
@@ -117,6 +119,7 @@ def measure(
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=os.environ | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if "-eigen-" in name else {}),
         )
         # One at a time: compiling takes all cores.
         while (line := rivals[name].stdout.readline()) != "ready\n":
@@ -153,7 +156,8 @@ def main() -> None:
 
     import recording
 
-    names = [f"tf-{kind}-{p}" for p in PRECISIONS for kind in ("fit", "step")]
+    names = ["tf-eigen-float32"]
+    names += [f"tf-{kind}-{p}" for p in PRECISIONS for kind in ("fit", "step")]
     if args.torch_python:
         names += [f"torch-{kind}-{p}" for p in PRECISIONS for kind in ("eager", "compile")]
     pythons = {"tf": sys.executable, "torch": args.torch_python}
@@ -182,6 +186,11 @@ def main() -> None:
         ratios[f"overhead of fit, {precision}"] = statistics.median(
             step / fit - 1 for step, fit in pairs
         )
+    pairs = zip(
+        *(results[f"tf-{kind}-float32"]["images_per_second"] for kind in ("step", "eigen")),
+        strict=True,
+    )
+    ratios["oneDNN / Eigen, float32"] = statistics.median(dnn / eigen for dnn, eigen in pairs)
     if args.torch_python:
         best = {
             side: max(v for k, v in medians.items() if k.startswith(side))

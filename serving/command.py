@@ -36,11 +36,24 @@ def run(main: Callable[[list[str]], None]) -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     # TensorFlow's C++ notices are not for users.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow turns oneDNN on by itself on some processors only; it is faster on others, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
+    logging.get_absl_handler().python_handler.addFilter(_escape)
     for name in ("faiss", "httpx", "tensorflow"):  # They log each import, request and restore.
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _escape(record: python_logging.LogRecord) -> bool:
+    """Escapes line ends and control characters: names and errors come from strangers."""
+    record.msg, record.args = "".join(map(_visible, record.getMessage())), ()
+    return True
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

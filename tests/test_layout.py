@@ -260,4 +260,13 @@ def test_core_lock_is_part_of_full_lock():
 
 def test_locks_name_no_machine():
     for lock in ROOT.glob("requirements/*.lock"):
-        assert not re.search(r"(?m)https?:|file:|@ |^\s*--|/tmp|/home", lock.read_text()), lock
+        options = r"^\s*--(?!hash=)"
+        assert not re.search(rf"(?m)https?:|file:|@ |{options}|/tmp|/home", lock.read_text()), lock
+
+
+def test_every_pin_has_hashes():
+    for lock in ROOT.glob("requirements/*.lock"):
+        pins = re.split(r"(?m)^(?=[a-z])", lock.read_text())[1:]
+        assert len(pins) > 50
+        for pin in pins:
+            assert re.fullmatch(r"\S+==\S+( \\\n +--hash=sha256:[0-9a-f]{64})+\n", pin), pin

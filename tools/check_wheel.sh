@@ -17,8 +17,11 @@ mkdir -p "$work/source/docs"
 cp -r byol_tf pipelines serving setup.cfg pyproject.toml LICENSE "$work/source"
 cp docs/description.md "$work/source/docs"
 # Build requirements from the lock, too: nothing is left for pip to choose that day.
+awk '/^[a-z]/ { build = /^(setuptools|wheel)==/ } build' requirements/full.lock >"$work/build.lock"
+# Constraints without hashes: pip asks for a hash of the wheel, too, if it sees any.
+sed -E '/^ +--hash=/d; s/ \\$//' requirements/core.lock >"$work/versions.txt"
 "$python" -m venv "$work/build"
-"$work/build/bin/pip" install -q $(grep -E '^(setuptools|wheel)==' requirements/full.lock)
+"$work/build/bin/pip" install -q --require-hashes -r "$work/build.lock"
 "$work/build/bin/pip" wheel -q --no-deps --no-build-isolation -w "$work" "$work/source"
 wheel=$(echo "$work"/byol_tf-*.whl)
 
@@ -27,7 +30,7 @@ wheel=$(echo "$work"/byol_tf-*.whl)
 install() {
     echo "== $1: pip install byol_tf${2:+[$2]}"
     "$python" -m venv "$work/$1"
-    "$work/$1/bin/pip" install -q --no-compile -c requirements/core.lock "$wheel${2:+[$2]}"
+    "$work/$1/bin/pip" install -q --no-compile -c "$work/versions.txt" "$wheel${2:+[$2]}"
     "$work/$1/bin/pip" check
     mkdir "$work/$1/empty"
     cd "$work/$1/empty"

@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
-import matplotlib.colors
-import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from byol_tf.report import formats, gallery
+from byol_tf.report import formats
 
 # Matplotlib needs colours when it draws, but the page's are known only when it is shown: these are
 # placeholders for the style sheet's variables.
@@ -45,8 +43,6 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": _MUTED,
     "ytick.major.size": 0,
 }
-_SVG_POINTS = 1000  # A scatter with more points is smaller as a raster image.
-_LEGEND_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,53 +155,6 @@ def learning_curves(history: Sequence[Mapping[str, float]], loss_caption: str = 
     return [_curve_chart(curve, history) for curve in curves(history, loss_caption)]
 
 
-def embedding_map(images: gallery.Gallery, which: str | None = None) -> Chart:
-    """Returns a map with one point per image, similar embeddings close to each other.
-
-    Args:
-        images: Images to draw.
-        which: How the caption refers to them, with their number.
-    """
-    title = "Map"
-    found = gallery.map_points(images)
-    if found is None:
-        return Chart(
-            title,
-            None,
-            "No map: it needs at least three images whose embeddings are finite and differ. If "
-            "all embeddings are the same, the encoder has collapsed.",
-        )
-    taken, places = found
-    few = len(places) < gallery.TSNE_POINTS
-    caption = (
-        f"{which or f'{len(places):,} images'}, placed by {'PCA' if few else 't-SNE'} of their "
-        "embeddings. "
-        + ("" if few else "Neighbourhoods are meaningful; distances between groups are not. ")
-    )
-    colors: str | list[str] = _FIRST
-    keys: list[Key] = []
-    if images.labels is None:
-        caption += "Without labels all points look alike: look for separate groups."
-    else:
-        labels = np.asarray(images.labels)
-        classes = np.unique(labels)
-        palette = _class_colors(len(classes))
-        colors = [palette[i] for i in np.searchsorted(classes, labels[taken])]
-        names = [gallery.class_name(images, int(label)) for label in classes]
-        if len(names) <= _LEGEND_CLASSES:
-            keys = [Key(*pair) for pair in zip(names, palette, strict=True)]
-        caption += f"Colour = class ({len(classes)} of them), which the encoder was never told."
-
-    def draw(axes: Axes) -> None:
-        size, picture = 14 if len(places) <= 300 else 7, len(places) > _SVG_POINTS
-        x, y = places.T
-        axes.scatter(x, y, c=colors, s=size, alpha=0.8, linewidths=0, rasterized=picture)
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.set_axis_off()
-
-    return Chart(title, _svg("map", caption, (6.4, 4.6), draw), caption, keys)
-
-
 def _curve_chart(curve: Curve, history: Sequence[Mapping[str, float]]) -> Chart:
     series = curve.points(history)
     missing = [legend for name, legend in curve.columns.items() if name not in series]
@@ -237,14 +186,6 @@ def _curve_chart(curve: Curve, history: Sequence[Mapping[str, float]]) -> Chart:
 def _finite_points(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
     rows = [(row["epoch"], row.get(name)) for row in history]
     return [(epoch, y) for epoch, y in rows if y is not None and math.isfinite(y)]
-
-
-def _class_colors(count: int) -> list[str]:
-    if count <= _LEGEND_CLASSES:
-        colors = matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
-    else:
-        colors = matplotlib.colormaps["hsv"](np.linspace(0, 1, count, endpoint=False))
-    return [matplotlib.colors.to_hex(color) for color in colors]
 
 
 def _svg(

@@ -82,7 +82,12 @@ def embed(encoder: EvaluatedEncoder, train: Source, test: Source) -> Images:
         train=_with_files(
             train_gallery, train, _TRAIN_IMAGES, {index for _, near in found for index, _ in near}
         ),
-        test=_with_files(test_gallery, test, _TEST_IMAGES, {query for query, _ in found}),
+        test=_with_files(
+            test_gallery,
+            test,
+            _TEST_IMAGES,
+            {query for query, _ in found} | set(gallery.mapped(len(test_gallery.keys)).tolist()),
+        ),
         num_train=_count(train, _TRAIN_IMAGES, train_features),
         num_test=_count(test, _TEST_IMAGES, test_features),
         unlabelled=unlabelled,

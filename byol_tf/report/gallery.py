@@ -11,7 +11,7 @@ from PIL import Image
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
 _THUMBNAIL = 96  # Pixels of the longer side.
-_MAP_POINTS = 2000  # t-SNE takes seconds for these.
+_MAP_POINTS = 1000  # t-SNE takes seconds for these, and a page has a thumbnail of each.
 TSNE_POINTS = 30  # t-SNE needs at least this many to have neighbourhoods to keep.
 
 
@@ -127,6 +127,11 @@ def class_name(gallery: Gallery, label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
+def mapped(count: int) -> np.ndarray:
+    """Returns the positions of the images that a map of `count` images takes, evenly spaced."""
+    return evenly(np.arange(count), _MAP_POINTS)
+
+
 def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
     """Projects the embeddings to two dimensions.
 
@@ -141,7 +146,7 @@ def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
 
     if len(gallery.keys) < 3 or not _finite(gallery):
         return None
-    taken = evenly(np.arange(len(gallery.keys)), _MAP_POINTS)
+    taken = mapped(len(gallery.keys))
     rows = unit(gallery.embeddings)[taken]
     # t-SNE divides by the spread of its starting points and crashes the process if that is 0.
     if rows.shape[1] < 2 or np.ptp(rows, axis=0).max() < 1e-6:
@@ -152,17 +157,25 @@ def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
     return taken, TSNE(2, init="pca", perplexity=perplexity, random_state=0).fit_transform(rows)
 
 
-def thumbnail(image: bytes) -> Thumbnail | None:
-    """Returns an image file at no more than 96 x 96 pixels, or None if Pillow cannot read it."""
+def thumbnail(image: bytes, side: int = _THUMBNAIL) -> Thumbnail | None:
+    """Returns an image file at no more than `side` pixels, or None if Pillow cannot read it."""
+    small = reduced(image, side)
+    if small is None:
+        return None
+    source = "data:image/jpeg;base64," + base64.b64encode(small).decode()
+    return Thumbnail(source, tiny=max(Image.open(io.BytesIO(small)).size) <= side // 2)
+
+
+def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
+    """Returns a JPEG of at most `side` x `side` pixels, or None if Pillow cannot read the file."""
     try:
         small = Image.open(io.BytesIO(image)).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # One bad file must not cost the page of a long run.
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((side, side))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=90, subsampling=0)
-    source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-    return Thumbnail(source, tiny=max(small.size) <= _THUMBNAIL // 2)
+    return file.getvalue()
 
 
 def evenly(values: np.ndarray, count: int) -> np.ndarray:

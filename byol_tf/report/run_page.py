@@ -6,13 +6,11 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from byol_tf.report import charts, gallery, page
 from byol_tf.report.classes import ClassSlice, by_class
+from byol_tf.report.embedding_map import EmbeddingMap, embedding_map
 
 _TEMPLATE = pathlib.Path(__file__).with_name("run.html")
-_MAP_IMAGES = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,17 +126,17 @@ def _by_class_note(images: Images) -> str:
     )
 
 
-def _map(images: Images) -> charts.Chart:
-    """Returns a map of some test images: enough to see groups, few enough to see points."""
-    taken = gallery.evenly(np.arange(len(images.test.keys)), _MAP_IMAGES)
+def _map(images: Images) -> EmbeddingMap:
+    """Returns a map of the test images that it takes."""
+    taken = gallery.mapped(len(images.test.keys))
     some = dataclasses.replace(
         images.test,
         embeddings=images.test.embeddings[taken],
-        images=(),
+        images=[images.test.images[i] for i in taken.tolist()],
         keys=[images.test.keys[i] for i in taken],
         labels=None if images.test.labels is None else images.test.labels[taken],
     )
-    return charts.embedding_map(some, _some(some, images.num_test, "test"))
+    return embedding_map(some, _some(some, images.num_test, "test"))
 
 
 def _some(images: gallery.Gallery, total: int, role: str) -> str:

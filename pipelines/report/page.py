@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from byol_tf.report import charts, formats, gallery, page
 from byol_tf.report.classes import by_class, ends
+from byol_tf.report.embedding_map import embedding_map
 from pipelines.report.summary import RunSummary, SplitStatistics
 
 _TEMPLATE = pathlib.Path(__file__).with_name("template.html")
@@ -27,7 +28,7 @@ def render(summary: RunSummary) -> str:
         else (),
         classes=by_class(overall, (s for s in summary.slices if s.name != "overall")),
         neighbours=gallery.neighbour_rows(summary.gallery) if summary.gallery else (),
-        map=charts.embedding_map(summary.gallery) if summary.gallery else None,
+        map=embedding_map(summary.gallery) if summary.gallery else None,
         labels=_label_mix(summary.splits),
         corrupt=summary.corrupt[:_CORRUPT],
         config=list(page.flat(summary.config)),

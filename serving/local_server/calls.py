@@ -18,13 +18,17 @@ from tensorflow_serving.apis import (
 )
 
 from serving.local_server import json_request, json_response, metrics, model_config
+from serving.local_server.cancellation import Cancellation
 from serving.local_server.model_store import ModelStore
 from serving.local_server.predict import predict_with
 from serving.local_server.status import Code, StatusError, invalid
 
 
 def predict(
-    store: ModelStore, request: predict_pb2.PredictRequest, timeout: float | None
+    store: ModelStore,
+    request: predict_pb2.PredictRequest,
+    timeout: float | None,
+    cancellation: Cancellation | None = None,
 ) -> predict_pb2.PredictResponse:
     """Answers PredictionService.Predict.
 
@@ -35,7 +39,7 @@ def predict(
     _check_spec(request)
     with store.lease(request.model_spec) as version:
         begin = time.perf_counter()
-        response = predict_with(version.servable, request, timeout)
+        response = predict_with(version.servable, request, timeout, cancellation)
         metrics.observe_run(request.model_spec.name, begin)
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = version.number

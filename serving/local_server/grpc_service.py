@@ -1,7 +1,8 @@
-"""The gRPC side: PredictionService, ModelService, health and reflection on one asyncio server.
+"""The gRPC side: PredictionService, ModelService, health and, if asked for, reflection.
 
 Predictions run in a pool of threads, and status calls outside it, so that a busy server still
-reports its state. A client that opens a stream and hangs holds no thread.
+reports its state. A client that opens a stream and hangs holds no thread; one that goes away while
+its prediction runs stops it.
 """
 
 import asyncio
@@ -13,11 +14,12 @@ from concurrent import futures
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection as grpc_reflection
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.errors import UserError
 from serving.local_server import calls, metrics
+from serving.local_server.cancellation import Cancellation
 from serving.local_server.connection_limit import connection_limit
 from serving.local_server.model_store import ModelStore
 from serving.local_server.status import reported
@@ -37,6 +39,7 @@ _OPTIONS = {
 }
 _PREDICTION, _MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 _SERVICES = (_PREDICTION, _MODEL, health.SERVICE_NAME)
+_OURS = (f"/{_PREDICTION}/", f"/{_MODEL}/")  # Calls that health and reflection do not answer.
 
 
 def _register_descriptors() -> None:
@@ -59,6 +62,9 @@ class GrpcServer:
         max_threads: Calls that run at the same time; others wait.
         credentials: Credentials for TLS, or None for plain text.
         options: Channel arguments by name; they override the defaults.
+        default_timeout: Seconds for a call whose client sets no deadline, or None for no limit.
+        allow_reload_config: Whether clients may replace the config of the models.
+        reflection: Whether clients may ask for the services and their messages.
 
     Raises:
         UserError: The server cannot listen on the address.
@@ -71,21 +77,29 @@ class GrpcServer:
         max_threads: int,
         credentials: grpc.ServerCredentials | None = None,
         options: dict[str, int | str] | None = None,
+        *,
+        default_timeout: float | None = None,
+        allow_reload_config: bool = False,
+        reflection: bool = False,
     ):
         self._pool = futures.ThreadPoolExecutor(max_threads, "grpc")
+        self._drain = _Drain()
         self._server = grpc.aio.server(
-            interceptors=[_NoMessage()], options=list((_OPTIONS | (options or {})).items())
+            interceptors=[_NoMessage(), self._drain],
+            options=list((_OPTIONS | (options or {})).items()),
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _PredictionService(store, self._pool), self._server
+            _PredictionService(store, self._pool, default_timeout), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            _ModelService(store), self._server
+            _ModelService(store, allow_reload_config), self._server
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _register_descriptors()
-        reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), self._server)
+        if reflection:
+            _register_descriptors()
+            names = (*_SERVICES, grpc_reflection.SERVICE_NAME)
+            grpc_reflection.enable_server_reflection(names, self._server)
         try:
             if credentials:
                 self._server.add_secure_port(address, credentials)
@@ -104,9 +118,12 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, seconds: float) -> None:
-        """Reports NOT_SERVING, refuses new calls, and waits up to `seconds` for running ones."""
+        """Reports NOT_SERVING, refuses new calls, and waits up to `seconds` for running ones.
+
+        The port stays open, so that new calls get UNAVAILABLE, until the process ends.
+        """
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(seconds)
+        await self._drain.wait(seconds)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -122,13 +139,17 @@ async def _answer(pool: futures.Executor | None, context: grpc.aio.ServicerConte
         await context.abort(_CODES[status.code], message)
 
 
-def _remaining(context: grpc.aio.ServicerContext) -> Callable[[], float | None]:
-    """Returns a function that tells the seconds left of the client's deadline, None without one.
+def _remaining(
+    context: grpc.aio.ServicerContext, default: float | None
+) -> Callable[[], float | None]:
+    """Returns a function that tells the seconds left of the client's deadline, or of `default`.
 
     It is called when a thread takes up the call, which may be long after the call arrived.
     """
     loop = asyncio.get_running_loop()
     remaining = context.time_remaining()
+    if remaining is None:
+        remaining = default
     end = None if remaining is None else loop.time() + remaining
     return lambda: None if end is None else end - loop.time()
 
@@ -160,13 +181,65 @@ class _NoMessage(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(answer, parse, handler.response_serializer)
 
 
+class _Drain(grpc.aio.ServerInterceptor):
+    """Counts the running calls of our own services; refuses new ones once the drain has begun.
+
+    With `stop` of grpc.aio, calls that arrive just then get CANCELLED, which no client repeats.
+    """
+
+    def __init__(self):
+        self._begun = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def intercept_service(self, continuation, handler_call_details):
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(_OURS):
+            return handler
+
+        async def answer(request, context):
+            if self._begun:
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE,
+                    "The server is stopping; send the call to another one, or again later.",
+                )
+            self._running += 1
+            self._idle.clear()
+            context.add_done_callback(self._end)
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _end(self, _) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Begins the drain and waits up to `seconds` until no call is running."""
+        self._begun = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+
+
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, store: ModelStore, pool: futures.Executor):
+    def __init__(self, store: ModelStore, pool: futures.Executor, default_timeout: float | None):
         self._store = store
         self._pool = pool
+        self._default_timeout = default_timeout
 
     async def Predict(self, request, context):
-        return await self._run(calls.predict, "Predict", request, context)
+        cancellation = Cancellation()
+        method = functools.partial(calls.predict, cancellation=cancellation)
+        try:
+            return await self._run(method, "Predict", request, context)
+        except asyncio.CancelledError:  # The client has gone, or its deadline has passed.
+            # In a thread, because it waits for TensorFlow.
+            asyncio.get_running_loop().run_in_executor(None, cancellation.cancel)
+            raise
 
     async def Classify(self, request, context):
         return await self._run(calls.classify, "Classify", request, context)
@@ -186,7 +259,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         )
 
     async def _run(self, method, api, request, context):
-        remaining = _remaining(context)
+        remaining = _remaining(context, self._default_timeout)
 
         def call():
             name = self._store.known_name(request.model_spec.name)
@@ -197,8 +270,9 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, store: ModelStore):
+    def __init__(self, store: ModelStore, allow_reload_config: bool):
         self._store = store
+        self._allow_reload_config = allow_reload_config
         # One at a time, in a thread of its own: a reload waits for loads, which may take minutes.
         self._reloads = futures.ThreadPoolExecutor(1, "reload")
 
@@ -208,6 +282,12 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
         )
 
     async def HandleReloadConfigRequest(self, request, context):
+        if not self._allow_reload_config:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "byol-serve takes no config from clients unless it is started with "
+                "--allow_reload_config; edit the file of --model_config_file instead.",
+            )
         waiting = True
 
         def stop_waiting(_):

@@ -9,6 +9,8 @@ server listens on the loopback address only.
 import asyncio
 import os
 import signal
+import sys
+from typing import NoReturn
 
 from absl import flags, logging
 
@@ -47,7 +49,10 @@ async def _serve(batching) -> None:
     from serving.local_server.rest_service import RestServer
 
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Ignored under nohup.
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     credentials = ssl_context = None
@@ -65,7 +70,7 @@ async def _serve(batching) -> None:
         labels_before_versions=_FLAGS.allow_version_labels_for_unavailable_models,
     )
     if not await _load(store, stop):
-        return
+        _leave()
 
     threads = 4 * (os.cpu_count() or 1)
     if batching:
@@ -77,6 +82,9 @@ async def _serve(batching) -> None:
         _FLAGS.grpc_max_threads or threads,
         credentials,
         arguments,
+        default_timeout=_FLAGS.grpc_default_timeout_in_ms / 1000 or None,
+        allow_reload_config=_FLAGS.allow_reload_config,
+        reflection=_FLAGS.enable_grpc_reflection,
     )
     rest_server = None
     if _FLAGS.rest_api_port:
@@ -106,6 +114,15 @@ async def _serve(batching) -> None:
         grpc_server.drain(_DRAIN_SECONDS),
         *([rest_server.drain(_DRAIN_SECONDS)] if rest_server else []),
     )
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Ends the process at once; Python would first wait for threads whose requests never end."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _load(store, stop: asyncio.Event) -> bool:
@@ -280,6 +297,23 @@ def _define_flags() -> None:
         30_000,
         "Milliseconds that the model may take for a REST request.",
         lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "grpc_default_timeout_in_ms",
+        60_000,
+        "Milliseconds for a gRPC Predict whose client sets no deadline; 0 means no limit.",
+        lower_bound=0,
+    )
+    flags.DEFINE_bool(
+        "allow_reload_config",
+        False,
+        "Whether every gRPC client may replace the models (HandleReloadConfigRequest): unload all, "
+        "or load any folder of this machine.",
+    )
+    flags.DEFINE_bool(
+        "enable_grpc_reflection",
+        False,
+        "Whether gRPC clients may ask for the server's services and messages.",
     )
     flags.DEFINE_string(
         "grpc_channel_arguments",

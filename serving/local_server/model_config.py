@@ -1,11 +1,14 @@
 """Checks of a ModelServerConfig, all made before any of it takes effect."""
 
 import os
+import re
 from collections.abc import Iterable
 
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.local_server.status import invalid
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def checked(
@@ -15,7 +18,8 @@ def checked(
 
     Raises:
         StatusError: INVALID_ARGUMENT for anything but a model_config_list, a missing or repeated
-            name, a missing or relative base_path, or a platform other than tensorflow.
+            name, a missing or relative base_path, a platform other than tensorflow, or control
+            characters, which could forge lines of the log and end a path early.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -25,6 +29,9 @@ def checked(
     models = list(config.model_config_list.config)
     _check_names(model.name for model in models)
     for model in models:
+        for text in (model.name, model.base_path, *model.version_labels):
+            if _CONTROL.search(text):
+                raise invalid(f"{text!r} in the config of a model has control characters")
         if not model.base_path.startswith("/"):
             raise invalid(
                 f"Expected model {model.name} to have an absolute path; "

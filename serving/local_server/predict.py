@@ -9,12 +9,17 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from serving.local_server import tensors
+from serving.local_server.cancellation import Cancellation
+from serving.local_server.request_limits import check_shape
 from serving.local_server.servable import Servable
 from serving.local_server.status import Code, StatusError, invalid
 
 
 def predict_with(
-    servable: Servable, request: predict_pb2.PredictRequest, timeout: float | None
+    servable: Servable,
+    request: predict_pb2.PredictRequest,
+    timeout: float | None,
+    cancellation: Cancellation | None = None,
 ) -> predict_pb2.PredictResponse:
     """Answers a request with one version.
 
@@ -22,6 +27,7 @@ def predict_with(
         servable: The version; the name, version and label in the request are ignored.
         request: Request of the client or of the warm-up.
         timeout: Seconds that the model may take, or None for no limit.
+        cancellation: Cancellation of the request, or None if nobody will cancel it.
 
     Returns:
         Response with the outputs and the name of the signature.
@@ -35,9 +41,11 @@ def predict_with(
     if signature is None:
         raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     check_names(signature, request.inputs)
+    for key, info in signature.inputs.items():
+        check_shape(key, info, [dim.size for dim in request.inputs[key].tensor_shape.dim])
     inputs = {key: tensors.from_proto(key, request.inputs[key]) for key in signature.inputs}
     check_outputs(signature, request.output_filter)
-    outputs = servable.run(name, inputs, request.output_filter, timeout)
+    outputs = servable.run(name, inputs, request.output_filter, timeout, cancellation)
     response = predict_pb2.PredictResponse()
     response.model_spec.signature_name = name
     for key, value in outputs.items():

@@ -22,6 +22,8 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 
 from serving.local_server.batching import Batching, batched
+from serving.local_server.cancellation import Cancellation, StopSwitches
+from serving.local_server.request_limits import check_shape
 from serving.local_server.status import Code, StatusError, as_status, invalid
 from serving.local_server.tensors import type_name
 
@@ -68,8 +70,16 @@ class Servable:
                     for name, signature in self.signatures.items()
                     if batching and signature.inputs and signature.outputs
                 }
+                self._switches = StopSwitches(
+                    self._session,
+                    [
+                        info.name
+                        for signature in self.signatures.values()
+                        for info in signature.outputs.values()
+                    ],
+                )
             graph.finalize()
-            self._session._extend_graph()  # Session.run would do this.
+            self._switches.open()
         except Exception as error:
             self._session.close()
             raise as_status(error) from error
@@ -86,6 +96,7 @@ class Servable:
         inputs: Mapping[str, np.ndarray],
         outputs: Sequence[str] = (),
         timeout: float | None = None,
+        cancellation: Cancellation | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs a signature.
 
@@ -94,16 +105,20 @@ class Servable:
             inputs: Value of each input by name.
             outputs: Names of the outputs to compute; all if empty.
             timeout: Seconds within which the run must finish, or None for no limit.
+            cancellation: Cancellation of the request, or None. A batch is not stopped: other
+                requests wait for it, and its size is limited.
 
         Returns:
             Outputs by name.
 
         Raises:
-            StatusError: The runtime's error; INVALID_ARGUMENT for a wrong type, before the run;
-                DEADLINE_EXCEEDED after the timeout.
+            StatusError: The runtime's error; INVALID_ARGUMENT for a wrong type or from
+                `check_shape`, before the run; DEADLINE_EXCEEDED after the timeout; CANCELLED.
         """
         signature = self.signatures[signature_name]
         _check_types(signature, inputs)
+        for name, info in signature.inputs.items():
+            check_shape(name, info, inputs[name].shape)
         outputs = tuple(sorted(outputs or signature.outputs))
         if timeout is not None and timeout <= 0:
             raise StatusError(
@@ -117,9 +132,11 @@ class Servable:
                     results = self._run(self._ends(signature_name, outputs, True), values, timeout)
                 except _MAYBE_A_NEIGHBOURS:
                     # One bad image fails its whole batch; run again alone, only its request fails.
-                    results = self._run(self._ends(signature_name, outputs, False), values, timeout)
+                    results = self._run_alone(
+                        signature_name, outputs, values, timeout, cancellation
+                    )
             else:
-                results = self._run(self._ends(signature_name, outputs, False), values, timeout)
+                results = self._run_alone(signature_name, outputs, values, timeout, cancellation)
         except tf.errors.OpError as error:
             raise as_status(error) from error
         # A string of rank 0 is returned as bytes.
@@ -128,32 +145,57 @@ class Servable:
         ]
         return dict(zip(outputs, results, strict=True))
 
-    def _run(
-        self, ends: tuple[list, list], values: list[np.ndarray], timeout: float | None
+    def _run_alone(
+        self,
+        signature_name: str,
+        outputs: tuple[str, ...],
+        values: list[np.ndarray],
+        timeout: float | None,
+        cancellation: Cancellation | None,
     ) -> list:
+        """Runs a signature outside of any batch, so that the run can be cancelled."""
+        ends = self._ends(signature_name, outputs, False)
+        if cancellation is None:
+            return self._run(ends, values, timeout)
+        tensors = [self.signatures[signature_name].outputs[name].name for name in outputs]
+        with self._switches.armed(cancellation, tensors, timeout) as (feed, operations):
+            return self._run(ends, values, timeout, feed, operations)
+
+    def _run(
+        self,
+        ends: tuple[list, list],
+        values: list[np.ndarray],
+        timeout: float | None,
+        more: Mapping[tf.Tensor, np.ndarray] | None = None,
+        operations: Sequence[tf.Operation] = (),
+    ) -> list:
+        """Runs the session; `more` is fed too, and `operations` run without a result."""
         feeds, fetches = ends
+        feed = dict(zip(feeds, values, strict=True))
+        feed |= {tensor._as_tf_output(): value for tensor, value in (more or {}).items()}
+        targets = [operation._c_op for operation in operations]
+
+        def run(options) -> list:
+            return pywrap_tf_session.TF_SessionRun_wrapper(
+                self._session._session, options, feed, fetches, targets, None
+            )
+
         if timeout is None:
-            return self._session_run(None, feeds, values, fetches)
+            return run(None)
         milliseconds = max(1, int(timeout * 1000))
         options = config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
         buffer = pywrap_tf_session.TF_NewBufferFromString(options)
         try:
-            return self._session_run(buffer, feeds, values, fetches)
+            return run(buffer)
         finally:
             pywrap_tf_session.TF_DeleteBuffer(buffer)
-
-    def _session_run(self, options, feeds: list, values: list[np.ndarray], fetches: list) -> list:
-        feed = dict(zip(feeds, values, strict=True))
-        return pywrap_tf_session.TF_SessionRun_wrapper(
-            self._session._session, options, feed, fetches, [], None
-        )
 
     def close(self) -> None:
         """Frees variables, tables and batching threads; `run` must not be called afterwards."""
         self._session.close()
         # The graph's Python objects form cycles, and glibc keeps freed memory in pieces too small
         # for the next version: without collect and trim, each swap of versions costs 25 MB.
-        del self._session, self._batched, self._ends
+        del self._session, self._batched, self._ends, self._switches
         gc.collect()
         with contextlib.suppress(AttributeError):  # Other C libraries have no malloc_trim.
             ctypes.CDLL(None).malloc_trim(0)

@@ -57,7 +57,10 @@ def _check_fill(proto: tensor_pb2.TensorProto) -> None:
     if min(sizes, default=0) < 0:
         raise ValueError(f"the shape {sizes} has a negative size")
     dtype = tf.as_dtype(proto.dtype)
-    size = math.prod(sizes) * max(1, dtype.size or 8)
+    each = dtype.size or 8
+    if len(proto.string_val) == 1:  # TensorFlow copies it for each element.
+        each += len(proto.string_val[0])
+    size = math.prod(sizes) * each
     # Values that the message spells out are bounded by its own size.
     given = len(proto.tensor_content) or proto.ByteSize() * 8
     if size > given and size > _MAX_FILL_BYTES:

@@ -66,6 +66,7 @@ def server(encoder_dir, models_dir, tmp_path_factory):
         f"--model_config_file={folder}/models.config",
         f"--monitoring_config_file={folder}/monitoring.config",
         "--allow_version_labels_for_unavailable_models",
+        "--enable_grpc_reflection",
         "--file_system_poll_wait_seconds=0.2",
         "--rest_api_timeout_in_ms=5000",
     )

@@ -1,6 +1,7 @@
 """User errors of byol-serve: one sentence and a status, if possible before TensorFlow's import."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -103,15 +104,56 @@ def test_it_waits_for_the_first_version_and_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stop_before_the_first_version_ends_it(tmp_path):
+def test_a_lost_terminal_before_the_first_version_ends_it(tmp_path, request):
     (tmp_path / "model").mkdir()
+    # The server leaves the signal alone if it is ignored, as it is in these tests under nohup.
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, old))
     with Server(tmp_path / "log", f"--model_base_path={tmp_path}/model", wait=0) as server:
         end = time.monotonic() + 120
         while "no version of default" not in server.log.read_text():
             assert time.monotonic() < end
             time.sleep(0.1)
-        server.process.terminate()
+        server.process.send_signal(signal.SIGHUP)
         assert server.process.wait(10) == 0
+
+
+def python(code):
+    """Runs Python code in the repository."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_end_waits_for_no_thread():
+    done = python(
+        """if True:
+        import time
+        from concurrent import futures
+        from serving.local_server import main
+
+        futures.ThreadPoolExecutor(1).submit(time.sleep, 600)
+        print("the last words")
+        main._leave()
+        """
+    )
+    assert (done.stdout, done.returncode) == ("the last words\n", 0), done.stderr
+
+
+def test_names_from_strangers_forge_no_log_lines():
+    done = python(
+        r"""if True:
+        from absl import logging
+        from serving import command
+
+        def main(arguments):
+            logging.info("serving %s", "a\nI1125 forged \x1b[2J\u202e Zo\xeb")
+
+        main.__module__ = "serving.command"
+        command.run(main)
+        """
+    )
+    assert done.stderr.endswith("] serving a\\nI1125 forged \\x1b[2J\\u202e Zoë\n"), done
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -316,7 +316,11 @@ def own_channel(models_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reloading")
     config = reload_request(make_config("kept", models_dir / "half_plus")).config
     (folder / "models.config").write_text(str(config))
-    flags = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0.2")
+    flags = (
+        "--allow_reload_config",
+        "--max_num_load_retries=0",
+        "--file_system_poll_wait_seconds=0.2",
+    )
     with (
         Server(folder / "log", f"--model_config_file={folder}/models.config", *flags) as running,
         grpc.insecure_channel(running.address) as channel,
@@ -417,14 +421,23 @@ INVALID_CONFIGS = {
     "no platform": [("no_platform", "", "")],
     "unknown platform": [("other_platform", "", "pytorch")],
     "changed platform": [("kept", "", "pytorch")],
+    "a forged log line": [
+        ("first", "", "tensorflow"),
+        ("name\nE1125 all is lost", "", "tensorflow"),
+    ],
+    "a path that ends early": [
+        ("first", "", "tensorflow"),
+        ("null", "/models\0/byol", "tensorflow"),
+    ],
+    "a label with a tab": [("tab", "", "tensorflow", {"a\tb": 3})],
 }
 
 
 @pytest.mark.parametrize("rows", INVALID_CONFIGS.values(), ids=INVALID_CONFIGS)
 def test_invalid_configs_change_nothing(own_models, kept, models_dir, answer, rows):
     configs = [
-        make_config(name, path or models_dir / "half_plus", platform)
-        for name, path, platform in rows
+        make_config(name, path or models_dir / "half_plus", platform, **dict(*labels))
+        for name, path, platform, *labels in rows
     ]
     others = [kept] if rows[0][0] != "kept" else []
     assert reload_error(own_models, *others, *configs)[0] == INVALID

@@ -92,6 +92,7 @@ def faulty(folder, encoder_dir, models_dir):
         "--max_num_load_retries=1",
         "--load_retry_interval_micros=200000",
         "--enable_batching",
+        "--enable_grpc_reflection",
     )
     with Server(folder / "log", *flags) as server:
         yield server
@@ -390,6 +391,20 @@ def test_sigterm_lets_requests_finish_and_takes_no_new_ones(small):
         )
         assert small.process.wait(20) == 0
         assert "Traceback" not in small.log.read_text()
+
+
+@pytest.mark.exhaustive
+def test_sigterm_ends_the_process_while_a_run_goes_on(models_dir, folder):
+    flags = ("--model_name=echo", f"--model_base_path={models_dir}/echo", "--enable_batching")
+    with Server(folder / "stuck.log", *flags) as server, grpc.insecure_channel(server.address) as c:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(c)
+        # In a batch, which no cancellation stops.
+        calls = [stub.Predict.future(request("echo", [600.0], "seconds", "slow")) for _ in range(2)]
+        time.sleep(1)
+        calls[0].cancel()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30 + 15) == 0
+        assert calls[1].code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_client_survives_kill_9_and_a_restart(encoder_dir, images_dir, tmp_path):

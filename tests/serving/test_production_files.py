@@ -194,7 +194,8 @@ def byol_serve_flags():
 
 
 def test_byol_serve_takes_flags_of_tensorflow_model_server(byol_serve_flags):
-    assert byol_serve_flags - {"host"} <= KNOWN_FLAGS
+    own = {"host", "grpc_default_timeout_in_ms", "allow_reload_config", "enable_grpc_reflection"}
+    assert own <= byol_serve_flags and byol_serve_flags - own <= KNOWN_FLAGS
     assert {
         "model_config_file",
         "batching_parameters_file",
@@ -266,6 +267,10 @@ def test_containers_run_without_root_on_a_root_they_cannot_write():
             and not service["user"].startswith("0")
         )
         assert service["restart"] == "unless-stopped" and service["init"]
+        threads = int(COMPOSE_FLAGS["grpc_max_threads"]) + int(
+            COMPOSE_FLAGS["rest_api_num_threads"]
+        )
+        assert 2 * threads < service["pids_limit"] <= 4096
     assert _POD["securityContext"]["runAsNonRoot"] and _POD["securityContext"]["runAsUser"] > 0
     assert _CONTAINER["securityContext"]["readOnlyRootFilesystem"]
     assert not _CONTAINER["securityContext"]["allowPrivilegeEscalation"]
@@ -289,6 +294,17 @@ def test_selectors_find_the_pods():
     target = _OBJECTS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert target["name"] == _OBJECTS["Deployment"]["metadata"]["name"]
     assert "replicas" not in _OBJECTS["Deployment"]["spec"]  # They would contradict the autoscaler.
+
+
+def test_only_named_clients_reach_the_pods_and_the_pods_reach_nobody():
+    policy = _OBJECTS["NetworkPolicy"]["spec"]
+    labels = _OBJECTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == []
+    (rule,) = policy["ingress"]
+    # An empty selector, or none, would mean every pod.
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"byol-client": "true"}}}]
+    assert {port["port"] for port in rule["ports"]} == {p["name"] for p in _CONTAINER["ports"]}
 
 
 def test_readiness_asks_for_a_label_that_exists_and_grpc_probes_are_answered():

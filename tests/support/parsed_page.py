@@ -32,7 +32,7 @@ class Page(html.parser.HTMLParser):
         assert self._open and self._open.pop() == tag, f"</{tag}> at {self.getpos()}"
 
     def handle_data(self, data):
-        if self._open and self._open[-1] != "style":
+        if self._open and self._open[-1] not in ("script", "style"):
             self.words.append(data)
 
     def values(self, name: str, tag: str | None = None) -> list[str]:

@@ -1,0 +1,149 @@
+"""Stops a run of a session whose client has gone.
+
+A TensorFlow session ends a run early at its deadline only. So a run that may be cancelled has one
+more operation, which takes a value from a queue for each output: it is put there once that output
+is computed. Closing the queue makes this operation fail, and with it the whole run. That happens in
+the thread that closes it: TensorFlow's own may all be busy with the run.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+from serving.local_server.status import Code, StatusError
+
+v1 = tf.compat.v1
+
+# Runs at a time that can be cancelled, in each model; others wait. TF Serving has as many threads.
+_SWITCHES = 4 * (os.cpu_count() or 1)
+_IN_THIS_THREAD = config_pb2.RunOptions(inter_op_thread_pool=-1)
+
+
+class Cancellation:
+    """Whether a request is still wanted. One thread runs it, and any other may cancel it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._stop: Callable[[], None] | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Stops the request's run, if there is one now, and lets no other begin."""
+        with self._lock:
+            self._cancelled = True
+            if self._stop:
+                self._stop()
+
+    @contextlib.contextmanager
+    def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Calls `stop` if the request is cancelled during the block.
+
+        Raises:
+            StatusError: CANCELLED if it was cancelled before, or if the block fails because of it.
+        """
+        with self._lock:
+            self._check()
+            self._stop = stop
+        try:
+            yield
+        except tf.errors.OpError:
+            self._check()
+            raise
+        finally:
+            with self._lock:
+                self._stop = None
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise StatusError(Code.CANCELLED, "The call was cancelled.")
+
+
+class StopSwitches:
+    """Operations in the graph of a session that let its runs be cancelled.
+
+    Args:
+        session: Session whose graph is the default graph and not finalized; the graph gets the
+            operations.
+        outputs: Names of all tensors and operations that runs may fetch.
+    """
+
+    def __init__(self, session: tf.compat.v1.Session, outputs: Iterable[str]):
+        self._session = session
+        kind = [tf.bool]
+        with tf.device("/CPU:0"):
+            queues = [
+                tf.raw_ops.FIFOQueueV2(component_types=kind, shapes=[[]], shared_name=f"stop_{i}")
+                for i in range(_SWITCHES)
+            ]
+            self._handles = [tf.raw_ops.SerializeTensor(tensor=handle) for handle in queues]
+            # One set of operations for all queues, so that TensorFlow prepares each signature once.
+            self._handle = v1.placeholder(tf.string, [])
+            self._count = v1.placeholder(tf.int32, [])
+            handle = tf.ensure_shape(tf.io.parse_tensor(self._handle, tf.resource), [])
+            self._wait = tf.raw_ops.QueueDequeueManyV2(
+                handle=handle, n=self._count, component_types=kind
+            )[0].op
+            self._done = {}
+            for name in sorted(set(outputs)):
+                with tf.control_dependencies([session.graph.as_graph_element(name)]):
+                    self._done[name] = tf.raw_ops.QueueEnqueueV2(handle=handle, components=[True])
+            self._close = tf.raw_ops.QueueCloseV2(handle=handle, cancel_pending_enqueues=True)
+            self._destroy = tf.raw_ops.DestroyResourceOp(resource=handle)
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def open(self) -> None:
+        """Creates the queues; called once, when the graph is complete."""
+        # A handle names its queue, also one that is created anew.
+        self._names = [np.array(name, object) for name in self._session.run(self._handles)]
+        for number in range(_SWITCHES):
+            self._free.put(number)
+
+    @contextlib.contextmanager
+    def armed(
+        self, cancellation: Cancellation, outputs: Sequence[str], timeout: float | None
+    ) -> Iterator[tuple[dict[tf.Tensor, np.ndarray], list[tf.Operation]]]:
+        """Lends what one run needs, besides its own feeds and fetches, to be cancelled.
+
+        Args:
+            cancellation: Cancellation of the request.
+            outputs: Names of the tensors that the run fetches.
+            timeout: Seconds to wait for a free switch, or None for no limit.
+
+        Yields:
+            Values to feed by placeholder, and operations to run.
+
+        Raises:
+            StatusError: CANCELLED if the request was or is cancelled; DEADLINE_EXCEEDED if no
+                switch got free.
+        """
+        try:
+            number = self._free.get(timeout=timeout)
+        except queue.Empty as error:
+            raise StatusError(
+                Code.DEADLINE_EXCEEDED, "Deadline exceeded while other requests were running."
+            ) from error
+        feed = {self._handle: self._names[number]}
+        count = {self._count: np.array(len(outputs), np.int32)}
+        used_up = True
+        try:
+            with cancellation.stopping(
+                lambda: self._session.run(self._close, feed, options=_IN_THIS_THREAD)
+            ):
+                yield feed | count, [self._wait, *(self._done[name] for name in outputs)]
+            used_up = cancellation.cancelled  # Just after the run.
+        finally:
+            if used_up:  # The queue is closed, or holds values of a run that failed.
+                self._session.run(self._destroy, feed, options=_IN_THIS_THREAD)
+                self._session.run(self._handles[number], options=_IN_THIS_THREAD)
+            self._free.put(number)
