@@ -1,11 +1,18 @@
 """Versions on disk: which folders are versions, which are wanted, and whether they still change."""
 
+import errno
 import os
+import stat
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from absl import logging
 from tensorflow_serving.config import model_server_config_pb2
+
+from serving.local_server.status import Code, StatusError
+
+# Files and folders of a version; an exported encoder has less than ten.
+_MOST_FILES = 10_000
 
 
 def on_disk(base_path: str) -> dict[int, str]:
@@ -59,19 +66,73 @@ def fingerprint(path: str) -> tuple[Hashable, float]:
     Returns:
         A value that is equal while nothing changes, and the seconds since a file last changed (0 if
         there is no file yet). The time of change is ctime, which the file system sets itself:
-        unlike mtime, no copying tool can set it back.
+        unlike mtime, no copying tool can set it back. What cannot be read counts as a file that
+        does not change; `check` tells what is wrong with it.
     """
     entries: list[tuple[Hashable, ...]] = []
     newest = 0
-    for folder, _, names in os.walk(path, followlinks=True):
-        for name in names:
-            file = os.path.join(folder, name)
-            try:
-                info = os.stat(file)
-            except FileNotFoundError:  # Renamed or removed since the walk: still changing.
+    for file, info in _files(path):
+        match info:
+            case FileNotFoundError():  # Renamed or removed since the walk: still changing.
                 entries.append((file, None))
                 newest = time.time_ns()
-                continue
-            entries.append((file, info.st_size, info.st_ctime_ns))
-            newest = max(newest, info.st_ctime_ns)
+            case OSError():
+                entries.append((file, info.errno))
+            case _:
+                entries.append((file, info.st_size, info.st_ctime_ns))
+                newest = max(newest, info.st_ctime_ns)
     return tuple(sorted(entries, key=repr)), (time.time_ns() - newest) / 1e9 if entries else 0.0
+
+
+def check(path: str) -> None:
+    """Raises FAILED_PRECONDITION unless all below `path` are files and folders that can be read.
+
+    Reading anything else, such as a pipe, could take for ever.
+    """
+    for file, info in _files(path):
+        if isinstance(info, OSError):
+            problem = info.strerror
+        elif not stat.S_ISREG(info.st_mode):
+            problem = "it is not a regular file"
+        elif not os.access(file, os.R_OK):
+            problem = os.strerror(errno.EACCES)
+        else:
+            continue
+        raise StatusError(Code.FAILED_PRECONDITION, f"cannot read {file} of the model: {problem}")
+
+
+def _files(path: str) -> Iterator[tuple[str, os.stat_result | OSError]]:
+    """Yields all below `path` that are no folders, links followed, and why it cannot be read.
+
+    The walk ends after the first circular link, and after 10,000 files.
+    """
+    count = 0
+    folders: list[tuple[str, tuple[tuple[int, int], ...]]] = [(path, ())]
+    while folders:
+        folder, above = folders.pop()
+        try:
+            info = os.stat(folder)
+            identity = (info.st_dev, info.st_ino)
+            if identity in above:
+                raise OSError(errno.ELOOP, "it is a link to a folder that contains it")
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            yield folder, error
+            if error.errno == errno.ELOOP:
+                return
+            continue
+        for name in names:
+            file = os.path.join(folder, name)
+            count += 1
+            if count > _MOST_FILES:
+                yield folder, OSError(errno.EFBIG, f"the model has more than {_MOST_FILES} files")
+                return
+            try:
+                info = os.stat(file)
+            except OSError as error:
+                yield file, error
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                folders.append((file, (*above, identity)))
+            else:
+                yield file, info

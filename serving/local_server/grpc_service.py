@@ -20,6 +20,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from serving.errors import UserError
 from serving.local_server import calls, metrics
 from serving.local_server.cancellation import Cancellation
+from serving.local_server.connection_limit import connection_limit
 from serving.local_server.model_store import ModelStore
 from serving.local_server.status import reported
 
@@ -31,6 +32,10 @@ _OPTIONS = {
     "grpc.max_send_message_length": 2**31 - 1,
     # Otherwise a second server on the same port would take half of the requests.
     "grpc.so_reuseport": 0,
+    "grpc.max_allowed_incoming_connections": connection_limit(),
+    # A client has these times to speak HTTP/2 and between two calls; then its connection closes.
+    "grpc.server_handshake_timeout_ms": 20_000,
+    "grpc.max_connection_idle_ms": 300_000,
 }
 _PREDICTION, _MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 _SERVICES = (_PREDICTION, _MODEL, health.SERVICE_NAME)

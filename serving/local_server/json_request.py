@@ -6,8 +6,10 @@ passes at C speed.
 
 import base64
 import binascii
+import gc
 import itertools
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +22,8 @@ from serving.local_server.tensors import type_name
 
 _MAX_SHOWN = 256  # Characters of the client's JSON that an error quotes.
 _MAX_DIMENSIONS = 32  # NumPy's limit.
+_LARGE = 64 << 10  # Bytes of a body that takes the interpreter a while.
+_PARSING_LARGE = threading.Lock()
 # Integers must fit the range of this NumPy type. Those of narrow types are checked as int32 and
 # then wrapped, as in TF Serving.
 _INTEGERS: dict[tf.DType, type[np.integer]] = {
@@ -45,7 +49,7 @@ _KINDS = {
 TensorInfos = Mapping[str, meta_graph_pb2.TensorInfo]
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes | bytearray) -> dict[str, Any]:
     """Parses the body of a request, a JSON object.
 
     Raises:
@@ -55,7 +59,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body)
+        document = json.loads(body) if len(body) < _LARGE else _parse_large(body)
     except RecursionError as error:
         raise invalid("JSON Parse error: The document is nested too deeply") from error
     except json.JSONDecodeError as error:
@@ -70,6 +74,19 @@ def parse(body: bytes) -> dict[str, Any]:
             "'signature_name' key must be a string value."
         )
     return document
+
+
+def _parse_large(body: bytes | bytearray) -> Any:
+    """Parses large bodies one at a time: each holds the interpreter, and status calls need it too.
+
+    Without garbage collection, which would walk through millions of new values again and again.
+    """
+    with _PARSING_LARGE:
+        gc.disable()
+        try:
+            return json.loads(body)
+        finally:
+            gc.enable()
 
 
 def to_tensors(document: dict[str, Any], infos: TensorInfos) -> tuple[dict[str, np.ndarray], bool]:

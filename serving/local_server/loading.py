@@ -17,12 +17,14 @@ def load(path: str, batching: Batching | None) -> Servable:
         batching: Parameters of batching across requests, or None for no batching.
 
     Raises:
-        StatusError: From `Servable` or `warm_up`; ABORTED if the files changed during the load.
+        StatusError: From `disk_versions.check`, `Servable` or `warm_up`; ABORTED if the files
+            changed during the load.
     """
     begin = time.perf_counter()
     before, _ = disk_versions.fingerprint(path)
     servable = None
     try:
+        disk_versions.check(path)
         servable = Servable(path, batching)
         warm = time.perf_counter()
         count = warm_up(servable, path)

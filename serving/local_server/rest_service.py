@@ -1,46 +1,35 @@
-"""The REST side on Tornado: TF Serving's URLs (model_servers/http_rest_api_util.cc) and metrics.
+"""The REST side on Tornado: reads requests, answers them in time, and bounds what they cost.
 
-Tornado reads requests on the event loop, so that slow clients hold no thread; predictions run in a
-pool of threads.
+Tornado reads requests on the event loop, so that slow clients hold no thread; JSON is parsed and
+predictions run in a pool of threads.
 """
 
 import asyncio
-import re
 import ssl
 import time
-import urllib.parse
-import zlib
 from concurrent import futures
-from typing import NoReturn
 
 from absl import logging
-from google.protobuf import json_format
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    regression_pb2,
-)
-from tornado import httpserver, httputil
+from tornado import http1connection, httputil
 
 from serving.errors import UserError
-from serving.local_server import calls, json_examples, json_request, json_response, metrics
+from serving.local_server import json_response
+from serving.local_server.connection_limit import connection_limit
+from serving.local_server.http_connections import HttpConnections
 from serving.local_server.model_store import ModelStore
-from serving.local_server.status import HTTP_STATUS, invalid, reported
+from serving.local_server.request_memory import MAX_BODY, RequestBody, RequestMemory, TooLarge
+from serving.local_server.rest_calls import JSON, RestCalls
+from serving.local_server.status import HTTP_STATUS, Code, StatusError, reported
 
-# The words of a path may have any case; the verb must be lower case.
-_SPEC = "([^/:]+)(?:/(?i:versions)/([0-9]+)|/(?i:labels)/([^/:]+))?"
-_INFERENCE = re.compile(f"(?i:/v1/models)/{_SPEC}:(classify|regress|predict)")
-_ABOUT = re.compile(f"(?i:/v1/models)(?:/{_SPEC})?(/(?i:metadata))?")
-# Maximum bytes of a body as sent (TF Serving has no limit), and of an unpacked one (its limit).
-_MAX_BODY = 256 << 20
-_MAX_UNPACKED = 100 << 20
-# Seconds that a client may take to send a request, and may be silent between two requests.
-_BODY_TIMEOUT = 300
-_IDLE_TIMEOUT = 600
-
-_JSON = "application/json"
+# Seconds that a client may be silent before a request, and take to send its head.
+_HEAD_TIMEOUT = 60
+# Seconds that a client may take to send a body or to receive a response: those, and as many as the
+# slowest client needs that we wait for.
+_BODY_TIMEOUT = 30
+_SLOWEST = 128 << 10  # Bytes per second.
+# Seconds for which the rest of a refused body is read, so that its client can read the answer: a
+# connection that is closed with unread data is reset.
+_LINGER = 5
 
 
 class RestServer:
@@ -50,7 +39,7 @@ class RestServer:
         store: Store of the models.
         address: Host and port to listen on.
         max_threads: Requests that run at the same time; others wait.
-        timeout: Seconds that the model may take for a request.
+        timeout: Seconds from the arrival of a request until its answer.
         ssl_context: Context for TLS, or None for plain text.
         metrics_path: URL path of the Prometheus metrics, or None for no metrics.
 
@@ -67,24 +56,29 @@ class RestServer:
         ssl_context: ssl.SSLContext | None = None,
         metrics_path: str | None = None,
     ):
-        self._store = store
+        self._calls = RestCalls(store, metrics_path)
         self._timeout = timeout
-        self._metrics_path = metrics_path
         self._pool = futures.ThreadPoolExecutor(max_threads, "rest")
+        # Status and metrics matter most when all threads of the pool are busy.
+        self._reports = futures.ThreadPoolExecutor(2, "rest report")
         self._running: set[asyncio.Task] = set()
-        self._draining = False
-        self._server = httpserver.HTTPServer(
-            self._begin,
-            ssl_options=ssl_context,
-            max_buffer_size=_MAX_BODY,
-            max_body_size=_MAX_BODY,
-            body_timeout=_BODY_TIMEOUT,
-            idle_connection_timeout=_IDLE_TIMEOUT,
+        self.memory = RequestMemory()
+        self.draining = False
+        parameters = http1connection.HTTP1ConnectionParameters(
+            header_timeout=_HEAD_TIMEOUT,
+            max_body_size=MAX_BODY,
+            body_timeout=_BODY_TIMEOUT + MAX_BODY / _SLOWEST,
         )
-        host, port = address
         try:
-            self._server.listen(port, host)
+            self.connections = HttpConnections(
+                address,
+                connection_limit(),
+                lambda connection: _Exchange(self, connection),
+                parameters,
+                ssl_context,
+            )
         except OSError as error:
+            host, port = address
             raise UserError(
                 f"cannot listen on {host}:{port} for REST ({error}); "
                 "give another --rest_api_port or --host."
@@ -92,140 +86,143 @@ class RestServer:
 
     async def drain(self, seconds: float) -> None:
         """Refuses new connections and waits up to `seconds` for running requests."""
-        self._draining = True
-        self._server.stop()
+        self.draining = True
+        self.connections.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
-        await self._server.close_all_connections()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self.connections.close()
+        for pool in (self._pool, self._reports):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, request: httputil.HTTPServerRequest) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(request))
+    def start(self, exchange: "_Exchange") -> None:
+        """Begins to answer a request that has arrived."""
+        task = asyncio.get_running_loop().create_task(self._answer(exchange))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _answer(self, request: httputil.HTTPServerRequest) -> None:
-        # Not in the pool, whose threads may all be busy: status and metrics matter most just then.
-        pool = self._pool if request.method == "POST" else None
+    async def _answer(self, exchange: "_Exchange") -> None:
+        request, body = exchange.request, exchange.body
+        pool = self._pool if request.method == "POST" else self._reports
+        end = time.monotonic() + self._timeout
+        work = pool.submit(self._calls.respond, request, body, end)
+        # Not before: an operation may go on for long after its client has got an answer.
+        work.add_done_callback(lambda _: self.memory.give_back(body))
+        exchange.on_close(work.cancel)
+        answer = asyncio.wrap_future(work)
+        await asyncio.wait([answer], timeout=self._timeout)
+        if answer.cancelled():
+            return  # The client has gone, and the request was still waiting for a thread.
         try:
-            status, kind, text = await asyncio.get_running_loop().run_in_executor(
-                pool, self._respond, request
-            )
+            if not answer.done():
+                answer.cancel()
+                raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+            exchange.send(*answer.result())
         except Exception as error:
-            failure = reported(error)
-            status, kind = HTTP_STATUS.get(failure.code, 500), _JSON
-            text = json_response.error(failure.message)
+            exchange.send_error(error)
+
+
+class _Exchange(httputil.HTTPMessageDelegate):
+    """One request and its response."""
+
+    # Set when the head has arrived.
+    request: httputil.HTTPServerRequest
+    body: RequestBody
+
+    def __init__(self, server: RestServer, connection: http1connection.HTTP1Connection):
+        self._server = server
+        self._connection = connection
+        self._stream = connection.stream
+        self._loop = asyncio.get_running_loop()
+        self._refused = False
+
+    # Tornado calls these.
+
+    def headers_received(self, start_line, headers: httputil.HTTPHeaders) -> None:
+        self._server.connections.heard(self._stream)
+        self.body = self._server.memory.begin(self._refuse_soon)
+        self.request = httputil.HTTPServerRequest(
+            connection=self._connection, start_line=start_line, headers=headers
+        )
+        self._packed = "gzip" in headers.get("Content-Encoding", "")
+        length = headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal()):
+            return  # Tornado reads chunks up to the maximum, or refuses the length.
+        if len(length) > 18 or int(length) > MAX_BODY:
+            self._connection.set_max_body_size(2**63)  # Else Tornado would add an answer.
+            self._refuse(TooLarge(f"The body of the request has more than {MAX_BODY >> 20} MiB."))
+        else:
+            self._connection.set_body_timeout(_BODY_TIMEOUT + int(length) / _SLOWEST)
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._refused:
+            return
+        try:
+            self.body.add(chunk, self._packed)
+        except StatusError as error:
+            self._refuse(error)
+
+    def finish(self) -> None:
+        if self._refused:
+            self._connection.finish()
+        elif self._server.memory.arrived(self.body):
+            self._server.start(self)
+
+    def on_connection_close(self) -> None:
+        self._server.memory.give_back(self.body)
+
+    # The server calls these.
+
+    def on_close(self, callback) -> None:
+        """Has `callback` called if the client goes away before it has its response."""
+        self._connection.set_close_callback(callback)
+
+    def send(self, status: int, kind: str, text: str) -> None:
+        """Sends the response."""
+        self._write(status, kind, text)
+        if not self._stream.closed():
+            self._connection.finish()
+
+    def send_error(self, error: Exception) -> None:
+        """Sends an error as the response."""
+        self.send(*_described(error))
+
+    def _refuse_soon(self, error: StatusError) -> None:
+        self._loop.call_soon_threadsafe(self._refuse, error)
+
+    def _refuse(self, error: StatusError) -> None:
+        """Answers before the body has arrived, of which no more is kept."""
+        self._server.memory.give_back(self.body)
+        if self._refused or self._stream.closed():
+            return
+        self._refused = True
+        self._write(*_described(error), last=True)
+        if "Expect" in self.request.headers:
+            self._connection.finish()  # The client waits before it sends the body.
+        else:
+            self._loop.call_later(_LINGER, self._stream.close)
+
+    def _write(self, status: int, kind: str, text: str, last: bool = False) -> None:
         body = text.encode("utf-8", "backslashreplace")
         reason = httputil.responses.get(status, "Unknown")
         headers = httputil.HTTPHeaders({"Content-Type": kind, "Content-Length": str(len(body))})
         headers["Date"] = httputil.format_timestamp(time.time())
-        if self._draining:
+        if last or self._server.draining:
             headers["Connection"] = "close"
-        connection = request.connection
-        assert connection is not None  # Tornado sets it on every request that it has received.
+        head = httputil.ResponseStartLine("HTTP/1.1", status, reason)
+        content = b"" if self.request.method == "HEAD" else body
         try:
-            head = httputil.ResponseStartLine("HTTP/1.1", status, reason)
-            # The futures of the writes are not awaited: nothing is left to do after them.
-            connection.write_headers(head, headers, b"" if request.method == "HEAD" else body)
-            connection.finish()
+            written = self._connection.write_headers(head, headers, content)
         except Exception as error:
             logging.debug("the client is gone: %s", error)
-
-    def _respond(self, request: httputil.HTTPServerRequest) -> tuple[int, str, str]:
-        """Returns status, content type and body of the response. Runs in a thread."""
-        path = request.uri or ""
-        if self._metrics_path and path.partition("?")[0] == self._metrics_path:
-            if path != self._metrics_path:
-                return 400, "text/plain", "Unsupported query string\n"
-            return 200, "text/plain", metrics.page()
-        if not path.lower().startswith("/v1/"):
-            return 404, "text/html", _NOT_FOUND
-        if request.method == "OPTIONS":
-            # CORS is off, as by default in TF Serving: no headers, only the status.
-            origin = request.headers.get("Origin", "")
-            return (200 if re.search("https?://", origin) else 400), _JSON, ""
-        return 200, _JSON, self._call(request, path)
-
-    def _call(self, request: httputil.HTTPServerRequest, path: str) -> str:
-        if request.method == "POST" and (match := _INFERENCE.fullmatch(path)):
-            name, version, label, method = match.groups()
-            spec = _model_spec(name, version, label)
-            with metrics.Counted(self._store.known_name(spec.name), method, "REST"):
-                document = json_request.parse(_body(request))
-                spec.signature_name = document.get("signature_name", "")
-                if method == "predict":
-                    return calls.predict_json(self._store, spec, document, self._timeout)
-                json_examples.check(document)
-                self._refuse(spec, method)
-        if request.method == "GET" and (match := _ABOUT.fullmatch(path)):
-            name, version, label, metadata = match.groups()
-            if not name:
-                raise invalid("Missing model name in request.")
-            spec = _model_spec(name, version, label)
-            with metrics.Counted(self._store.known_name(spec.name), "", "REST"):
-                return self._metadata(spec) if metadata else self._status(spec)
-        raise invalid(f"Malformed request: {request.method} {path}")
-
-    def _refuse(self, spec: model_pb2.ModelSpec, method: str) -> NoReturn:
-        # One empty example stands for all that were read: only whether there are any matters.
-        if method == "classify":
-            classification = classification_pb2.ClassificationRequest(model_spec=spec)
-            classification.input.example_list.examples.add()
-            calls.classify(self._store, classification, self._timeout)
-        regression = regression_pb2.RegressionRequest(model_spec=spec)
-        regression.input.example_list.examples.add()
-        calls.regress(self._store, regression, self._timeout)
-
-    def _status(self, spec: model_pb2.ModelSpec) -> str:
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-        return _as_json(calls.get_model_status(self._store, request)) + "\n"
-
-    def _metadata(self, spec: model_pb2.ModelSpec) -> str:
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=spec, metadata_field=["signature_def"]
-        )
-        response = calls.get_model_metadata(self._store, request)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        return (
-            f'{{\n"model_spec":{_as_json(response.model_spec)}\n,\n"metadata": '
-            f'{{"signature_def": {_as_json(signatures)}\n}}\n}}\n'
-        )
+            return
+        # A client that does not read its response must not keep it, and the connection, for ever.
+        seconds = _BODY_TIMEOUT + len(body) / _SLOWEST
+        timer = self._loop.call_later(seconds, self._stream.close)
+        written.add_done_callback(lambda _: timer.cancel())
 
 
-def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=_unquoted(name))
-    if version:
-        if len(version.lstrip("0")) > 19 or int(version) >= 2**63:
-            raise invalid(f"Failed to convert version: {version} to numeric.")
-        spec.version.value = int(version)
-    elif label:
-        spec.version_label = _unquoted(label)
-    return spec
-
-
-def _unquoted(text: str) -> str:
-    return urllib.parse.unquote(text, errors="replace")
-
-
-def _body(request: httputil.HTTPServerRequest) -> bytes:
-    if "gzip" not in request.headers.get("Content-Encoding", ""):
-        return request.body
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        body = unpacker.decompress(request.body, _MAX_UNPACKED)
-    except zlib.error:
-        return b""  # TF Serving treats what it cannot unpack as an empty body.
-    return body if unpacker.eof else b""
-
-
-def _as_json(message) -> str:
-    return json_format.MessageToJson(
-        message, preserving_proto_field_name=True, including_default_value_fields=True, indent=1
-    )
-
-
-_NOT_FOUND = (
-    "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n"
-    "</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
-)
+def _described(error: Exception) -> tuple[int, str, str]:
+    """Returns status, content type and text of an error; logs it if it is a bug."""
+    failure = reported(error)
+    status = 413 if isinstance(failure, TooLarge) else HTTP_STATUS.get(failure.code, 500)
+    return status, JSON, json_response.error(failure.message)

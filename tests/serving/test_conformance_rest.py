@@ -295,13 +295,13 @@ def test_what_is_no_gzip_counts_as_empty(server, body):
 
 def test_gzip_bodies_have_a_limit_of_100_mebibytes(server):
     body = gzip.compress(b'{"instances": [1.0]}'.ljust(101 << 20), 1)
-    assert error(post(server, HALF, body, Content_Encoding="gzip"))[0] == 400
+    assert error(post(server, HALF, body, Content_Encoding="gzip"))[0] == 413
 
 
-def test_plain_bodies_have_no_limit(server):
-    assert answer(post(server, HALF, b'{"instances": [1.0]}'.ljust(101 << 20))) == {
-        "predictions": [3.5]
-    }
+def test_plain_bodies_have_the_same_limit(server):
+    body = b'{"instances": [1.0]}'
+    assert answer(post(server, HALF, body.ljust(100 << 20))) == {"predictions": [3.5]}
+    assert error(post(server, HALF, body.ljust((100 << 20) + 1)))[0] == 413
 
 
 @pytest.mark.parametrize(

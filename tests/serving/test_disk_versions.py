@@ -1,5 +1,6 @@
 """Which folders are versions, which of them are wanted, and whether their files still change."""
 
+import errno
 import os
 import time
 
@@ -8,6 +9,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.local_server import disk_versions
+from serving.local_server.status import StatusError
 
 
 @pytest.fixture
@@ -70,3 +72,39 @@ def test_a_copied_time_of_modification_does_not_make_a_file_old(tmp_path):
         opened.write(b"2")
     changed, age = disk_versions.fingerprint(str(tmp_path))
     assert changed != first and age < 0.2
+
+
+def test_a_version_of_readable_files_passes_the_check(tmp_path):
+    (tmp_path / "1" / "assets").mkdir(parents=True)
+    (tmp_path / "1" / "assets" / "a").write_bytes(b"1")
+    (tmp_path / "1" / "link").symlink_to("assets")
+    disk_versions.check(str(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("call", ["stat", "listdir"])
+def test_what_may_not_be_read_is_named_and_stops_no_look(tmp_path, monkeypatch, call):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "data").write_bytes(b"1")
+    real = getattr(os, call)
+
+    def refuse(path):
+        if path == str(tmp_path / "closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, call, refuse)
+    seen, _ = disk_versions.fingerprint(str(tmp_path))
+    assert seen == disk_versions.fingerprint(str(tmp_path))[0] and len(seen) == 2
+    with pytest.raises(StatusError, match="closed of the model: Permission denied"):
+        disk_versions.check(str(tmp_path))
+
+
+def test_links_that_multiply_end_after_ten_thousand_files(tmp_path):
+    for number in range(40):
+        (tmp_path / str(number)).mkdir()
+        for name in ("a", "b"):
+            (tmp_path / str(number) / name).symlink_to(f"../{number + 1}")
+    (tmp_path / "40").mkdir()
+    assert len(disk_versions.fingerprint(str(tmp_path / "0"))[0]) < 10_001
+    with pytest.raises(StatusError, match=r"more than 10000 files|symbolic links"):
+        disk_versions.check(str(tmp_path / "0"))
