@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
     # Given Beam's options, TFX parses sys.argv again, and would fail on --config.
     del sys.argv[1:]
     with _log_to(_FLAGS.pipeline_root), _locked(_FLAGS.pipeline_root):
-        settings = flag_settings.from_flags(config, argv[1:])
+        folder = flag_settings.data_folder()
+        logging.info("%s: %s", _FLAGS.data_dir, folder.found)
+        settings = flag_settings.from_flags(config, argv[1:], folder)
         from pipelines.runners import local_run
 
         sentence = local_run.run(settings)

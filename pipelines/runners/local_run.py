@@ -8,6 +8,7 @@ from tfx import v1 as tfx
 
 from byol_tf.errors import UserError
 from pipelines import run_metadata, training_runs
+from pipelines.components.model_pusher.versions import newest
 from pipelines.digests import code_digest
 from pipelines.pipeline import create_pipeline
 from pipelines.report import page
@@ -40,7 +41,7 @@ def run(settings: Settings) -> str:
             f"{settings.pipeline_root}/pipeline.log."
         )
     training_runs.retire(settings.training_dir)
-    outcome = run_metadata.outcome(nodes, settings)
+    outcome = run_metadata.outcome(nodes, settings, newest(settings.model_dir))
     seconds = (datetime.datetime.now() - started).total_seconds()
     path = os.path.join(settings.pipeline_root, "reports", f"{started:%Y%m%d-%H%M%S}.html")
     order = {component.id: nodes[component.id] for component in pipeline.components}
