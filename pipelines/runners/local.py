@@ -24,6 +24,17 @@ from pipelines.runners import flag_settings
 _FLAGS = flags.FLAGS
 
 
+def define() -> None:
+    """Defines the flags of every runner, and that of this one."""
+    flag_settings.define()
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Say what would be read and trained, how long training would take and where results would "
+        "go; write nothing.",
+    )
+
+
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     config = flag_settings.resolved_config()  # Before TensorFlow is imported.
@@ -31,6 +42,13 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Components share the process.
     # Given Beam's options, TFX parses sys.argv again, and would fail on --config.
     del sys.argv[1:]
+    if _FLAGS.dry_run:
+        folder = flag_settings.data_folder()
+        settings = flag_settings.from_flags(config, argv[1:], folder)
+        from pipelines.runners import dry_run
+
+        print(*dry_run.describe(settings, folder), sep="\n")
+        return
     with _log_to(_FLAGS.pipeline_root), _locked(_FLAGS.pipeline_root):
         folder = flag_settings.data_folder()
         logging.info("%s: %s", _FLAGS.data_dir, folder.found)
@@ -44,7 +62,7 @@ def main(argv: list[str]) -> None:
 def run() -> None:
     """Console entry point."""
     sys.argv = recipe.with_config_paths(sys.argv)
-    flag_settings.define()
+    define()
     run_main(main, passes_on="Beam")
 
 

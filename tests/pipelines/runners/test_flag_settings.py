@@ -11,8 +11,9 @@ from absl.testing import flagsaver
 
 from byol_tf.cli import recipe
 from byol_tf.errors import UserError
+from byol_tf.training import dry_run as training_dry_run
 from pipelines.images import listing
-from pipelines.runners import flag_settings
+from pipelines.runners import dry_run, flag_settings
 from pipelines.runners.data_folder import DataFolder, list_folder
 from pipelines.settings import Settings
 
@@ -199,3 +200,20 @@ def test_mistakes_are_one_sentence(photos, folder, arguments, sentence):
     with pytest.raises(UserError) as error:
         parsed(photos / folder, *arguments)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(photos, images_dir, monkeypatch):
+    for number, path in enumerate(sorted((images_dir / "train" / "cat").iterdir())[:18]):
+        (photos / "a" / f"{number}.jpg").write_bytes(path.read_bytes())
+        (photos / "b" / f"{number % 6}.jpg").write_bytes(path.read_bytes())
+    monkeypatch.setattr(training_dry_run, "_SECONDS", 0.2)
+    monkeypatch.chdir(photos)
+    before = sorted(os.walk(photos))
+    folder = look(photos)
+    text = "\n".join(dry_run.describe(parsed(photos), folder))
+    assert sorted(os.walk(photos)) == before
+    train, test = (len(folder.images[split]) for split in ("train", "eval"))
+    assert "24 images in 2 subfolders" in text and "jpg 24" in text
+    assert f"train {train} images, eval {test} images" in text
+    assert f"on {train} images" in text and f"1 epoch of {train // 8} step" in text
+    assert f"{photos}/root" in text and f"{photos}/serving/byol/VERSION" in text
