@@ -98,7 +98,9 @@ def plan(
 
     # A batch that every replica can cut into its micro-batches, two images in each.
     unit = distribution.num_replicas_in_sync * config.micro_batches
-    batch_size = min(config.batch_size, unit * max(2, math.ceil(_SMALL_BATCH / unit)))
+    batch_size = unit * max(2, math.ceil(_SMALL_BATCH / unit))
+    if config.batch_size <= 4 * batch_size:  # Not worth a second compilation.
+        batch_size = config.batch_size
     architecture, times = _timed(config, source, distribution, batch_size)
     expected = min(times) * config.batch_size / batch_size
     if batch_size < config.batch_size and expected * (_WARM_UP + 1) < _SECONDS:

@@ -1,5 +1,6 @@
 """A run on LocalDagRunner: cleans up, runs, checks that every node finished, writes the report."""
 
+import dataclasses
 import datetime
 import errno
 import os
@@ -13,6 +14,7 @@ from pipelines.digests import code_digest
 from pipelines.pipeline import create_pipeline
 from pipelines.report import page
 from pipelines.report.collect import collect
+from pipelines.runners import finished_run
 from pipelines.settings import Settings
 
 
@@ -22,6 +24,7 @@ def run(settings: Settings) -> str:
     Raises:
         UserError: A component failed for a reason that the user can fix, or did not run.
     """
+    finished_run.forget(settings)
     pipeline = create_pipeline(settings)
     run_metadata.remove_leftovers(settings)
     started = datetime.datetime.now()
@@ -51,7 +54,18 @@ def run(settings: Settings) -> str:
         ),
         path,
     )
-    return f"{outcome.sentence}\nThe report: {path}"
+    if outcome.kind != "rejected":
+        again = dataclasses.replace(outcome, kind="unchanged")
+    else:
+        again = outcome
+    left = [path, *filter(None, [outcome.path])]
+    left += [a.uri for node in nodes.values() for made in node.outputs.values() for a in made]
+    finished_run.record(settings, _printed(again, path), left)
+    return _printed(outcome, path)
+
+
+def _printed(outcome: run_metadata.Outcome, report: str) -> str:
+    return f"{outcome.sentence}\nThe report: {report}"
 
 
 def _explained(error: Exception, settings: Settings) -> Exception:
