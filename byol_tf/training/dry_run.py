@@ -5,6 +5,7 @@ Nothing is written.
 
 import collections
 import dataclasses
+import datetime
 import math
 import os
 import time
@@ -19,7 +20,6 @@ from byol_tf.build import build_model
 from byol_tf.evaluation.results import environment
 from byol_tf.evaluation.subsets import list_examples
 from byol_tf.models.precision import resolve_precision
-from byol_tf.report.formats import duration
 from byol_tf.sources import Source
 from byol_tf.training import strategy as strategies
 
@@ -60,16 +60,16 @@ class TrainingPlan:
         """Returns sentences for the terminal: the training, and the estimate of its time."""
         total = self.steps_per_epoch * self.epochs
         few = self.num_examples < self.batch_size
+        time_needed = datetime.timedelta(seconds=math.ceil(self.seconds))
         return [
             f"Training: {self.method} with {self.architecture} on {self.num_examples} images, "
             f"{self.image_size} x {self.image_size} pixels, in {self.precision}; "
             f"{_count(self.epochs, 'epoch')} of {_count(self.steps_per_epoch, 'step')}, "
             f"{_count(total, 'step')} of {self.batch_size} images in all."
             + (" A batch has more images than there are, and repeats some." if few else ""),
-            f"Time: about {duration(self.seconds)} on this machine ({self.device}). This is an "
-            f"estimate from {_count(self.timed_steps, 'step')} of {self.timed_batch} images; it "
-            "leaves out "
-            "start-up, checkpoints and the accuracy measured between epochs.",
+            f"Time: about {time_needed} (hours:minutes:seconds) on this machine ({self.device}). "
+            f"This is an estimate from {_count(self.timed_steps, 'step')} of {self.timed_batch} "
+            "images; it leaves out start-up, checkpoints and the accuracy measured between epochs.",
         ]
 
 

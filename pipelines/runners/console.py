@@ -22,9 +22,10 @@ def log_to(pipeline_root: str) -> Iterator[None]:
     Raises:
         UserError: The folder cannot be written.
     """
+    path = os.path.join(pipeline_root, "pipeline.log")
     try:
         os.makedirs(pipeline_root, exist_ok=True)
-        handler = std_logging.FileHandler(os.path.join(pipeline_root, "pipeline.log"))
+        handler = std_logging.FileHandler(path)
     except OSError as error:
         raise UserError(
             f"--pipeline_root '{pipeline_root}' cannot be written ({error.strerror}); choose "
@@ -34,7 +35,7 @@ def log_to(pipeline_root: str) -> Iterator[None]:
     std_logging.raiseExceptions = False  # A full disk is reported once, not per line of the log.
     root = std_logging.getLogger()
     handlers = (handler, _Running())
-    with quiet(handler.stream.fileno()):
+    with quiet(path):
         for one in handlers:
             root.addHandler(one)
         try:
@@ -46,18 +47,17 @@ def log_to(pipeline_root: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(descriptor: int | None = None) -> Iterator[None]:
-    """Shows only our messages and what is printed; the rest goes to a file descriptor.
+def quiet(rest: str = os.devnull) -> Iterator[None]:
+    """Shows only our messages and what is printed.
 
     Args:
-        descriptor: Open file; by default the rest is dropped.
+        rest: Path of a file to which everything else is appended; by default it is dropped.
     """
     handler = logging.get_absl_handler()
     terminal, stderr = os.dup(2), sys.stderr
     stderr.flush()
-    rest = os.open(os.devnull, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
-    os.dup2(rest, 2)
-    os.close(rest)
+    with open(rest, "ab") as file:
+        os.dup2(file.fileno(), 2)
     with os.fdopen(terminal, "w", buffering=1, errors="backslashreplace") as shown:
         sys.stderr = handler.python_handler.stream = shown
         handler.addFilter(_is_ours)
