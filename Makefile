@@ -47,7 +47,7 @@ $(VENV)/.project: $(VENV)/.lock setup.cfg pyproject.toml
 # The pipeline knows what is done: a second call trains nothing and pushes nothing.
 demo: venv  ## run the whole pipeline on the bundled images, from ingestion to a report; writes demo/
 	$(BIN)/byol-pipeline --config=cifar10_demo --data_dir=$(DATA) \
-	    --input_splits='train=train/**,eval=test/**' \
+	    --input_splits='train=train/**,eval=test/**' --labels=folders \
 	    --pipeline_root=$(DEMO)/pipeline --serving_model_dir=$(DEMO)/serving
 
 serve: venv  ## serve the demo's encoder on this machine: gRPC on port 8500, REST on 8501

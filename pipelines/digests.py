@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from collections.abc import Iterable
 
 import byol_tf
 
@@ -21,8 +22,17 @@ def code_digest() -> str:
 
     They are a parameter of each of our components, so that an upgrade reruns them.
     """
+    return _digest(_SOURCES)
+
+
+def package_digest() -> str:
+    """Returns 12 hex digits that change when any line of byol_tf or of the pipeline changes."""
+    return _digest(((pathlib.Path(byol_tf.__file__).parent, ()), (_ROOT, ())))
+
+
+def _digest(sources: Iterable[tuple[pathlib.Path, tuple[str, ...]]]) -> str:
     total = hashlib.sha256()
-    for folder, skipped in _SOURCES:
+    for folder, skipped in sources:
         for path in sorted(folder.rglob("*.py")):
             # Relative, so that the digest does not depend on where the code is installed.
             name = path.relative_to(folder)

@@ -59,6 +59,8 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
         baseline=resolvers[0].outputs["approved"] if resolvers else None,
         stop_on=settings.stop_on,
         max_drift=settings.max_drift,
+        # Labels that nobody asked for do not decide, and a growing folder of photos always drifts.
+        drift_severity="error" if settings.accuracy_decides else "warning",
     )
 
     # Training.
@@ -92,22 +94,26 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
     encoder = trainer.outputs["model"]
 
     # Whether the model is good enough, and whether it can be served.
-    evaluator: tfx.types.BaseComponent
+    judges: list[tfx.types.BaseNode] = []
     if settings.labelled:
         probe = LinearProbe(examples=transformed, encoder=encoder, views=settings.views, code=code)
-        last_blessed = _last_blessed_model("LinearProbe", "Evaluator")
+        judges.append(probe)
+        baseline = None
+        if settings.accuracy_decides:
+            judges.append(_last_blessed_model("LinearProbe", "Evaluator"))
+            baseline = judges[-1].outputs["model"]
         evaluator = tfx.components.Evaluator(
             examples=examples,
             model=probe.outputs["model"],
-            baseline_model=last_blessed.outputs["model"],
+            baseline_model=baseline,
             eval_config=eval_config(settings),
             example_splits=["eval"],
             schema=records_schema.outputs["schema"],
         )
-        judges = [probe, last_blessed, evaluator]
-    else:
+        judges.append(evaluator)
+    if not settings.accuracy_decides:
         last_blessed = _last_blessed_model("Trainer", "RepresentationCheck")
-        evaluator = RepresentationCheck(
+        check = RepresentationCheck(
             examples=transformed,
             model=encoder,
             baseline_model=last_blessed.outputs["model"],
@@ -115,8 +121,8 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
             max_measure_loss=settings.max_measure_loss,
             code=code,
         )
-        judges = [last_blessed, evaluator]
-    blessing = evaluator.outputs["blessing"]
+        judges += [last_blessed, check]
+    blessing = judges[-1].outputs["blessing"]
     serving_check: tfx.types.BaseComponent
     if settings.infra_validator == "none":
         serving_check = ServingCheck(
@@ -169,7 +175,9 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
     """Returns TFMA's config: accuracy overall and by class with intervals, and two thresholds.
 
     The thresholds, lowest accuracy and largest loss to the last blessed model, apply to the overall
-    slice only, so that a class of three images does not decide.
+    slice only, so that a class of three images does not decide. There are none if accuracy is only
+    reported: Evaluator then blesses nothing, and a later run that gates on accuracy does not take
+    the model for one that passed.
     """
     threshold = tfma.MetricThreshold(
         value_threshold=tfma.GenericValueThreshold(lower_bound={"value": settings.min_accuracy}),
@@ -178,12 +186,13 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
             absolute={"value": -settings.max_accuracy_loss},
         ),
     )
+    thresholds = [
+        tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=threshold)
+    ]
     accuracy = tfma.MetricConfig(
         class_name="SparseCategoricalAccuracy",
         config='{"name": "accuracy"}',
-        per_slice_thresholds=[
-            tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=threshold)
-        ],
+        per_slice_thresholds=thresholds if settings.accuracy_decides else [],
     )
     return tfma.EvalConfig(
         model_specs=[
@@ -234,7 +243,7 @@ def _example_gen(settings: Settings, code: str) -> ImageExampleGen:
         input_config=input_config,
         output_config=output_config,
         range_config=range_config,
-        labels=settings.labels,
+        labels="folders" if settings.labels == "auto" else settings.labels,
         max_corrupt_fraction=settings.max_corrupt_fraction,
         versions={"code": code, "listing": settings.listing_digest},
     )

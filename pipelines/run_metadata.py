@@ -1,6 +1,7 @@
 """Reads runs from ML Metadata: states, times, artifacts. Removes the leftovers of killed runs."""
 
 import dataclasses
+import json
 import os
 import shutil
 from typing import Any, Literal
@@ -56,7 +57,9 @@ class Outcome:
 
     Attributes:
         kind: `pushed`, `unchanged` (the model is served already), or `rejected`.
-        version, path: Version and path of the served model, if any.
+        version: Version of the model, if it is served.
+        path: Path of the newest served version, which after a rejection is an earlier model; None
+            if nothing is served.
         reasons: Reasons why the model was rejected.
     """
 
@@ -69,7 +72,8 @@ class Outcome:
     def sentence(self) -> str:
         """The outcome as a sentence for the terminal."""
         if self.kind == "rejected":
-            return f"The model was NOT pushed: {'; '.join(self.reasons)}. The served model stays."
+            stays = f"The served model stays: {self.path}." if self.path else "Nothing is served."
+            return f"The model was NOT pushed: {'; '.join(self.reasons)}. {stays}"
         if self.kind == "unchanged":
             return f"Nothing new to push: {self.path} already is this model."
         return f"The encoder was pushed to {self.path}."
@@ -100,8 +104,14 @@ def last_run(settings: Settings) -> dict[str, Node]:
     return nodes
 
 
-def outcome(nodes: dict[str, Node], settings: Settings) -> Outcome:
-    """Returns the outcome of a run, given its finished nodes."""
+def outcome(nodes: dict[str, Node], settings: Settings, served: str | None) -> Outcome:
+    """Returns the outcome of a run.
+
+    Args:
+        nodes: Finished nodes of the run.
+        settings: Settings of the run.
+        served: Path of the newest version that is served, if any.
+    """
     (pushed,) = nodes["ModelPusher"].outputs["pushed_model"]
     version = pushed.properties.get("pushed_version")
     path = pushed.properties.get("pushed_destination")
@@ -111,7 +121,7 @@ def outcome(nodes: dict[str, Node], settings: Settings) -> Outcome:
         return Outcome("pushed", version, path)
     if pushed.properties.get("unchanged"):
         return Outcome("unchanged", version, path)
-    return Outcome("rejected", None, None, tuple(_reasons(nodes, settings)))
+    return Outcome("rejected", None, served, tuple(_reasons(nodes, settings)))
 
 
 def remove_leftovers(settings: Settings) -> None:
@@ -166,11 +176,10 @@ def _outputs(store: mlmd.MetadataStore, execution_id: int) -> dict[str, list[Art
 
 def _reasons(nodes: dict[str, Node], settings: Settings) -> list[str]:
     reasons = []
-    for node_id in ("Evaluator", "RepresentationCheck"):
-        if node_id in nodes:
-            (blessing,) = nodes[node_id].outputs["blessing"]
-            if not blessing.properties.get("blessed"):
-                reasons.append(_why_not_blessed(nodes[node_id], settings))
+    judge = nodes["Evaluator" if settings.accuracy_decides else "RepresentationCheck"]
+    (blessing,) = judge.outputs["blessing"]
+    if not blessing.properties.get("blessed"):
+        reasons.append(_why_not_blessed(judge, settings))
     for node_id in ("ServingCheck", "InfraValidator"):
         if node_id in nodes:
             (blessing,) = nodes[node_id].outputs["blessing"]
@@ -181,33 +190,43 @@ def _reasons(nodes: dict[str, Node], settings: Settings) -> list[str]:
 
 
 def _why_not_blessed(node: Node, settings: Settings) -> str:
-    import json
+    """Returns what a gate measured, and the flags that move its bound."""
+    (evaluation,) = node.outputs["evaluation"]
+    if settings.accuracy_decides:
+        sentences = _missed_accuracy(evaluation.uri, settings)
+    else:
+        with open(os.path.join(evaluation.uri, "measures.json")) as file:
+            rules = json.load(file)["rules"]
+        sentences = [_missed_rule(rule) for rule in rules if not rule["passed"]]
+    return "; ".join(sentences) or "it was not blessed"
 
+
+def _missed_rule(rule: dict) -> str:
+    if rule["baseline"] is not None:
+        return f"{rule['explanation']} (--max_measure_loss allows more)"
+    if rule["name"] == "representation_std":
+        return f"{rule['explanation']} (--min_spread lowers the bound)"
+    return rule["explanation"]  # No flag allows a collapse to a line.
+
+
+def _missed_accuracy(evaluation: str, settings: Settings) -> list[str]:
     import tensorflow_model_analysis as tfma
 
-    (evaluation,) = node.outputs["evaluation"]
-    measures = os.path.join(evaluation.uri, "measures.json")
-    if os.path.exists(measures):
-        with open(measures) as file:
-            rules = json.load(file)["rules"]
-        return "; ".join(rule["explanation"] for rule in rules if not rule["passed"])
-    result = tfma.load_validation_result(evaluation.uri)
-    failures = [
-        failure for by_slice in result.metric_validations_per_slice for failure in by_slice.failures
-    ]
     sentences = []
-    for failure in failures:
-        value = (
-            failure.metric_value.double_value.value
-            or failure.metric_value.bounded_value.value.value
-        )
-        if failure.metric_key.is_diff:
-            sentences.append(
-                f"accuracy changed by {value:+.3f} from the last blessed model, and may fall by at "
-                f"most {settings.max_accuracy_loss:g}"
+    for by_slice in tfma.load_validation_result(evaluation).metric_validations_per_slice:
+        for failure in by_slice.failures:
+            value = (
+                failure.metric_value.double_value.value
+                or failure.metric_value.bounded_value.value.value
             )
-        else:
-            sentences.append(
-                f"accuracy is {value:.3f}, and must be at least {settings.min_accuracy:.3f}"
-            )
-    return "; ".join(sentences) or "it was not blessed"
+            if failure.metric_key.is_diff:
+                sentences.append(
+                    f"accuracy changed by {value:+.3f} from the last blessed model, and may fall "
+                    f"by at most {settings.max_accuracy_loss:g} (--max_accuracy_loss allows more)"
+                )
+            else:
+                sentences.append(
+                    f"accuracy is {value:.3f}, and must be at least {settings.min_accuracy:.3f} "
+                    "(--min_accuracy lowers the bound, --labels=auto only reports accuracy)"
+                )
+    return sentences

@@ -8,6 +8,8 @@ from typing import Any
 
 from byol_tf.errors import UserError
 
+LABELS = ("auto", "folders", "none")  # Any other value is the path of a CSV file.
+DEFAULT_SPLITS = {"train": 9, "eval": 1}
 SEVERITIES = ("warning", "error", "never")
 INFRA_VALIDATORS = ("none", "docker", "kubernetes")
 RECORDS_SCHEMA = os.path.join(os.path.dirname(__file__), "records.pbtxt")
@@ -29,8 +31,9 @@ class Settings:
         input_splits: Split name -> pattern below data_dir; empty for one split of all files.
         output_splits: Split name -> number of hash buckets, to divide a single input split.
         span: Value of {SPAN} in the patterns; None takes the newest.
-        labels: `folders`, `none`, or the path of a CSV file.
-        labelled: Whether the data has labels.
+        labels: One of `LABELS`, or the path of a CSV file: `auto` takes subfolders as classes for
+            reports only; `folders` and a CSV file let accuracy decide.
+        labelled: Whether the data has labels to measure accuracy with.
         listing_digest: Digest of the files' names, sizes and times.
         max_corrupt_fraction: Largest allowed fraction of corrupt images, in [0, 1].
         schema_file: Path of a curated schema to use instead of the inferred one.
@@ -65,7 +68,7 @@ class Settings:
     input_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output_splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     span: int | None = None
-    labels: str = "folders"
+    labels: str = "auto"
     labelled: bool = True
     listing_digest: str = ""
     max_corrupt_fraction: float = 0.01
@@ -129,6 +132,11 @@ class Settings:
                 f"shorter_side {self.shorter_side} is below the encoder's image_size "
                 f"{self.config['image_size']}; give at least the image_size."
             )
+
+    @property
+    def accuracy_decides(self) -> bool:
+        """Whether accuracy decides if a model is pushed; otherwise label-free measures do."""
+        return self.labelled and self.labels not in ("auto", "none")
 
     @property
     def metadata_path(self) -> str:

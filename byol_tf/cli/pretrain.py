@@ -34,12 +34,24 @@ _STRATEGY = flags.DEFINE_enum(
     "Devices to train on: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or "
     "whatever is found.",
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Say what would be read and trained, how long it would take and where it would go; write "
+    "nothing.",
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     config = recipe.resolve_config(_CONFIG)  # Before TensorFlow is imported.
+    if _DRY_RUN.value:
+        from byol_tf.training import dry_run
+
+        print(*dry_run.describe(config, _DATA_DIR.value, _STRATEGY.value), sep="\n")
+        print(f"The run would be in {_RUN_DIR.value}. Nothing was written.")
+        return
     from byol_tf.training.pretrain import pretrain
 
     pretrain(config, _DATA_DIR.value, _RUN_DIR.value, _STRATEGY.value)

@@ -1,8 +1,6 @@
 """Flags -> Settings, the same for every runner. Imports no TensorFlow until flags are parsed."""
 
-import collections
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import flags
@@ -10,10 +8,8 @@ from absl import flags
 from byol_tf.choices import STRATEGIES
 from byol_tf.cli import recipe
 from byol_tf.errors import UserError
-from pipelines.settings import INFRA_VALIDATORS, SEVERITIES, Settings
-
-if TYPE_CHECKING:
-    from pipelines.images.listing import File
+from pipelines.runners.data_folder import DataFolder, canonical, list_folder
+from pipelines.settings import INFRA_VALIDATORS, LABELS, SEVERITIES, Settings
 
 # Otherwise `--help` would list the flags as this module's and not as the command's.
 flags.disclaim_key_flags()
@@ -63,8 +59,10 @@ def define() -> None:
     flags.DEFINE_string(
         "labels",
         Settings.labels,
-        "folders: each subfolder is a class. none: there are no labels. Otherwise the path of a "
-        "CSV file with the columns path (relative to --data_dir) and label.",
+        "auto: subfolders, if there are any, are classes in the reports, and label-free measures "
+        "decide whether a model is pushed. folders: each subfolder is a class, and accuracy "
+        "decides. The path of a CSV file with the columns path (relative to --data_dir) and label: "
+        "accuracy decides. none: labels are ignored.",
     )
     flags.DEFINE_float(
         "max_corrupt_fraction",
@@ -82,7 +80,8 @@ def define() -> None:
         "stop_on",
         Settings.stop_on,
         SEVERITIES,
-        "Lowest severity of a data anomaly that stops the run before training.",
+        "Lowest severity of a data anomaly that stops the run before training. Drift is an error "
+        "if --labels asks for a gate on accuracy, and a warning otherwise.",
     )
     flags.DEFINE_float(
         "max_drift",
@@ -108,15 +107,16 @@ def define() -> None:
     flags.DEFINE_float(
         "min_accuracy",
         None,
-        "Lowest accuracy of the linear probe with which a model is pushed; by default 0.05 above "
-        "the fraction of the most common class.",
+        "With --labels=folders or a CSV file: lowest accuracy of the linear probe with which a "
+        "model is pushed; by default 0.05 above the fraction of the most common class.",
         0,
         1,
     )
     flags.DEFINE_float(
         "max_accuracy_loss",
         Settings.max_accuracy_loss,
-        "Largest loss of accuracy, compared with the last blessed model.",
+        "With --labels=folders or a CSV file: largest loss of accuracy, compared with the last "
+        "blessed model.",
         0,
         1,
     )
@@ -157,37 +157,53 @@ def resolved_config() -> ml_collections.ConfigDict:
     return recipe.resolve_config(_config)
 
 
+def data_folder() -> DataFolder:
+    """Lists the folder that the flags name.
+
+    Raises:
+        UserError: A flag or the folder is not valid.
+    """
+    return list_folder(
+        _FLAGS.data_dir, _FLAGS.labels, _pairs("input_splits"), _output_splits(), _FLAGS.span
+    )
+
+
 def from_flags(
-    config: ml_collections.ConfigDict, beam_args: Sequence[str], listed: bool = True
+    config: ml_collections.ConfigDict, beam_args: Sequence[str], folder: DataFolder | None
 ) -> Settings:
     """Returns the Settings that the flags give.
 
     Args:
         config: Result of `resolved_config`.
         beam_args: Command-line arguments for Beam.
-        listed: Whether to list the data folder, to find labels and changes. If not, the data has
-            labels unless --labels=none, the digests stay empty, and drift is not measured.
+        folder: Result of `data_folder`. If None, paths are left as they are, for another machine;
+            accuracy is measured only if --labels asks for it, the digests stay empty, and drift is
+            not measured.
 
     Raises:
-        UserError: A flag or the folder is not valid.
+        UserError: A flag or a folder is not valid.
     """
-    input_splits = _pairs("input_splits")
-    facts = _listed_facts(input_splits) if listed else _told_facts()
+    if _FLAGS.labels in ("auto", "none"):
+        for name in ("min_accuracy", "max_accuracy_loss"):
+            if _FLAGS[name].present:
+                raise UserError(
+                    f"--{name} lets accuracy decide, which needs labels; give --labels=folders or "
+                    f"a CSV file, or omit --{name}."
+                )
+    here = canonical if folder else str
     return Settings(
-        data_dir=_FLAGS.data_dir.rstrip("/"),
-        pipeline_root=_FLAGS.pipeline_root,
-        serving_model_dir=_FLAGS.serving_model_dir,
+        data_dir=here(_FLAGS.data_dir.rstrip("/")),
+        pipeline_root=here(_FLAGS.pipeline_root),
+        serving_model_dir=here(_FLAGS.serving_model_dir),
         config=config.to_dict(),
         name=_FLAGS.pipeline_name,
         model_name=_FLAGS.model_name,
-        input_splits=input_splits,
-        output_splits={
-            name: _whole(name, value) for name, value in _pairs("output_splits").items()
-        },
+        input_splits=_pairs("input_splits"),
+        output_splits=_output_splits(),
         span=_FLAGS.span,
-        labels=_FLAGS.labels,
+        labels=_FLAGS.labels if _FLAGS.labels in LABELS else here(_FLAGS.labels),
         max_corrupt_fraction=_FLAGS.max_corrupt_fraction,
-        schema_file=_FLAGS.schema_file,
+        schema_file=_FLAGS.schema_file and here(_FLAGS.schema_file),
         stop_on=_FLAGS.stop_on,
         max_drift=_FLAGS.max_drift,
         shorter_side=_FLAGS.shorter_side,
@@ -196,17 +212,17 @@ def from_flags(
         max_accuracy_loss=_FLAGS.max_accuracy_loss,
         min_spread=_FLAGS.min_spread,
         max_measure_loss=_FLAGS.max_measure_loss,
-        embed_data_dir=_FLAGS.embed_data_dir,
+        embed_data_dir=_FLAGS.embed_data_dir and here(_FLAGS.embed_data_dir),
         infra_validator=_FLAGS.infra_validator,
         enable_cache=_FLAGS.cache,
         beam_args=tuple(beam_args),
-        **facts,
+        **(_listed_facts(folder) if folder else _told_facts()),
     )
 
 
 def _told_facts() -> dict:
     """Returns the settings about the data that the flags alone give."""
-    labelled = _FLAGS.labels != "none"
+    labelled = _FLAGS.labels not in ("auto", "none")
     if labelled and _FLAGS.min_accuracy is None:
         raise UserError(
             "--min_accuracy is missing, and the data is not read here to choose one; give it, or "
@@ -219,76 +235,20 @@ def _told_facts() -> dict:
     }
 
 
-def _listed_facts(input_splits: dict[str, str]) -> dict:
+def _listed_facts(folder: DataFolder) -> dict:
     """Returns the settings about the data that follow from a listing of the data folder."""
     from pipelines.images import listing
 
-    patterns = input_splits or {"all": "**"}
-    if any("{" in pattern for pattern in patterns.values()):
-        patterns = _with_span(patterns)
-    files = {
-        name: listing.find_files(_FLAGS.data_dir, pattern) for name, pattern in patterns.items()
-    }
-    images = [file for found in files.values() for file in found]
-    if not images:
-        raise UserError(
-            f"'{_FLAGS.data_dir}' holds no images (jpg, jpeg, png, bmp, gif) and no TFRecords that "
-            "match; correct --data_dir or --input_splits."
-        )
-    labelled, share = _label_facts(files, images)
     min_accuracy = _FLAGS.min_accuracy
     if min_accuracy is None:
-        min_accuracy = min(share + 0.05, 0.99)
+        min_accuracy = min(folder.majority + 0.05, 0.99)
     embedded = listing.find_files(_FLAGS.embed_data_dir, "**") if _FLAGS.embed_data_dir else []
     return {
-        "labelled": labelled,
+        "labelled": folder.labelled,
         "min_accuracy": min_accuracy,
-        "listing_digest": listing.digest(images),
+        "listing_digest": folder.digest,
         "embed_listing_digest": listing.digest(embedded),
     }
-
-
-def _with_span(patterns: dict[str, str]) -> dict[str, str]:
-    """Returns the patterns with the {SPAN} and {VERSION} that TFX will choose."""
-    from tfx import v1 as tfx
-    from tfx.components.example_gen.input_processor import FileBasedInputProcessor
-
-    span_range = None
-    if _FLAGS.span is not None:
-        span = tfx.proto.StaticRange(start_span_number=_FLAGS.span, end_span_number=_FLAGS.span)
-        span_range = tfx.proto.RangeConfig(static_range=span)
-    splits = [
-        tfx.proto.Input.Split(name=name, pattern=pattern) for name, pattern in patterns.items()
-    ]
-    processor = FileBasedInputProcessor(_FLAGS.data_dir, splits, span_range)
-    try:
-        span, version = processor.resolve_span_and_version()
-    except ValueError as error:
-        raise UserError(
-            f"no span in '{_FLAGS.data_dir}' fits --input_splits ({error}); correct the pattern or "
-            "--span."
-        ) from error
-    return {
-        name: processor.get_pattern_for_span_version(pattern, span, version)
-        for name, pattern in patterns.items()
-    }
-
-
-def _label_facts(files: dict[str, list["File"]], images: list["File"]) -> tuple[bool, float]:
-    """Returns whether there are labels, and the fraction of the most common class."""
-    from pipelines.images import listing
-
-    if any(not file.is_image for file in images):
-        return _FLAGS.labels != "none", 0.0  # TFRecords contain the labels; they are not read here.
-    classes = listing.class_names(files, _FLAGS.labels, _FLAGS.data_dir)
-    counts = collections.Counter(classes.values())
-    if len(counts) == 1:
-        (name,) = counts
-        raise UserError(
-            f"all images of '{_FLAGS.data_dir}' are of one class ('{name}'), and accuracy needs "
-            "two; give the folder above, or --labels=none."
-        )
-    return bool(classes), max(counts.values(), default=0) / len(images)
 
 
 def _pairs(flag: str) -> dict[str, str]:
@@ -300,6 +260,10 @@ def _pairs(flag: str) -> dict[str, str]:
             raise UserError(f"--{flag} has '{item}'; give NAME=VALUE, each name once.")
         pairs[name] = value
     return pairs
+
+
+def _output_splits() -> dict[str, int]:
+    return {name: _whole(name, value) for name, value in _pairs("output_splits").items()}
 
 
 def _whole(name: str, value: str) -> int:

@@ -4,7 +4,8 @@
         --pipeline_root=gs://BUCKET/pipeline --serving_model_dir=gs://BUCKET/serving \\
         --image=REGISTRY/byol_tf:1 --output=byol.json
 
-The folders are read when the spec runs, not here. Arguments after a bare -- go to Beam:
+The folders are read when the spec runs, not here, so accuracy is measured only with
+--labels=folders or a CSV file, and --min_accuracy. Arguments after a bare -- go to Beam:
 byol-pipeline-compile ... -- --runner=DataflowRunner --project=PROJECT --region=REGION \\
     --temp_location=gs://BUCKET/tmp --sdk_container_image=REGISTRY/byol_tf:1
 """
@@ -60,7 +61,7 @@ def define() -> None:
 
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
-    settings = flag_settings.from_flags(flag_settings.resolved_config(), argv[1:], listed=False)
+    settings = flag_settings.from_flags(flag_settings.resolved_config(), argv[1:], folder=None)
     settings = dataclasses.replace(
         settings,
         records_schema_file=_FLAGS.records_schema_file or settings.records_schema_file,

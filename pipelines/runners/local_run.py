@@ -1,5 +1,6 @@
 """A run on LocalDagRunner: cleans up, runs, checks that every node finished, writes the report."""
 
+import dataclasses
 import datetime
 import errno
 import os
@@ -8,10 +9,12 @@ from tfx import v1 as tfx
 
 from byol_tf.errors import UserError
 from pipelines import run_metadata, training_runs
+from pipelines.components.model_pusher.versions import newest
 from pipelines.digests import code_digest
 from pipelines.pipeline import create_pipeline
 from pipelines.report import page
 from pipelines.report.collect import collect
+from pipelines.runners import finished_run
 from pipelines.settings import Settings
 
 
@@ -21,6 +24,7 @@ def run(settings: Settings) -> str:
     Raises:
         UserError: A component failed for a reason that the user can fix, or did not run.
     """
+    finished_run.forget(settings)
     pipeline = create_pipeline(settings)
     run_metadata.remove_leftovers(settings)
     started = datetime.datetime.now()
@@ -40,7 +44,7 @@ def run(settings: Settings) -> str:
             f"{settings.pipeline_root}/pipeline.log."
         )
     training_runs.retire(settings.training_dir)
-    outcome = run_metadata.outcome(nodes, settings)
+    outcome = run_metadata.outcome(nodes, settings, newest(settings.model_dir))
     seconds = (datetime.datetime.now() - started).total_seconds()
     path = os.path.join(settings.pipeline_root, "reports", f"{started:%Y%m%d-%H%M%S}.html")
     order = {component.id: nodes[component.id] for component in pipeline.components}
@@ -50,7 +54,18 @@ def run(settings: Settings) -> str:
         ),
         path,
     )
-    return f"{outcome.sentence}\nThe report: {path}"
+    if outcome.kind != "rejected":
+        again = dataclasses.replace(outcome, kind="unchanged")
+    else:
+        again = outcome
+    left = [path, *filter(None, [outcome.path])]
+    left += [a.uri for node in nodes.values() for made in node.outputs.values() for a in made]
+    finished_run.record(settings, _printed(again, path), left)
+    return _printed(outcome, path)
+
+
+def _printed(outcome: run_metadata.Outcome, report: str) -> str:
+    return f"{outcome.sentence}\nThe report: {report}"
 
 
 def _explained(error: Exception, settings: Settings) -> Exception:

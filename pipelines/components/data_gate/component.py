@@ -14,6 +14,7 @@ class DataGateSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "stop_on": component_spec.ExecutionParameter(type=str),
         "max_drift": component_spec.ExecutionParameter(type=float),
+        "drift_severity": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         "statistics": component_spec.ChannelParameter(
@@ -40,6 +41,7 @@ class DataGate(tfx.types.BaseComponent):
         stop_on: Lowest severity that fails: `warning`, `error`, or `never`.
         max_drift: Largest allowed distance between the same split of both runs, in [0, 1]:
             L-infinity for formats and labels, Kolmogorov-Smirnov for sizes.
+        drift_severity: Severity of a larger distance: `warning` or `error`.
     """
 
     SPEC_CLASS = DataGateSpec
@@ -53,6 +55,7 @@ class DataGate(tfx.types.BaseComponent):
         baseline: tfx.types.BaseChannel | None,
         stop_on: str,
         max_drift: float,
+        drift_severity: str,
     ):
         super().__init__(
             DataGateSpec(
@@ -62,6 +65,7 @@ class DataGate(tfx.types.BaseComponent):
                 baseline=baseline,
                 stop_on=stop_on,
                 max_drift=max_drift,
+                drift_severity=drift_severity,
                 approved=tfx.dsl.Channel(type=ApprovedStatistics),
             )
         )

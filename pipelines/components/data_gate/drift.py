@@ -33,8 +33,11 @@ def drift(
     schema: schema_pb2.Schema,
     split: str,
     max_drift: float,
+    severity: str,
 ) -> list[tuple[int, str]]:
     """Returns (severity, sentence) of each feature that has drifted further than `max_drift`.
+
+    The severity is the one given, `warning` or `error`.
 
     The drift of formats and labels is the L-infinity distance, which TFDV computes; that of height
     and width is `distance`. TFDV's Jensen-Shannon divergence is 1 between images of one size and
@@ -49,18 +52,15 @@ def drift(
     names = {feature.name for feature in compared.feature}
     for name in set(anomalies.anomaly_info) - names:
         del anomalies.anomaly_info[name]  # A column that `compared` leaves out on purpose.
-    found = describe(anomalies, split, "the last run")
+    sentences = [text for _, text in describe(anomalies, split, "the last run")]
     for name in _NUMERIC:
         moved = distance(_histograms(current, name), _histograms(before, name))
         if moved > max_drift:
-            found.append(
-                (
-                    anomalies_pb2.AnomalyInfo.ERROR,
-                    f"{split}: {name}: at least {moved:.3f} of the images have moved to other "
-                    f"values, above the threshold {max_drift:g} (against the last run)",
-                )
+            sentences.append(
+                f"{split}: {name}: at least {moved:.3f} of the images have moved to other "
+                f"values, above the threshold {max_drift:g} (against the last run)"
             )
-    return found
+    return [(_SEVERITIES[severity], text) for text in sentences]
 
 
 def distance(
@@ -129,3 +129,5 @@ def stop(found: list[tuple[int, str]], stop_on: str) -> None:
             f"the data is not as expected: {'; '.join(severe[:3])}{more}; correct the data or, if "
             "it is meant to be like this now, run once with --stop_on=never."
         )
+    if found and stop_on == "error":
+        logging.warning("the run goes on; --stop_on=warning would stop it on such a change.")

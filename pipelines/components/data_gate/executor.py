@@ -53,6 +53,7 @@ class Executor(base_executor.BaseExecutor):
                         schema,
                         split,
                         exec_properties["max_drift"],
+                        exec_properties["drift_severity"],
                     )
             io_utils.copy_file(path, os.path.join(approved.uri, folder, _STATISTICS))
         if not baseline:

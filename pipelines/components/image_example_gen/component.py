@@ -6,6 +6,7 @@ from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 
 from pipelines.components.image_example_gen import executor
+from pipelines.settings import DEFAULT_SPLITS
 
 
 class ImageExampleGen(FileBasedExampleGen):
@@ -47,7 +48,7 @@ class ImageExampleGen(FileBasedExampleGen):
             split = tfx.proto.SplitConfig.Split
             output_config = tfx.proto.Output(
                 split_config=tfx.proto.SplitConfig(
-                    splits=[split(name="train", hash_buckets=9), split(name="eval", hash_buckets=1)]
+                    splits=[split(name=n, hash_buckets=b) for n, b in DEFAULT_SPLITS.items()]
                 )
             )
         options = struct_pb2.Struct()

@@ -54,6 +54,12 @@ def versions(base: str) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def newest(base: str) -> str | None:
+    """Returns the path of the newest version below a model's folder, if there is one."""
+    number = max(versions(base), default=None)
+    return os.path.join(base, str(number)) if number else None
+
+
 def tree_digest(folder: str) -> str:
     """Returns a digest of the names and contents of all files below a folder."""
     total = hashlib.sha256()

@@ -104,7 +104,9 @@ def test_classifier_that_loses_to_the_last_blessed_is_not_blessed(tmp_path, outp
     schema = artifact(standard_artifacts.Schema, tmp_path / "schema")
 
     def verdict(candidate, baseline, min_accuracy):
-        settings = Settings("d", "r", "s", {"image_size": SIZE}, min_accuracy=min_accuracy)
+        settings = Settings(
+            "d", "r", "s", {"image_size": SIZE}, labels="folders", min_accuracy=min_accuracy
+        )
         inputs = {"examples": [data], "model": [models[candidate]], "schema": [schema]}
         if baseline:
             inputs["baseline_model"] = [models[baseline]]

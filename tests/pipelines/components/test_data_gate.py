@@ -27,8 +27,10 @@ def statistics(cats=50, jpegs=100, sizes=(64,), number=200):
 def moved(before, now, max_drift=0.1):
     """Returns the features whose drift is found."""
     schema = tfdv.infer_schema(now)
-    found = drift(now, before, schema, "train", max_drift)
+    found = drift(now, before, schema, "train", max_drift, "error")
     assert all(severity == ERROR for severity, _ in found)
+    warnings = drift(now, before, schema, "train", max_drift, "warning")
+    assert warnings == [(WARNING, text) for _, text in found]
     assert all(text.startswith("train: ") and "the last run" in text for _, text in found)
     return sorted(text.split(": ")[1] for _, text in found)
 
@@ -148,7 +150,7 @@ def gate(tmp_path):
 
     runs = []
 
-    def run(now, schema=None, baseline=None, stop_on="error"):
+    def run(now, schema=None, baseline=None, stop_on="error", drift_severity="error"):
         folder = tmp_path / str(len(runs))
         runs.append(folder)
         schema = schema or tfdv.infer_schema(now)
@@ -175,7 +177,7 @@ def gate(tmp_path):
         inputs = {name: [artifact] for name, artifact in artifacts.items()}
         if baseline:
             inputs["baseline"] = [baseline]
-        options = {"stop_on": stop_on, "max_drift": 0.1}
+        options = {"stop_on": stop_on, "max_drift": 0.1, "drift_severity": drift_severity}
         Executor().Do(inputs, {"approved": [approved]}, options)
         return approved
 
@@ -211,6 +213,17 @@ def test_drift_from_the_last_approved_stops_and_can_be_approved(gate):
     ]
     assert approved.get_string_custom_property("baseline") == first.uri
     assert let_pass(gate(statistics(cats=90), baseline=approved)) == []
+
+
+@pytest.mark.slow
+def test_a_folder_that_grows_and_shrinks_is_a_warning_without_a_gate_on_labels(gate, caplog):
+    first = gate(statistics())
+    grown = gate(statistics(sizes=(64, 256)), baseline=first, drift_severity="warning")
+    assert len(let_pass(grown)) == 4 and "image/height" in let_pass(grown)[0]
+    assert "the run goes on; --stop_on=warning would stop it" in caplog.text
+    assert len(let_pass(gate(statistics(), baseline=grown, drift_severity="warning"))) == 4
+    with pytest.raises(UserError, match="image/height"):
+        gate(statistics(), baseline=grown, drift_severity="warning", stop_on="warning")
 
 
 @pytest.mark.slow

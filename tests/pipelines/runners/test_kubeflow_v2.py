@@ -22,11 +22,12 @@ FLAGS = {
     "serving_model_dir": "gs://bucket/serving",
     "image": IMAGE,
     "output": "byol.json",
+    "labels": "folders",
     "min_accuracy": "0.5",
 }
 
 
-def settings(labelled: bool, **fields) -> Settings:
+def settings(labels: str, **fields) -> Settings:
     config = cifar10.get_config("smoke").copy_and_resolve_references().to_dict()
     return Settings(
         **{
@@ -34,8 +35,8 @@ def settings(labelled: bool, **fields) -> Settings:
             "pipeline_root": "gs://bucket/pipeline",
             "serving_model_dir": "gs://bucket/serving",
             "config": config,
-            "labels": "folders" if labelled else "none",
-            "labelled": labelled,
+            "labels": labels,
+            "labelled": labels != "none",
             "compare_with_last_run": False,
             "embed_data_dir": "gs://bucket/corpus",
             "beam_args": BEAM_ARGS,
@@ -77,15 +78,22 @@ def test_what_cannot_be_compiled_gets_a_sentence_and_no_file(tmp_path, changes, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("labelled", [True, False])
-def test_the_spec_is_kubeflows_and_has_every_component(tmp_path, labelled):
+@pytest.mark.parametrize(
+    ("labels", "judges"),
+    [
+        ("folders", {"LinearProbe", "Evaluator"}),
+        ("auto", {"LinearProbe", "Evaluator", "RepresentationCheck"}),
+        ("none", {"RepresentationCheck"}),
+    ],
+)
+def test_the_spec_is_kubeflows_and_has_every_component(tmp_path, labels, judges):
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     from pipelines.pipeline import create_pipeline
 
     path = tmp_path / "made" / "byol.json"
-    kubeflow_v2.compile_pipeline(settings(labelled), IMAGE, str(path))
+    kubeflow_v2.compile_pipeline(settings(labels), IMAGE, str(path))
     assert list(path.parent.iterdir()) == [path]
 
     job = json_format.ParseDict(json.loads(path.read_text()), pipeline_spec_pb2.PipelineJob())
@@ -100,10 +108,18 @@ def test_the_spec_is_kubeflows_and_has_every_component(tmp_path, labelled):
     assert spec.schema_version == "2.1.0"
 
     tasks = spec.root.dag.tasks
-    expected = {component.id for component in create_pipeline(settings(labelled)).components}
+    expected = {component.id for component in create_pipeline(settings(labels)).components}
     resolved = {"LastBlessedModel-model-resolver", "LastBlessedModel-model-blessing-resolver"}
     assert set(tasks) == expected - {"LastBlessedModel"} | resolved
-    assert ("Evaluator" in tasks, "RepresentationCheck" in tasks) == (labelled, not labelled)
+    assert judges == tasks.keys() & {"LinearProbe", "Evaluator", "RepresentationCheck"}
+    # Labels that nobody asked for do not decide, and their verdict is no baseline for later runs.
+    decides = tasks["ModelPusher"].inputs.artifacts["model_blessing"].task_output_artifact
+    asked = labels == "folders"
+    assert decides.producer_task == ("Evaluator" if asked else "RepresentationCheck")
+    if "Evaluator" in tasks:
+        inputs = tasks["Evaluator"].inputs
+        assert ("lower_bound" in str(inputs.parameters["eval_config"])) == asked
+        assert ("baseline_model" in inputs.artifacts) == asked
     assert "DataGate" in tasks["Transform"].dependent_tasks
 
     for name, task in tasks.items():
@@ -156,7 +172,7 @@ def test_tasks_run_from_the_spec_to_a_pushed_model(tmp_path, images_dir, labelle
     serving, output = tmp_path / "serving", tmp_path / "byol.json"
     kubeflow_v2.compile_pipeline(
         settings(
-            labelled,
+            "folders" if labelled else "none",
             data_dir=str(images),
             input_splits={"train": "train/**", "eval": "test/**"},
             pipeline_root=str(tmp_path / "root"),

@@ -63,7 +63,7 @@ class Pipeline:
             "--config.batch_size=16", "--config.precision=float32", "--config.knn_every_epochs=0",
             f"--data_dir={self.data}", f"--pipeline_root={self.root}",
             f"--serving_model_dir={self.serving}", "--output_splits=train=4,eval=1",
-            "--min_accuracy=0.01", "--max_accuracy_loss=1", *flags,
+            "--labels=folders", "--min_accuracy=0.01", "--max_accuracy_loss=1", *flags,
         ]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
         return subprocess.Popen(
@@ -124,6 +124,7 @@ class Pipeline:
             "config": config.to_dict(),
             "output_splits": {"train": 4, "eval": 1},
             "listing_digest": listing.digest(listing.find_files(str(self.data), "**")),
+            "labels": "folders",
             "min_accuracy": 0.01,
             "max_accuracy_loss": 1.0,
         }
@@ -286,7 +287,8 @@ def test_runs_of_other_components_follow_from_what_changed(pipeline):
 def test_model_that_is_not_good_enough_is_not_pushed(pipeline):
     before = pipeline.versions
     printed = pipeline.run_here(min_accuracy=0.999)
-    assert "NOT pushed" in printed and "must be at least 0.999" in printed
+    assert "NOT pushed" in printed and "must be at least 0.999 (--min_accuracy" in printed
+    assert f"The served model stays: {pipeline.serving / 'byol' / before[-1]}." in printed
     assert pipeline.versions == before
 
 

@@ -1,0 +1,54 @@
+"""A dry run says what the training would do, measures its time and writes nothing."""
+
+import os
+import time
+
+import pytest
+
+from byol_tf.configs import cifar10
+from byol_tf.training import dry_run
+
+
+@pytest.fixture
+def smoke():
+    config = cifar10.get_config("smoke").copy_and_resolve_references()
+    config.update(precision="float32", knn_every_epochs=0, epochs=2)
+    return config
+
+
+@pytest.fixture
+def photos(images_dir, tmp_path):
+    """40 real images in two folders."""
+    for name in ("cat", "truck"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for path in sorted((images_dir / "train" / name).iterdir())[:20]:
+            (tmp_path / "photos" / name / path.name).symlink_to(path)
+    return tmp_path / "photos"
+
+
+def test_the_plan_is_that_of_the_training_and_writes_nothing(smoke, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "_SECONDS", 0.2)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.walk(tmp_path))
+    start = time.monotonic()
+    plan = dry_run.plan(smoke, str(photos))
+    assert sorted(os.walk(tmp_path)) == before
+    assert plan.timed_batch == plan.batch_size == 8 and plan.timed_steps >= 1
+
+    # As test_pretrain.py finds the same config to train: 5 steps in each of two epochs.
+    assert (plan.steps_per_epoch, plan.epochs) == (5, 2)
+    # Ten real steps, without the compilation, which alone takes seconds.
+    assert 0.01 < plan.seconds < 10 * (time.monotonic() - start)
+    text = " ".join(plan.lines())
+    assert "40 images, 32 x 32 pixels" in text and "2 epochs of 5 steps, 10 steps" in text
+    assert "estimate" in text and "leaves out" in text
+
+
+def test_a_step_that_would_take_minutes_is_scaled_up_from_few_images(smoke, photos, monkeypatch):
+    monkeypatch.setattr(dry_run, "_SECONDS", 0.1)
+    smoke.batch_size = 8192
+    data, training, time_ = dry_run.describe(smoke, str(photos))
+    assert "40 images (jpg 40), in 2 classes, which are for reports only" in data
+    assert "2 epochs of 1 step, 2 steps of 8192 images" in training
+    assert "more images than there are" in training
+    assert "of 8 images" in time_
