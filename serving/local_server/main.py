@@ -295,7 +295,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "rest_api_timeout_in_ms",
         30_000,
-        "Milliseconds that the model may take for a REST request.",
+        "Milliseconds from the arrival of a REST request until its answer.",
         lower_bound=1,
     )
     flags.DEFINE_integer(
