@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
@@ -155,7 +155,8 @@ def map_points(gallery: Gallery) -> tuple[np.ndarray, np.ndarray] | None:
 def thumbnail(image: bytes) -> Thumbnail | None:
     """Returns an image file at no more than 96 x 96 pixels, or None if Pillow cannot read it."""
     try:
-        small = Image.open(io.BytesIO(image)).convert("RGB")
+        opened = Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "BMP", "GIF"])
+        small = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # One bad file must not cost the page of a long run.
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
