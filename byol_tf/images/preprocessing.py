@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from byol_tf.errors import UserError
+from byol_tf.images import orientation
 
 # Statistics of RGB in [0, 1] on ImageNet's training set (DeepMind's byol,
 # dataset.py:normalize_images).
@@ -26,15 +27,14 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     """Decodes one image file to RGB.
 
     Formats: JPEG (grey, colour and CMYK), PNG (grey, palette, RGBA, 16 bit), BMP (grey, 24 and 32
-    bit) and GIF (first frame). Alpha is dropped, not blended. EXIF orientation is ignored, as
-    TensorFlow and the authors' code ignore it: a photo stored sideways is seen sideways, both in
-    training and in serving.
+    bit) and GIF (first frame). Alpha is dropped, not blended. A JPEG or PNG with an EXIF
+    orientation comes upright, as photos are shown; the authors' code ignores it.
 
     Args:
         image_bytes: Content of the file, scalar string.
 
     Returns:
-        uint8 `[H, W, 3]`.
+        uint8 `[H, W, 3]`; H and W are those of the upright image.
 
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not a complete image in one of these formats;
@@ -57,7 +57,7 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     image = tf.case(
         [(tf.io.is_jpeg(image_bytes), decode_jpeg), (is_bmp, decode_bmp)], default=decode_other
     )
-    return tf.ensure_shape(image, [None, None, 3])
+    return tf.ensure_shape(orientation.apply_exif(image_bytes, image), [None, None, 3])
 
 
 def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:

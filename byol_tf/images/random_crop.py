@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from byol_tf.images import preprocessing, seeded
+from byol_tf.images import orientation, preprocessing, seeded
 from byol_tf.images.view_config import ViewConfig
 
 
@@ -43,8 +43,9 @@ def decode_and_random_crops(
 ) -> list[tf.Tensor]:
     """Decodes one image file to N random resized crops, on the host.
 
-    For a JPEG, only the smallest window that contains all crops is decoded, once; other formats are
-    decoded whole. Formats, alpha and EXIF orientation are those of `preprocessing.decode_image`.
+    For an upright JPEG, only the smallest window that contains all crops is decoded, once; other
+    files are decoded whole. Formats, alpha and EXIF orientation are those of
+    `preprocessing.decode_image`.
 
     Args:
         image_bytes: Content of the file, scalar string.
@@ -95,7 +96,8 @@ def resized_crops(
         height, width, _ = tf.unstack(tf.shape(image))
         return image, random_crop_windows(height, width, seed, views)
 
-    image, windows = tf.cond(tf.io.is_jpeg(image_bytes), from_jpeg, from_other)
+    is_upright = tf.equal(orientation.read(image_bytes), 1)
+    image, windows = tf.cond(tf.io.is_jpeg(image_bytes) & is_upright, from_jpeg, from_other)
     crops = []
     for top, left, height, width in (tf.unstack(windows[view]) for view in range(len(views))):
         crop = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, 3]))

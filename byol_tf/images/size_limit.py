@@ -1,17 +1,30 @@
-"""Rejects images whose header claims more than MAX_PIXELS.
+"""Rejects files that cost too much to decode: too many pixels, scans or compressed metadata.
 
 A served model decodes whatever it is sent. A few kilobytes of PNG or JPEG can claim half a billion
-pixels, and TensorFlow unpacks all frames of an animated GIF to return the first.
+pixels, or have them passed over thousands of times.
 """
 
 import tensorflow as tf
 
+from byol_tf.images import gif
+
 # 8192 x 8192; 201 MB of RGB. Full-frame cameras make 61 megapixels.
 MAX_PIXELS = 2**26
 
+# The scans of a JPEG, times its pixels. Each scan passes over all pixels, though it may have ten
+# bytes. A progressive JPEG has about 10 scans, 18 in CMYK, and the images that cameras embed or
+# append have one each: this allows 16 for the most pixels, 89 for 12 megapixels.
+MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
+# A scan costs as much as passing over these, at least: it builds tables.
+_PIXELS_PER_SCAN = 2**14
+
+# The decoder unpacks each compressed chunk of metadata of a PNG, to as much as 8 MB. Editors write
+# a colour profile, EXIF, IPTC, XMP and a comment.
+MAX_PNG_METADATA = 16
+
 
 def bounded(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Refuses images whose header claims more than `MAX_PIXELS`; cuts GIFs after the first frame.
+    """Refuses images that cost too much to decode; cuts GIFs after the first frame.
 
     Args:
         image_bytes: Files, string `[B]`.
@@ -22,29 +35,77 @@ def bounded(image_bytes: tf.Tensor) -> tf.Tensor:
         not decode.
 
     Raises:
-        tf.errors.InvalidArgumentError: An image is too large; raised when run.
+        tf.errors.InvalidArgumentError: An image has more than `MAX_PIXELS`, a JPEG more than
+            `MAX_SCANNED_PIXELS` or a PNG more than `MAX_PNG_METADATA`; raised when run.
     """
-    # All headers at once, and one condition for all GIFs: a condition per image costs as much as
+    # All files at once, and one condition for each format: a condition per image costs as much as
     # decoding a small one.
     head = tf.io.decode_raw(tf.strings.substr(image_bytes, 0, 24), tf.uint8, fixed_length=24)
     is_png = tf.reduce_all(head[:, :8] == [*b"\x89PNG\r\n\x1a\n"], axis=1)
     is_gif = tf.reduce_all(head[:, :4] == [*b"GIF8"], axis=1)
-    sides = tf.reduce_sum(
-        tf.cast(tf.reshape(head[:, 16:], [-1, 2, 4]), tf.int64) * [2**24, 2**16, 2**8, 1], axis=2
+    png_pixels = tf.reduce_prod(
+        tf.reduce_sum(
+            tf.cast(tf.reshape(head[:, 16:], [-1, 2, 4]), tf.int64) * [2**24, 2**16, 2**8, 1],
+            axis=2,
+        ),
+        axis=1,
     )
-    pixels = tf.where(
-        is_png, tf.reduce_prod(sides, axis=1), tf.map_fn(_jpeg_pixels, image_bytes, tf.int64)
-    )
-    files = _checked(image_bytes, pixels)
+    jpeg_pixels = tf.map_fn(_jpeg_pixels, image_bytes, fn_output_signature=tf.int64)
+    nothing = tf.zeros_like(jpeg_pixels)
 
-    def cut_gifs() -> tf.Tensor:
+    def cut_gifs() -> tuple[tf.Tensor, tf.Tensor]:
         return tf.map_fn(
-            lambda pair: tf.cond(pair[0], lambda: _first_frame(pair[1]), lambda: pair[1]),
-            (is_gif, files),
-            fn_output_signature=tf.string,
+            lambda pair: tf.cond(
+                pair[0],
+                lambda: gif.first_frame(pair[1]),
+                lambda: (pair[1], tf.constant(0, tf.int64)),
+            ),
+            (is_gif, image_bytes),
+            fn_output_signature=(tf.string, tf.int64),
         )
 
-    return tf.cond(tf.reduce_any(is_gif), cut_gifs, lambda: files)
+    files, gif_pixels = tf.cond(
+        tf.reduce_any(is_gif), cut_gifs, lambda: (tf.identity(image_bytes), nothing)
+    )
+    pixels = tf.where(is_png, png_pixels, jpeg_pixels + gif_pixels)
+    is_jpeg = jpeg_pixels > 0
+    # A scan begins with this marker, and a length below 256. Image data never contains them.
+    scans = tf.cond(
+        tf.reduce_any(is_jpeg), lambda: _count(image_bytes, b"\xff\xda\x00"), lambda: nothing
+    )
+    scanned = tf.where(is_jpeg, scans * tf.maximum(pixels, _PIXELS_PER_SCAN), 0)
+    metadata = tf.cond(
+        tf.reduce_any(is_png),
+        lambda: tf.add_n([_count(image_bytes, name) for name in (b"iCCP", b"iTXt", b"zTXt")]),
+        lambda: nothing,
+    )
+    checks = (
+        (
+            (pixels >= 0) & (pixels <= MAX_PIXELS),
+            f"an image has more pixels than the {MAX_PIXELS} this model takes; make it smaller "
+            "first",
+            pixels,
+        ),
+        (
+            scanned <= MAX_SCANNED_PIXELS,
+            "a JPEG has more scans than this model takes for its size; save it without progressive "
+            "coding first",
+            scans,
+        ),
+        (
+            ~is_png | (metadata <= MAX_PNG_METADATA),
+            f"a PNG has more than the {MAX_PNG_METADATA} chunks of compressed text this model "
+            "takes; remove its metadata first",
+            metadata,
+        ),
+    )
+    with tf.control_dependencies(
+        [
+            tf.debugging.Assert(tf.reduce_all(fits), [message, values])
+            for fits, message, values in checks
+        ]
+    ):
+        return tf.identity(files)
 
 
 def _jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -57,57 +118,6 @@ def _jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_prod(tf.cast(shape[:2], tf.int64))
 
 
-def _checked(image_bytes: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """Returns the files if none has too many pixels."""
-    message = (
-        f"an image has more pixels than the {MAX_PIXELS} this model takes; make it smaller first"
-    )
-    fits = tf.reduce_all((pixels >= 0) & (pixels <= MAX_PIXELS))
-    with tf.control_dependencies([tf.debugging.Assert(fits, [message, pixels])]):
-        return tf.identity(image_bytes)
-
-
-def _first_frame(gif: tf.Tensor) -> tf.Tensor:
-    """Returns the GIF up to the end of its first frame (GIF89a specification, appendix B).
-
-    Blocks follow the header, screen and colour table: an extension (0x21, label) or an image (0x2C,
-    position, size, colour table, code size), each followed by sub-blocks that begin with their
-    length; the last has length 0.
-    """
-    data = tf.io.decode_raw(gif, tf.uint8)
-    size = tf.size(data)
-
-    def byte(position: tf.Tensor) -> tf.Tensor:
-        return tf.where(position < size, tf.cast(data[tf.minimum(position, size - 1)], tf.int32), 0)
-
-    def word(position: tf.Tensor) -> tf.Tensor:
-        return tf.cast(byte(position) + 256 * byte(position + 1), tf.int64)
-
-    def colours(flags: tf.Tensor) -> tf.Tensor:
-        """Returns the size in bytes of the colour table that these flags announce."""
-        shift = tf.bitwise.left_shift(6, tf.bitwise.bitwise_and(flags, 7))
-        return tf.where(flags >= 128, shift, 0)
-
-    def skip_sub_blocks(position: tf.Tensor) -> tf.Tensor:
-        (last,) = tf.while_loop(
-            lambda at: (byte(at) > 0) & (at < size), lambda at: [at + 1 + byte(at)], [position]
-        )
-        return last + 1
-
-    def skip_extension(position: tf.Tensor) -> list[tf.Tensor]:
-        return [skip_sub_blocks(position + 2)]
-
-    (start,) = tf.while_loop(
-        lambda at: tf.equal(byte(at), 0x21) & (at < size),
-        skip_extension,
-        [13 + colours(byte(tf.constant(10)))],
-    )
-    end = skip_sub_blocks(start + 11 + colours(byte(start + 9)))
-    # The frame's own size counts, not the screen's.
-    first = _checked(
-        tf.strings.substr(gif, 0, tf.minimum(end, size)), word(start + 5) * word(start + 7)
-    )
-    is_image = tf.equal(byte(start), 0x2C)
-    return tf.cond(
-        is_image, lambda: tf.strings.join([first, b";"]), lambda: tf.strings.substr(gif, 0, 13)
-    )
+def _count(files: tf.Tensor, wanted: bytes) -> tf.Tensor:
+    """Returns how often each file, string `[B]`, contains the bytes `wanted`: int64 `[B]`."""
+    return tf.strings.split(files, wanted).row_lengths() - 1

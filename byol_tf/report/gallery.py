@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
@@ -169,7 +169,8 @@ def thumbnail(image: bytes, side: int = _THUMBNAIL) -> Thumbnail | None:
 def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
     """Returns a JPEG of at most `side` x `side` pixels, or None if Pillow cannot read the file."""
     try:
-        small = Image.open(io.BytesIO(image)).convert("RGB")
+        opened = Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "BMP", "GIF"])
+        small = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # One bad file must not cost the page of a long run.
     small.thumbnail((side, side))

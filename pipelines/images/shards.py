@@ -53,8 +53,8 @@ class ImageReader:
         """Returns an image and what is known about it as a tf.Example.
 
         Its features: `image/encoded`, `image/format` (JPEG, PNG, GIF, BMP), `image/height` and
-        `image/width` in pixels, `image/key`, `image/label` (-1 if unknown), `image/label_text`
-        ("" if unknown).
+        `image/width` in pixels of the upright image, `image/key`, `image/label` (-1 if unknown),
+        `image/label_text` ("" if unknown).
 
         Raises:
             CorruptImage: The image cannot be decoded by the decoder of training and serving.

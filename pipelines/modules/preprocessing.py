@@ -37,7 +37,7 @@ def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int =
 
     Returns:
         Scalar string: the same bytes, or a JPEG of the same aspect whose shorter side is
-        `shorter_side`.
+        `shorter_side`. It is upright and has no EXIF data.
 
     Raises:
         UserError: `shorter_side` or `quality` is out of range.
@@ -52,10 +52,11 @@ def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int =
 
     def bounded(size: tf.Tensor, decode: Callable[[], tf.Tensor]) -> tf.Tensor:
         within = tf.reduce_min(size) <= shorter_side
-        return tf.cond(within, lambda: image_bytes, lambda: shrunk(size, decode()))
+        return tf.cond(within, lambda: image_bytes, lambda: shrunk(decode()))
 
-    def shrunk(size: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-        size = tf.cast(size, tf.float64)  # Exact: shorter · shorter_side / shorter.
+    def shrunk(image: tf.Tensor) -> tf.Tensor:
+        # Of the upright image: the header of a JPEG has the size as stored.
+        size = tf.cast(tf.shape(image)[:2], tf.float64)  # Exact: shorter · shorter_side / shorter.
         new_size = tf.cast(tf.round(size * shorter_side / tf.reduce_min(size)), tf.int32)
         # Antialiased bicubic, as in Pillow, keeps more detail than averaging over areas.
         resized = tf.image.resize(image, new_size, tf.image.ResizeMethod.BICUBIC, antialias=True)

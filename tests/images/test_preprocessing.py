@@ -137,13 +137,6 @@ def test_first_frame_of_an_animation_is_taken():
     np.testing.assert_array_equal(preprocessing.decode_image(content)[0, 0], [255, 0, 0])
 
 
-def test_exif_orientation_is_ignored():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Turn by 90 degrees to show.
-    content = encoded(Image.fromarray(photo(20, 30)), "JPEG", exif=exif)
-    assert preprocessing.decode_image(content).shape == (20, 30, 3)
-
-
 @pytest.mark.parametrize("content", [b"", b"BM", b"no image", b"\xff\xd8\xff"])
 def test_bytes_that_are_no_image_are_refused(content):
     with pytest.raises(tf.errors.InvalidArgumentError):

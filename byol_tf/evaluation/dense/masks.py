@@ -62,7 +62,7 @@ def _read_mask(path: bytes) -> np.ndarray:
     # TensorFlow's decoder returns colours of a palette image instead of indices.
     import PIL.Image
 
-    with tf.io.gfile.GFile(path, "rb") as file, PIL.Image.open(file) as mask:
+    with tf.io.gfile.GFile(path, "rb") as file, PIL.Image.open(file, formats=["PNG"]) as mask:
         return np.asarray(mask)
 
 

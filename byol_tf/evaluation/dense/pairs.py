@@ -57,11 +57,12 @@ def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[["Image", str]
     """
 
     def check_pair(pair: tuple[str, str]) -> None:
-        image, annotation = map(_open_picture, pair)
-        if image.size != annotation.size:
+        width, height = _image_size(pair[0])
+        annotation = _open_map(pair[1])
+        if (width, height) != annotation.size:
             raise UserError(
                 "'{}' has {} x {} pixels, but its map '{}' has {} x {}; make them equal.".format(
-                    pair[0], *image.size, pair[1], *annotation.size
+                    pair[0], width, height, pair[1], *annotation.size
                 )
             )
         check(annotation, pair[1])
@@ -159,7 +160,16 @@ class Progress(keras.callbacks.Callback):
             self._logged = time.monotonic()
 
 
-def _open_picture(path: str) -> "Image":
+def _image_size(path: str) -> tuple[int, int]:
+    """Returns width and height of the upright image, as training decodes it."""
+    try:
+        height, width, _ = decode_image(tf.io.read_file(path)).shape
+    except tf.errors.OpError as error:
+        raise UserError(f"'{path}' cannot be read ({error.message}); replace it.") from error
+    return width, height
+
+
+def _open_map(path: str) -> "Image":
     try:
         import PIL.Image
     except ImportError as error:
@@ -168,7 +178,7 @@ def _open_picture(path: str) -> "Image":
         ) from error
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            picture = PIL.Image.open(file)
+            picture = PIL.Image.open(file, formats=["PNG"])
             picture.load()
     except (OSError, SyntaxError, tf.errors.OpError) as error:  # SyntaxError: a broken PNG.
         raise UserError(f"'{path}' cannot be read ({error}); replace it.") from error

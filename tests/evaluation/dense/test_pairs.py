@@ -3,6 +3,7 @@ import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation.dense import pairs
@@ -99,7 +100,12 @@ def test_a_file_that_is_no_whole_picture_is_named(tmp_path, images_dir):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(whole.read_bytes()[:300])
     checked = []
-    pairs.check_pairs([(str(whole), str(whole))], lambda picture, path: checked.append(path))
-    assert checked == [str(whole)]
+    annotation = str(tmp_path / "map.png")
+    with Image.open(whole) as image:
+        image.save(annotation)
+    pairs.check_pairs([(str(whole), annotation)], lambda picture, path: checked.append(path))
+    assert checked == [annotation]
+    with pytest.raises(UserError, match=f"{whole.name}' cannot be read"):
+        pairs.check_pairs([(str(whole), str(whole))], lambda *_: None)  # A map is a PNG.
     with pytest.raises(UserError, match="broken.jpg' cannot be read"):
-        pairs.check_pairs([(str(broken), str(whole))], lambda *_: None)
+        pairs.check_pairs([(str(broken), annotation)], lambda *_: None)

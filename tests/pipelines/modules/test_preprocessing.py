@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from pictures import FORMATS, encoded, photo
-from PIL import Image
+from PIL import Image, ImageOps
 
 from byol_tf.errors import UserError
 from byol_tf.images.preprocessing import decode_image
@@ -80,3 +80,18 @@ def test_wrong_bounds_are_refused():
         bound_shorter_side(b"", 8, 101)
     with pytest.raises(tf.errors.InvalidArgumentError):
         bound_shorter_side(b"no image", 8)
+
+
+@pytest.mark.parametrize("value", [1, 3, 5, 8])
+def test_a_photo_is_turned_once_and_loses_its_exif(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    content = encoded(Image.fromarray(photo(60, 90)), "JPEG", quality=95, exif=exif)
+    assert bound_shorter_side(content, 60).numpy() == content
+    result = Image.open(io.BytesIO(bound_shorter_side(content, 20, 100).numpy()))
+    assert not result.getexif()
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert result.size == ((20, 30) if value > 4 else (30, 20))
+    reference = upright.resize(result.size, Image.Resampling.BICUBIC)
+    difference = np.abs(np.asarray(result).astype(int) - np.asarray(reference).astype(int))
+    assert difference.mean() < 1 and difference.max() <= 5
