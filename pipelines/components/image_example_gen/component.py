@@ -5,7 +5,7 @@ from tfx import v1 as tfx
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 
-from pipelines.components.image_example_gen import executor
+from pipelines.components.image_example_gen import driver, executor
 
 
 class ImageExampleGen(FileBasedExampleGen):
@@ -29,6 +29,7 @@ class ImageExampleGen(FileBasedExampleGen):
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from tfx.types import artifact_utils, standard_component_specs
 
 from byol_tf.errors import UserError
 from byol_tf.sources.corrupt import allowed_corrupt
+from byol_tf.sources.unread import Unread, printable
 from pipelines.images import listing
 from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import WriteShard
@@ -47,9 +48,13 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         )
         input_base = exec_properties[standard_component_specs.INPUT_BASE_KEY]
         patterns, buckets = _splits(exec_properties)
+        unread = Unread()
         files = {
-            name: listing.find_files(input_base, pattern) for name, pattern in patterns.items()
+            name: listing.find_files(input_base, pattern, unread)
+            for name, pattern in patterns.items()
         }
+        for sentence in unread.sentences():
+            logging.warning("%s: %s", input_base, sentence)
         _check_found(files, patterns, input_base)
         classes = listing.class_names(files, options["labels"], input_base)
         split_names = list(buckets or patterns)
@@ -83,7 +88,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
             for name in split_names
         }
         corrupt = sorted(
-            (_printable(key), reason) for result in results for key, reason in result["corrupt"]
+            (printable(key), reason) for result in results for key, reason in result["corrupt"]
         )
         for key, reason in corrupt:
             logging.warning("%s: skipping the corrupt image %s (%s)", input_base, key, reason)
@@ -127,11 +132,6 @@ def _splits(exec_properties: Mapping[str, Any]) -> tuple[dict[str, str], dict[st
         {split.name: split.pattern for split in input_config.splits},
         {split.name: split.hash_buckets for split in output_config.split_config.splits},
     )
-
-
-def _printable(name: str) -> str:
-    """Returns a file name, which may be invalid Unicode, as printable text on one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _check_found(
