@@ -8,11 +8,12 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
+from byol_tf.images import file_formats
 from byol_tf.sources.source import Shard, Source, shuffled_indices
 from byol_tf.sources.unread import Unread
 from byol_tf.sources.walk import files_below
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+IMAGE_EXTENSIONS = file_formats.suffixes()
 
 
 class FolderSource(Source):

@@ -3,6 +3,8 @@
 import collections
 import os
 
+from byol_tf.images.file_formats import package_for
+
 _LONGEST_SUFFIX = 8  # Longer ones are parts of names, not suffixes.
 _KINDS_NAMED = 8
 
@@ -45,9 +47,11 @@ class Unread:
             kinds = [f"{count} {kind}" for kind, count in named]
             others = number - sum(count for _, count in named)
             kinds += [f"{others} others"] if others else []
+            packages = sorted(filter(None, {package_for(kind) for kind in self._kinds}))
+            hint = f"; pip install {' '.join(map(repr, packages))} to read more" if packages else ""
             told.append(
                 f"{number} {'file' if number == 1 else 'files'} of other kinds not read: "
-                f"{', '.join(kinds)}."
+                f"{', '.join(kinds)}{hint}."
             )
         return told
 

@@ -29,14 +29,15 @@ def files_below(folder: str, unread: Unread | None = None) -> Iterator[tuple[str
         UserError: A folder cannot be read.
     """
     unread = Unread() if unread is None else unread
-    # The folder itself may be named by a link to one above it.
-    visited = _above(folder) - {_identity(folder)} if os.path.isdir(folder) else set()
+    visited = _above(folder) if os.path.isdir(folder) else set()
+    if visited and _identity(folder) in visited:  # It is named by a link to a folder above it.
+        visited = _above(os.path.realpath(folder))
     linked = collections.deque([""])  # Links wait until all folders without links are visited.
     while linked:
         waiting = collections.deque([linked.popleft()])
         while waiting:
             parent = waiting.popleft()
-            for entry in _new_entries(os.path.join(folder, parent), visited):
+            for entry in _new_entries(os.path.join(folder, parent) if parent else folder, visited):
                 path = os.path.join(parent, entry.name)
                 try:
                     status = entry.stat()

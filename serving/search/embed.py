@@ -19,7 +19,7 @@ from tqdm import tqdm
 from serving import command
 from serving.client import EmbeddingClient, EmbeddingError
 from serving.errors import UserError
-from serving.search import embeddings, encoder_flags, image_files
+from serving.search import embeddings, encoder_flags, file_formats, image_files
 
 _FLAGS = flags.FLAGS
 # Requests at the same time, so that reading files, the network and the model's work overlap.
@@ -132,9 +132,8 @@ def _embed_batch(client: EmbeddingClient, files: list[str]) -> list[np.ndarray |
     results: dict[int, np.ndarray | Exception] = {}
     for number, file in enumerate(files):
         try:
-            with open(file, "rb") as opened:
-                contents[number] = opened.read()
-        except OSError as error:
+            contents[number] = file_formats.read(file)
+        except (OSError, ValueError) as error:
             results[number] = error
     embedded = client.embed_each(contents.values())
     results.update(zip(contents, embedded, strict=True))

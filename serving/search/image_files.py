@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from absl import logging
 
 from serving.errors import UserError
+from serving.search.file_formats import suffixes
 from serving.search.walk import (
     Unread,
     files_below,
@@ -15,8 +16,6 @@ from serving.search.walk import (
     is_linked_above,
     unreadable_reason,
 )
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def find(arguments: Iterable[str]) -> list[str]:
@@ -84,7 +83,7 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def images_below(folder: str, unread: Unread | None = None) -> Iterator[str]:
-    """Yields the images below a folder, by suffix: JPEG, PNG, BMP, GIF.
+    """Yields the images below a folder, by suffix: JPEG, PNG, BMP, GIF, WebP, TIFF, HEIC.
 
     The same files as byol_tf's training finds, see `walk.files_below`.
 
@@ -97,7 +96,7 @@ def images_below(folder: str, unread: Unread | None = None) -> Iterator[str]:
     """
     unread = Unread() if unread is None else unread
     for path in files_below(folder, unread):
-        if path.lower().endswith(_SUFFIXES):
+        if path.lower().endswith(suffixes()):
             yield path
         else:
             unread.other_kind(path)

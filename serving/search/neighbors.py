@@ -15,7 +15,7 @@ from absl import flags
 from serving import command
 from serving.client import EmbeddingError
 from serving.errors import UserError
-from serving.search import contact_sheet, embeddings, encoder_flags, image_files
+from serving.search import contact_sheet, embeddings, encoder_flags, file_formats, image_files
 
 if TYPE_CHECKING:
     from serving.search.index import Index
@@ -72,8 +72,8 @@ def _embed(searched: "Index", files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
     embeddings.check_same_model(searched.about, {"model": encoder.model}, _FLAGS.embeddings)
     try:
-        values = encoder.client.embed(files)
-    except EmbeddingError as error:
+        values = encoder.client.embed(map(file_formats.read, files))
+    except (EmbeddingError, OSError, ValueError) as error:
         raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
     if values.shape[1] != searched.flat.d:
         raise UserError(

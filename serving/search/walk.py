@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 
 from serving.errors import UserError
+from serving.search.file_formats import suffixes
 
 # 512 MiB, as in training: a file is read whole.
 MAX_FILE_BYTES = 1 << 29
@@ -33,8 +34,9 @@ def files_below(folder: str, unread: "Unread") -> Iterator[str]:
 
 def folders_below(folder: str, unread: "Unread") -> Iterator[tuple[str, list[str]]]:
     """Yields `folder` and those below it with the paths of their files; see `files_below`."""
-    # The folder itself may be named by a link to one above it.
-    visited = _above(folder) - {_identity(folder)} if os.path.isdir(folder) else set()
+    visited = _above(folder) if os.path.isdir(folder) else set()
+    if visited and _identity(folder) in visited:  # It is named by a link to a folder above it.
+        visited = _above(os.path.realpath(folder))
     linked = collections.deque([folder])  # Links wait until all folders without links are visited.
     while linked:
         waiting = collections.deque([linked.popleft()])
@@ -143,9 +145,11 @@ class Unread:
             kinds = [f"{count} {kind}" for kind, count in named]
             others = number - sum(count for _, count in named)
             kinds += [f"{others} others"] if others else []
+            heif = {".heic", ".heif"} & self._kinds.keys() - {*suffixes()}
+            hint = "; pip install 'byol_tf[heif]' to read more" if heif else ""
             told.append(
                 f"{number} {'file' if number == 1 else 'files'} of other kinds not read: "
-                f"{', '.join(kinds)}."
+                f"{', '.join(kinds)}{hint}."
             )
         return told
 

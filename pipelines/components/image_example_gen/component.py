@@ -13,7 +13,8 @@ class ImageExampleGen(FileBasedExampleGen):
 
     The output `examples` has the features that `shards.ImageReader.example` lists, and the custom
     properties `num_examples` (by split), `num_corrupt` and `corrupt` (the first names). Its folder
-    also contains `quarantine.tsv`: the name of each corrupt image, and what is wrong with it.
+    also contains `quarantine.tsv`: the name of each corrupt image, and what is wrong with it; and
+    `not_read.txt`: sentences that count links and files of other kinds.
 
     Args:
         input_base: Folder on any file system that Beam supports.
