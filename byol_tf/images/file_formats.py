@@ -5,6 +5,7 @@ import importlib.util
 import io
 import re
 
+import numpy as np
 import tensorflow as tf
 
 from byol_tf.images.size_limit import MAX_PIXELS
@@ -35,9 +36,9 @@ def decodable(content: tf.Tensor) -> tf.Tensor:
         tf.errors.InvalidArgumentError: `convert` failed; raised when run.
     """
 
-    def converted(content: bytes) -> tuple[bytes, str]:
-        try:
-            return convert(content, "BMP"), ""
+    def converted(content: bytes | np.ndarray) -> tuple[bytes, str]:
+        try:  # Outside of a graph the content comes as an array of one object.
+            return convert(np.asarray(content, object).item(), "BMP"), ""
         except ValueError as error:
             return b"", str(error)
 
@@ -91,7 +92,6 @@ def convert(content: bytes, to: str) -> bytes:
     """
     # Here: byol_tf by itself needs no Pillow.
     try:
-        import numpy as np
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ValueError("it is WebP, TIFF or HEIC; pip install pillow to read it") from error

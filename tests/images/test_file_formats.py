@@ -103,6 +103,8 @@ def test_training_reads_what_is_in_a_messy_folder(tmp_path, images_dir):
     dataset = data.evaluation_dataset(source, Preprocessing(16), 64)
     keys = {key.decode(errors="surrogateescape") for _, _, k in dataset for key in k.numpy()}
     assert set(source.corrupt.reasons) == facts.corrupt
+    assert source.corrupt.reasons["broken/cut.webp"].startswith("Pillow cannot decode it")
+    assert source.corrupt.reasons["broken/huge.png"].startswith("an image has more pixels")
     assert keys == facts.images
     found = image_files.find([str(tmp_path / "messy")])
     assert found == sorted(str(tmp_path / "messy" / key) for key in keys | facts.corrupt)
