@@ -58,7 +58,7 @@ def suffixes() -> tuple[str, ...]:
 
     WebP and TIFF need Pillow, HEIC also pillow-heif.
     """
-    found = TENSORFLOW_SUFFIXES
+    found: tuple[str, ...] = TENSORFLOW_SUFFIXES
     if importlib.util.find_spec("PIL"):
         found += _PILLOW_SUFFIXES
         if importlib.util.find_spec("pillow_heif"):
