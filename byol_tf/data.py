@@ -16,7 +16,9 @@ from absl import logging
 
 from byol_tf.errors import UserError
 from byol_tf.images import augmentations, random_crop
+from byol_tf.images.file_formats import decodable
 from byol_tf.images.preprocessing import Preprocessing, decode_image
+from byol_tf.images.size_limit import bounded
 from byol_tf.sources import Shard, Source, corrupt, open_source
 
 # A chunk of decoded crops has enough examples to make its overhead small, and few enough that one
@@ -205,7 +207,7 @@ def labelled_dataset(
     """
 
     def decode(position, name, payload, label):
-        image_bytes, label, _ = source.load(name, payload, label)
+        image_bytes, label, _ = _load(source, name, payload, label)
         return _crop_and_flip(image_bytes, preprocessing, seed, position), label
 
     chunks = source.shuffled(
@@ -250,7 +252,7 @@ def _each_image_once(
     source = open_source(source) if isinstance(source, str) else source
 
     def decode_example(index, name, payload, label):
-        image_bytes, label, key = source.load(name, payload, label)
+        image_bytes, label, key = _load(source, name, payload, label)
         return decode(index, image_bytes), label, key
 
     chunks = source.in_order(_chunk_size(preprocessing.image_size), limit)
@@ -259,6 +261,14 @@ def _each_image_once(
         lambda decoded, valid: tuple(tf.boolean_mask(part, valid) for part in decoded)
     )
     return valid_only.rebatch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def _load(
+    source: Source, name: tf.Tensor, payload: tf.Tensor, label: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Loads an example like `Source.load`, as a file that TensorFlow decodes and not too large."""
+    image_bytes, label, key = source.load(name, payload, label)
+    return bounded(decodable(image_bytes)[tf.newaxis])[0], label, key
 
 
 def _decoder_of_two_views(
@@ -273,7 +283,7 @@ def _decoder_of_two_views(
     )
 
     def decode(position, name, payload, label):
-        image_bytes, label, _ = source.load(name, payload, label)
+        image_bytes, label, _ = _load(source, name, payload, label)
         seed = _example_seed(config.seed, _VIEWS, position)
         if config.augment.run_on == "host":
             view_1, view_2 = two_views.from_bytes(image_bytes, seed, config.image_size)

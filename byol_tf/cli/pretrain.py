@@ -16,7 +16,7 @@ _CONFIG = recipe.define_config()
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "Images: a folder (JPEG, PNG, BMP, GIF; class subfolders are labels, used only in reports), a "
+    "Images: a folder (class subfolders are labels, used only in reports), a "
     "folder or glob of TFRecords of tf.Example, or tfds:NAME[:SPLIT].",
     required=True,
 )

@@ -171,7 +171,8 @@ def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) 
 
 def decoder_message(error: tf.errors.OpError) -> str:
     """Returns a decoder's message about a corrupt image, without TensorFlow's node names."""
-    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+    line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+    return re.sub(r"^Expected .* Summarized data: b(['\"])(.*)\1$", r"\2", line)  # An assertion.
 
 
 def _end_run_if(report: Callable[..., str], *tensors: tf.Tensor) -> None:

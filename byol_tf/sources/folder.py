@@ -8,18 +8,21 @@ import tensorflow as tf
 from absl import logging
 
 from byol_tf.errors import UserError
+from byol_tf.images import file_formats
 from byol_tf.sources.source import Shard, Source, shuffled_indices
+from byol_tf.sources.unread import Unread
 from byol_tf.sources.walk import files_below
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+IMAGE_EXTENSIONS = file_formats.suffixes()
 
 
 class FolderSource(Source):
     """The image files below a folder, whose immediate subfolders, sorted, are the classes.
 
     A file deeper down belongs to its outermost subfolder. If some images lie in the folder itself,
-    the whole set counts as unlabelled. Hidden files and folders are left out, links are followed.
-    Only the paths and a permutation of them are in memory.
+    the whole set counts as unlabelled. Hidden files and folders are left out, links are followed
+    (`walk.files_below`). What else is not read is counted in the log. Only the paths and a
+    permutation of them are in memory.
 
     Args:
         folder: Path of the folder.
@@ -64,14 +67,21 @@ class FolderSource(Source):
 
 def _images_below(folder: str) -> list[str]:
     """Returns the relative paths of all images, sorted; raises `UserError` if there are none."""
-    paths = sorted(path for path in files_below(folder) if path.lower().endswith(IMAGE_EXTENSIONS))
+    unread, paths = Unread(), []
+    for path, _ in files_below(folder, unread):
+        if path.lower().endswith(IMAGE_EXTENSIONS):
+            paths.append(path)
+        else:
+            unread.other_kind(path)
+    for sentence in unread.sentences():
+        logging.warning("%s: %s", folder, sentence)
     if not paths:
         kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
         raise UserError(
             f"the folder '{folder}' holds no images ({kinds}) and no TFRecords; give a folder of "
             "images, with or without class subfolders."
         )
-    return paths
+    return sorted(paths)
 
 
 def _classes(folder: str, paths: list[str]) -> tuple[tuple[str, ...] | None, np.ndarray]:

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import logging
 from apache_beam.io.filesystem import FileSystem
@@ -22,6 +22,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from byol_tf.errors import UserError
 from byol_tf.sources.folder import IMAGE_EXTENSIONS
+from byol_tf.sources.unread import Unread
 from byol_tf.sources.walk import files_below
 
 # A worker reads and writes one shard at a time. Shards are large enough to be read fast, and small
@@ -90,32 +91,34 @@ class Shard:
         return cls(**fields | {"images": tuple(map(tuple, fields["images"]))})
 
 
-def find_files(input_base: str, pattern: str) -> list[File]:
+def find_files(input_base: str, pattern: str, unread: Unread | None = None) -> list[File]:
     """Returns the images and TFRecord files below a folder that match, sorted by key.
 
     Args:
         input_base: Folder on the local or any other file system that Beam supports.
         pattern: Pattern relative to the folder; `*` stays within a folder, `**` includes
-            subfolders. Hidden files and folders are skipped.
+            subfolders. Hidden files and folders are skipped, links are followed as in training
+            (`walk.files_below`).
+        unread: Record that gets what is not read: broken links, pipes and the like below the fixed
+            part of the pattern, and files of other kinds that match.
 
     Raises:
         UserError: The folder does not exist or cannot be read.
     """
+    unread = Unread() if unread is None else unread
     base = input_base.rstrip("/") + "/"
     matches = re.compile(FileSystem.translate_pattern(pattern) + r"\Z").match
     fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
-
-    def wanted(key: str) -> bool:
+    found = []
+    for key, size, modified in _walk(base, pattern, fixed, unread):
         name = key.rpartition("/")[2]
         if not matches(key) or any(part.startswith(".") for part in key.split("/")):
-            return False
-        return name.lower().endswith(IMAGE_EXTENSIONS) or "tfrecord" in name
-
-    found = []
-    for path, size, modified in _walk(base, pattern, wanted):
-        key = path[len(base) :]
-        group, slash, _ = key[len(fixed) :].lstrip("/").partition("/")
-        found.append(File(path, key, group if slash else "", size, modified))
+            continue
+        if name.lower().endswith(IMAGE_EXTENSIONS) or "tfrecord" in name:
+            group, slash, _ = key[len(fixed) :].lstrip("/").partition("/")
+            found.append(File(base + key, key, group if slash else "", size, modified))
+        else:
+            unread.other_kind(key)
     return sorted(found, key=lambda file: file.key)
 
 
@@ -225,28 +228,20 @@ def _deal(images: Sequence[File]) -> Iterable[list[File]]:
         yield group
 
 
-def _walk(
-    base: str, pattern: str, wanted: Callable[[str], bool]
-) -> Iterable[tuple[str, int, float]]:
-    """Yields (path, size, modified) of the files whose keys are wanted."""
+def _walk(base: str, pattern: str, fixed: str, unread: Unread) -> Iterable[tuple[str, int, float]]:
+    """Yields (key, size, modified) of files below `base`, at least of those that match."""
     if "://" in base:
         for match in FileSystems.match([base + pattern]):
             for file in match.metadata_list:
-                if wanted(file.path[len(base) :]):
-                    yield file.path, file.size_in_bytes, file.last_updated_in_seconds
+                yield file.path[len(base) :], file.size_in_bytes, file.last_updated_in_seconds
         return
 
-    # Beam's own walk silently skips folders that it may not read, and links to folders.
-    for key in filter(wanted, files_below(base)):
-        path = base + key
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise UserError(
-                f"the file '{path}' cannot be read ({error.strerror}); remove it or correct "
-                "the link."
-            ) from error
-        yield path, status.st_size, status.st_mtime
+    # Beam's own walk silently skips folders that it may not read, and links to folders. Only the
+    # fixed part is walked over: each folder is visited once, and may be linked to from another
+    # split or span.
+    start = fixed if os.path.isdir(base + fixed) else ""
+    for path, status in files_below(os.path.join(base, start), unread):
+        yield os.path.join(start, path), status.st_size, status.st_mtime
 
 
 def _classes_from_csv(path: str, images: Sequence[File], input_base: str) -> dict[str, str]:

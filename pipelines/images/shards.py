@@ -11,7 +11,9 @@ from apache_beam.io.filesystems import FileSystems
 from google.protobuf.message import DecodeError
 
 from byol_tf.files import replacing
+from byol_tf.images.file_formats import convert, is_for_pillow
 from byol_tf.images.preprocessing import decode_image
+from byol_tf.images.size_limit import bounded
 from byol_tf.sources.corrupt import decoder_message
 from pipelines.images.listing import Shard, split_of
 
@@ -33,21 +35,24 @@ class ImageReader:
 
     def __init__(self) -> None:
         self._shape = tf.function(
-            lambda image_bytes: tf.shape(decode_image(image_bytes)),
+            lambda image_bytes: tf.shape(decode_image(bounded(image_bytes[tf.newaxis])[0])),
             input_signature=[tf.TensorSpec([], tf.string)],
         )
 
     def read(self, path: str) -> bytes:
-        """Returns the content of a file on any Beam file system.
+        """Returns the content of a file on any Beam file system; WebP, TIFF and HEIC as PNG.
 
         Raises:
-            CorruptImage: The file cannot be read.
+            CorruptImage: The file cannot be read or converted.
         """
         try:
             with FileSystems.open(path) as file:
-                return file.read()
+                content = file.read()
+            return convert(content, "PNG") if is_for_pillow(content) else content
         except OSError as error:
             raise CorruptImage(f"cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise CorruptImage(str(error)) from error
 
     def example(self, image_bytes: bytes, key: str, label: int, text: str) -> tf.train.Example:
         """Returns an image and what is known about it as a tf.Example.
@@ -57,7 +62,8 @@ class ImageReader:
         `image/label_text` ("" if unknown).
 
         Raises:
-            CorruptImage: The image cannot be decoded by the decoder of training and serving.
+            CorruptImage: The image has too many pixels, or cannot be decoded by the decoder of
+                training and serving.
         """
         try:
             height, width, _ = self._shape(image_bytes).numpy().tolist()

@@ -82,6 +82,7 @@ def collect(
         splits=_splits(_uri(nodes, "StatisticsGen", "statistics")),
         corrupt=corrupt,
         corrupt_total=len(corrupt),
+        not_read=_not_read(examples.uri),
         anomalies=_anomalies(_uri(nodes, "DataGate", "approved")),
         baseline_statistics=_output(nodes, "DataGate", "approved").properties.get("baseline")
         or None,
@@ -237,6 +238,11 @@ def _corrupt(uri: str) -> list[tuple[str, str]]:
         lines = file.read().splitlines()
     pairs = (line.partition("\t") for line in lines)
     return [(key, reason) for key, _, reason in pairs]
+
+
+def _not_read(uri: str) -> list[str]:
+    with tf.io.gfile.GFile(os.path.join(uri, "not_read.txt")) as file:
+        return file.read().splitlines()
 
 
 def _anomalies(uri: str) -> list[str]:

@@ -73,6 +73,7 @@ class RunSummary:
             encoder, linear (top_1, top_5, interval, base_lr), knn (top_1, k).
         slices: Accuracy by class; the row named "overall" is of all examples.
         corrupt: (key, reason) of the first of `corrupt_total` corrupt files.
+        not_read: Sentences about links and the like that were skipped, and files of other kinds.
         anomalies: Sentences from the validation of the data, drift included.
         baseline_statistics: Statistics against which drift was measured.
         lineage: Pairs (what, value).
@@ -97,6 +98,7 @@ class RunSummary:
     splits: Sequence[SplitStatistics] = ()
     corrupt: Sequence[tuple[str, str]] = ()
     corrupt_total: int = 0
+    not_read: Sequence[str] = ()
     anomalies: Sequence[str] = ()
     baseline_statistics: str | None = None
     timings: Sequence[Timing] = ()

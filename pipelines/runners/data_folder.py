@@ -65,9 +65,10 @@ def list_folder(
     files = {name: listing.find_files(data_dir, pattern) for name, pattern in patterns.items()}
     everything = [file for listed in files.values() for file in listed]
     if not everything:
+        kinds = ", ".join(suffix[1:] for suffix in listing.IMAGE_EXTENSIONS)
         raise UserError(
-            f"'{data_dir}' holds no images (jpg, jpeg, png, bmp, gif) and no TFRecords that "
-            "match; correct --data_dir or --input_splits."
+            f"'{data_dir}' holds no images ({kinds}) and no TFRecords that match; correct "
+            "--data_dir or --input_splits."
         )
     buckets = dict(output_splits) or (DEFAULT_SPLITS if len(patterns) == 1 else {})
     images: dict[str, list[File]] = {name: [] for name in buckets or patterns}
@@ -141,7 +142,8 @@ def _unmeasurable(images: Mapping[str, Sequence["File"]], classes: Mapping[str, 
 def _with_span(data_dir: str, patterns: Mapping[str, str], span: int | None) -> dict[str, str]:
     """Returns the patterns with the {SPAN} and {VERSION} that TFX will choose."""
     from tfx import v1 as tfx
-    from tfx.components.example_gen.input_processor import FileBasedInputProcessor
+
+    from pipelines.components.image_example_gen.driver import InputProcessor
 
     span_range = None
     if span is not None:
@@ -150,7 +152,7 @@ def _with_span(data_dir: str, patterns: Mapping[str, str], span: int | None) -> 
     splits = [
         tfx.proto.Input.Split(name=name, pattern=pattern) for name, pattern in patterns.items()
     ]
-    processor = FileBasedInputProcessor(data_dir, splits, span_range)
+    processor = InputProcessor(data_dir, splits, span_range)
     try:
         chosen, version = processor.resolve_span_and_version()
     except ValueError as error:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from serving import command
 from serving.client import EmbeddingClient, EmbeddingError
 from serving.errors import UserError
-from serving.search import embeddings, encoder_flags, identity, image_files
+from serving.search import embeddings, encoder_flags, file_formats, identity, image_files
 from serving.search.parts import Parts
 
 _FLAGS = flags.FLAGS
@@ -173,10 +173,9 @@ def _embed_batch(client: EmbeddingClient, batch: _Batch) -> list[_Result]:
     for key, file in batch:
         stats[key] = _stat(file)  # Before it is read: a change during that is seen the next time.
         try:
-            with open(file, "rb") as opened:
-                contents[key] = opened.read()
-        except OSError as error:
-            results[key] = stats[key], error.strerror or str(error)
+            contents[key] = file_formats.read(file)
+        except (OSError, ValueError) as error:
+            results[key] = stats[key], getattr(error, "strerror", None) or str(error)
     for key, result in zip(contents, client.embed_each(contents.values()), strict=True):
         if isinstance(result, EmbeddingError):
             results[key] = stats[key], str(result).splitlines()[0]

@@ -5,13 +5,23 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from serving.errors import UserError
+from absl import logging
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+from serving.errors import UserError
+from serving.search.file_formats import suffixes
+from serving.search.walk import (
+    Unread,
+    files_below,
+    folders_below,
+    is_linked_above,
+    unreadable_reason,
+)
 
 
 def find(arguments: Iterable[str]) -> list[str]:
     """Returns the image files that the arguments name, each once, by argument and then by name.
+
+    What is not read is counted in the log.
 
     Args:
         arguments: Folders, patterns and files. A folder stands for the images that training would
@@ -22,91 +32,74 @@ def find(arguments: Iterable[str]) -> list[str]:
         UserError: An argument names no file, or a folder cannot be read.
     """
     found: dict[str, None] = {}
+    unread = Unread()
     for argument in arguments:
-        files = sorted(_expand(argument))
+        files = sorted(_expand(argument, unread))
         if not files:
+            told = " ".join(unread.sentences())
             raise UserError(
                 f"'{argument}' names no image; give folders with images, patterns or image files."
+                f"{f' {told}' if told else ''}"
             )
         found.update(dict.fromkeys(files))
+    for sentence in unread.sentences():
+        logging.warning("%s", sentence)
     return list(found)
 
 
-def _expand(argument: str) -> Iterator[str]:
+def _expand(argument: str, unread: Unread) -> Iterator[str]:
     if os.path.isdir(argument):
-        yield from images_below(argument)
-    elif os.path.exists(argument):
-        yield argument
+        yield from images_below(argument, unread)
+    elif os.path.lexists(argument):
+        yield from _regular([argument], unread)
     elif glob.has_magic(argument):
-        root = argument
-        while glob.has_magic(root):
-            root = os.path.dirname(root)
         for path in _matches(argument):
             if not os.path.isdir(path):
-                yield path
-            elif not _is_circular(path, root):
-                yield from images_below(path, root)
+                yield from _regular([path], unread)
+            elif not is_linked_above(path):
+                yield from images_below(path, unread)
+
+
+def _regular(paths: Iterable[str], unread: Unread) -> Iterator[str]:
+    """Yields the paths of files that can be read."""
+    for path in paths:
+        reason = unreadable_reason(path)
+        if reason:
+            unread.skip(path, reason)
+        else:
+            yield path
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """Yields what a pattern matches; unlike glob's, its `**` does not follow circular links."""
+    """Yields what a pattern matches; unlike glob's, its `**` visits each folder once."""
     head, *tail = re.split(r"(?<![^/])\*\*/", pattern, maxsplit=1)
     if not tail:
         yield from glob.iglob(pattern)
         return
     for start in glob.iglob(head) if head else ["./"]:
-        for folder, _ in _walk(start, start):
+        for folder, _ in folders_below(start, Unread()):
             inside = os.path.join(glob.escape(folder), tail[0])
             yield from _matches(inside if head else inside.removeprefix("./"))
 
 
-def images_below(folder: str, root: str | None = None) -> Iterator[str]:
-    """Yields the images below a folder, by suffix: JPEG, PNG, BMP, GIF.
+def images_below(folder: str, unread: Unread | None = None) -> Iterator[str]:
+    """Yields the images below a folder, by suffix: JPEG, PNG, BMP, GIF, WebP, TIFF, HEIC.
 
-    The same files as byol_tf's training finds: links are followed, but not a link to a folder that
-    contains the link; hidden files and folders are left out.
+    The same files as byol_tf's training finds, see `walk.files_below`.
 
     Args:
         folder: Folder to search.
-        root: Folder above it from which on links may be circular; by default the folder itself.
+        unread: Record that gets what is not read.
 
     Raises:
         UserError: A folder cannot be read.
     """
-    for parent, names in _walk(folder, folder if root is None else root):
-        for name in names:
-            if name.lower().endswith(_SUFFIXES):
-                yield os.path.join(parent, name)
-
-
-def _walk(folder: str, root: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields each folder with the names of its files."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(
-            f"the folder '{error.filename}' cannot be read ({error.strerror}); correct its "
-            "permissions or the path."
-        ) from error
-
-    for parent, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and not _is_circular(os.path.join(parent, name), root)
-        ]
-        yield parent, [name for name in names if not name.startswith(".")]
-
-
-def _is_circular(path: str, root: str) -> bool:
-    """Returns whether `path` is a link to a folder on the way from `root` down to it."""
-    if not os.path.islink(path):
-        return False
-    target, parent = os.path.realpath(path), path
-    while len(parent) > len(root):
-        parent = os.path.dirname(parent)
-        if os.path.realpath(parent) == target:
-            return True
-    return False
+    unread = Unread() if unread is None else unread
+    for path in files_below(folder, unread):
+        if path.lower().endswith(suffixes()):
+            yield path
+        else:
+            unread.other_kind(path)
 
 
 def key(path: str) -> str:

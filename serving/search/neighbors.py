@@ -18,7 +18,14 @@ from absl import flags
 from serving import command
 from serving.client import EmbeddingError
 from serving.errors import UserError
-from serving.search import contact_sheet, embeddings, encoder_flags, identity, image_files
+from serving.search import (
+    contact_sheet,
+    embeddings,
+    encoder_flags,
+    file_formats,
+    identity,
+    image_files,
+)
 from serving.search.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -145,8 +152,8 @@ def _embed(searched: "Index", files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
     identity.check_same_model(searched.about, encoder.about, _FLAGS.embeddings)
     try:
-        values = encoder.client.embed(files)
-    except EmbeddingError as error:
+        values = encoder.client.embed(map(file_formats.read, files))
+    except (EmbeddingError, OSError, ValueError) as error:
         raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
     if values.shape[1] != searched.flat.d:
         raise UserError(

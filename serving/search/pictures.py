@@ -9,9 +9,11 @@ import warnings
 
 from PIL import Image, ImageOps
 
+from serving.search import file_formats
+
 # Pixels; thumbnails are shown at half this size, to be sharp on dense screens.
 _THUMBNAIL = 320
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # Those that the encoder decodes.
+_DECODED = ("JPEG", "PNG", "GIF", "BMP")  # By the encoder itself.
 _MAX_BYTES = 256 << 20
 
 
@@ -68,7 +70,7 @@ def _thumbnail(path: str) -> str | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as opened:
+            with Image.open(path, formats=[*_DECODED, *file_formats.converted()]) as opened:
                 opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # Decodes no more than needed.
                 image = ImageOps.exif_transpose(opened).convert("RGB")
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))

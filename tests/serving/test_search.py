@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.parse
 
+import messy_folder
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ import tensorflow as tf
 from PIL import Image
 from serve import ROOT
 
-from byol_tf.sources import walk
+from byol_tf.sources import unread, walk
 from serving.errors import UserError
 from serving.search import embeddings, identity, image_files, index, parquet_file
 from serving.search.parts import Parts
@@ -411,7 +412,7 @@ def tangled(tmp_path):
 
 
 def test_a_folder_has_the_files_that_training_finds_in_it(tangled):
-    expected = sorted(str(tangled / path) for path in walk.files_below(str(tangled)))
+    expected = sorted(str(tangled / path) for path, _ in walk.files_below(str(tangled)))
     assert {"5.jpg", "7.jpg", "a/1.jpg", "b/deep/2.png", "linked/6.jpg"} <= {
         os.path.relpath(path, tangled) for path in expected
     }
@@ -424,6 +425,23 @@ def test_a_pattern_follows_no_circular_link(tangled):
     found = image_files.find([f"{tangled}/**/*.*"])
     assert sorted(map(os.path.basename, found)) == ["1.jpg", "2.png", "5.jpg", "6.jpg", "7.jpg"]
     assert image_files.find([f"{tangled}/**"]) == found
+
+
+def test_what_training_leaves_out_is_left_out_and_told_alike(tmp_path, caplog):
+    folder = tmp_path / "messy"
+    facts = messy_folder.tangle(folder)
+    record = unread.Unread()
+    for path, _ in walk.files_below(str(folder), record):
+        if path not in facts.images:
+            record.other_kind(path)
+    expected = sorted(str(folder / path) for path in facts.images)
+    assert image_files.find([str(folder)]) == expected
+    assert [text.replace(f"{folder}/", "") for text in caplog.messages] == record.sentences()
+    assert len(record.sentences()) == 2
+    matched = image_files.find([f"{folder}/**/*.jpg"])
+    assert matched == [path for path in expected if path.endswith(".jpg")]
+    with pytest.raises(UserError, match="1 pipe, socket or device"):
+        image_files.find([str(folder / "pipe.jpg")])
 
 
 def test_a_saved_model_that_is_not_an_encoder_is_a_sentence(models_dir, tmp_path):

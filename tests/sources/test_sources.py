@@ -2,15 +2,15 @@
 
 import os
 
+import messy_folder
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from byol_tf.errors import UserError
-from byol_tf.sources import FolderSource, Shard, TFDSSource, TFRecordSource, open_source
+from byol_tf.sources import FolderSource, Shard, TFDSSource, TFRecordSource, open_source, walk
 from byol_tf.sources.source import shuffled_indices
-from byol_tf.sources.walk import files_below
 
 
 def write_image(path, color=(10, 20, 30)):
@@ -35,6 +35,10 @@ def write_records(path, records):
     with tf.io.TFRecordWriter(str(path), options) as writer:
         for record in records:
             writer.write(record)
+
+
+def below(folder) -> list[str]:
+    return sorted(path for path, _ in walk.files_below(str(folder)))
 
 
 def examples_in_order(source, **kwargs) -> list[tuple]:
@@ -104,7 +108,7 @@ def test_a_link_to_a_folder_that_contains_it_is_not_followed(tmp_path):
     (tmp_path / "set/itself").symlink_to(tmp_path / "set")
     (tmp_path / "link").symlink_to(tmp_path / "set")
     for folder in ("set", "link"):
-        assert list(files_below(str(tmp_path / folder))) == ["cat/a.jpg"]
+        assert below(tmp_path / folder) == ["cat/a.jpg"]
     assert [key for _, _, key in examples_in_order(open_source(str(tmp_path / "set")))] == [
         b"cat/a.jpg"
     ]
@@ -114,15 +118,39 @@ def test_the_walk_skips_hidden_files_and_folders_but_not_a_hidden_start(tmp_path
     for path in (".set/a.txt", ".set/.b.txt", ".set/.git/c.txt", ".set/d/e.txt", ".set/d/.f/g.txt"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
-    assert sorted(files_below(str(tmp_path / ".set"))) == ["a.txt", "d/e.txt"]
+    assert below(tmp_path / ".set") == ["a.txt", "d/e.txt"]
 
 
-def test_two_links_to_one_folder_are_both_followed(tmp_path):
-    write_image(tmp_path / "elsewhere/a.jpg")
-    (tmp_path / "set").mkdir()
-    for name in ("cat", "dog"):
+def test_a_folder_is_visited_once_and_rather_without_links(tmp_path):
+    write_image(tmp_path / "set/zoo/a.jpg")
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "set" / "zoo")
+    write_image(tmp_path / "elsewhere/b.jpg")
+    for name in ("dog", "elk"):
         (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
-    assert sorted(files_below(str(tmp_path / "set"))) == ["cat/a.jpg", "dog/a.jpg"]
+    (tmp_path / "set" / "all").symlink_to(tmp_path)  # A folder that contains the set.
+    assert below(tmp_path / "set") == ["dog/b.jpg", "zoo/a.jpg"]
+
+
+def test_folders_linked_to_each_other_take_no_more_time_than_their_number(tmp_path):
+    for name in map(str, range(12)):  # 12! ways through them.
+        write_image(tmp_path / name / "a.jpg")
+        for other in map(str, range(12)):
+            (tmp_path / name / f"to{other}").symlink_to(tmp_path / other)
+    assert len(below(tmp_path)) == 12
+
+
+def test_what_cannot_be_read_is_skipped_and_told_in_two_sentences(tmp_path, caplog, monkeypatch):
+    facts = messy_folder.tangle(tmp_path / "messy")
+    monkeypatch.setattr(walk, "MAX_FILE_BYTES", 1 << 20)
+    with open(tmp_path / "messy" / "huge.jpg", "wb") as file:
+        file.truncate((1 << 20) + 1)
+    source = open_source(str(tmp_path / "messy"))  # Opening the pipe would not return.
+    assert {key.decode() for _, _, key in examples_in_order(source)} == facts.images
+    assert caplog.messages[:2] == [
+        f"{tmp_path}/messy: 6 entries are skipped: 3 broken link, 2 pipe, socket or device, "
+        "1 file larger than 1 MiB (such as broken.jpg).",
+        f"{tmp_path}/messy: 3 files of other kinds not read: 2 .cr2, 1 .txt.",
+    ]
 
 
 def test_shuffled_indices_are_endless_epochs_that_start_at_any_position():

@@ -18,6 +18,7 @@ from tfx.utils import path_utils
 
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
+from byol_tf.sources.unread import Unread
 from pipelines.images import listing
 from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import CorruptImage, ImageReader
@@ -42,7 +43,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             logging.warning("the encoder is not blessed: embedding nothing")
             return
         data_dir = exec_properties["data_dir"]
-        found = listing.find_files(data_dir, "**")
+        unread = Unread()
+        found = listing.find_files(data_dir, "**", unread)
+        for sentence in unread.sentences():
+            logging.warning("%s: %s", data_dir, sentence)
         files = [file for file in found if file.is_image]
         if not files:
             raise UserError(f"'{data_dir}' holds no images to embed; correct --embed_data_dir.")

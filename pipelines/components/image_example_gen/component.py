@@ -5,7 +5,7 @@ from tfx import v1 as tfx
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 
-from pipelines.components.image_example_gen import executor
+from pipelines.components.image_example_gen import driver, executor
 from pipelines.settings import DEFAULT_SPLITS
 
 
@@ -14,7 +14,8 @@ class ImageExampleGen(FileBasedExampleGen):
 
     The output `examples` has the features that `shards.ImageReader.example` lists, and the custom
     properties `num_examples` (by split), `num_corrupt` and `corrupt` (the first names). Its folder
-    also contains `quarantine.tsv`: the name of each corrupt image, and what is wrong with it.
+    also contains `quarantine.tsv`: the name of each corrupt image, and what is wrong with it; and
+    `not_read.txt`: sentences that count links and files of other kinds.
 
     Args:
         input_base: Folder on any file system that Beam supports.
@@ -30,6 +31,7 @@ class ImageExampleGen(FileBasedExampleGen):
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
 
     def __init__(
         self,

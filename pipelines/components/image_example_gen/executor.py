@@ -14,16 +14,21 @@ from tfx.types import artifact_utils, standard_component_specs
 
 from byol_tf.errors import UserError
 from byol_tf.sources.corrupt import allowed_corrupt
+from byol_tf.sources.folder import IMAGE_EXTENSIONS
+from byol_tf.sources.unread import Unread, printable
 from pipelines.images import listing
 from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import WriteShard
 
 QUARANTINE = "quarantine.tsv"
+NOT_READ = "not_read.txt"
 _NAMED = 20  # Corrupt images named in the artifact's property; the quarantine file lists all.
 
 
 class Executor(base_example_gen_executor.BaseExampleGenExecutor):
     """Writes `Split-<name>/data_tfrecord-*.gz`, and `quarantine.tsv` of the corrupt images.
+
+    `not_read.txt` has what else is not read, in at most two sentences.
 
     TFX's own executor shuffles records through a GroupByKey, which DirectRunner holds in memory.
     Here Beam shuffles the paths, and a worker reads the images of a shard one after the other.
@@ -47,9 +52,13 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         )
         input_base = exec_properties[standard_component_specs.INPUT_BASE_KEY]
         patterns, buckets = _splits(exec_properties)
+        unread = Unread()
         files = {
-            name: listing.find_files(input_base, pattern) for name, pattern in patterns.items()
+            name: listing.find_files(input_base, pattern, unread)
+            for name, pattern in patterns.items()
         }
+        for sentence in unread.sentences():
+            logging.warning("%s: %s", input_base, sentence)
         _check_found(files, patterns, input_base)
         classes = listing.class_names(files, options["labels"], input_base)
         split_names = list(buckets or patterns)
@@ -57,6 +66,8 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         split_uris = {name: artifact_utils.get_split_uri([examples], name) for name in split_names}
         results = self._write(listing.plan(files, buckets, classes), split_uris)
         self._report(examples, results, split_names, input_base, options["max_corrupt_fraction"])
+        with tf.io.gfile.GFile(os.path.join(examples.uri, NOT_READ), "w") as file:
+            file.write("".join(f"{sentence}\n" for sentence in unread.sentences()))
         examples_utils.set_payload_format(examples, tfx.proto.PayloadFormat.FORMAT_TF_EXAMPLE)
 
     def _write(self, shards: list[listing.Shard], split_uris: dict[str, str]) -> list[dict]:
@@ -83,7 +94,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
             for name in split_names
         }
         corrupt = sorted(
-            (_printable(key), reason) for result in results for key, reason in result["corrupt"]
+            (printable(key), reason) for result in results for key, reason in result["corrupt"]
         )
         for key, reason in corrupt:
             logging.warning("%s: skipping the corrupt image %s (%s)", input_base, key, reason)
@@ -129,17 +140,13 @@ def _splits(exec_properties: Mapping[str, Any]) -> tuple[dict[str, str], dict[st
     )
 
 
-def _printable(name: str) -> str:
-    """Returns a file name, which may be invalid Unicode, as printable text on one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def _check_found(
     files: Mapping[str, Sequence[listing.File]], patterns: Mapping[str, str], input_base: str
 ) -> None:
     for name, found in files.items():
         if not found:
+            kinds = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
             raise UserError(
-                f"'{input_base}' holds no images (jpg, jpeg, png, bmp, gif) and no TFRecords that "
+                f"'{input_base}' holds no images ({kinds}) and no TFRecords that "
                 f"match the split '{name}' ({patterns[name]}); correct the folder or the pattern."
             )

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 
+import messy_folder
 import pytest
 import tensorflow as tf
 from pictures import encoded, photo
@@ -12,7 +13,7 @@ from PIL import Image
 
 from byol_tf.errors import UserError
 
-QUARANTINE = "quarantine.tsv"
+QUARANTINE, NOT_READ = "quarantine.tsv", "not_read.txt"
 # Functions import TFX, so that a run without slow tests does not wait for it.
 pytestmark = pytest.mark.slow
 
@@ -169,6 +170,50 @@ def test_too_many_corrupt_images_are_a_sentence(data, tmp_path, corrupt, allowed
     assert sentence.startswith(f"{corrupt} of the 40 images in '{data}' are corrupt")
     assert "cat/00.jpg" in sentence and "\n" not in sentence
     assert f"--max_corrupt_fraction={allowed:g}" in sentence
+
+
+def test_a_messy_folder_is_ingested_and_what_is_not_read_is_told(images_dir, tmp_path, caplog):
+    facts = messy_folder.build(tmp_path / "messy", images_dir / "test")
+    examples = ingest(tmp_path / "messy", tmp_path / "out", max_corrupt_fraction=0.1)
+    found = records(examples, "train") | records(examples, "eval")
+    assert set(found) == facts.images
+    lines = (tmp_path / "out" / QUARANTINE).read_text().splitlines()
+    assert {line.split("\t")[0] for line in lines} == facts.corrupt
+    for key in ("formats/webp.webp", "formats/webp.jpg", "formats/deep.tiff"):
+        (image_format,) = found[key].features.feature["image/format"].bytes_list.value
+        assert image_format == b"PNG"
+    told = (tmp_path / "out" / NOT_READ).read_text().splitlines()
+    kinds = "3 .cr2, 1 .db, 1 .mov, 1 .txt"
+    assert told[0].startswith("5 entries are skipped: 3 broken link, 2 pipe, socket or device")
+    assert told[1] == f"6 files of other kinds not read: {kinds}."
+    for sentence in told:
+        assert caplog.messages.count(f"{tmp_path}/messy: {sentence}") == 1
+
+
+def test_the_inputs_fingerprint_is_that_of_what_is_read(data):
+    from pipelines.components.image_example_gen.driver import InputProcessor
+
+    def fingerprint():
+        processor = InputProcessor(str(data), input_config(all="**").splits)
+        assert processor.resolve_span_and_version() == (0, None)
+        return processor.get_input_fingerprint(0, None)
+
+    before = fingerprint()
+    (data / "broken.jpg").symlink_to("nowhere")  # TFX's own fails here.
+    assert fingerprint() == before
+    (data / "cat" / "00.jpg").rename(data / "cat" / "01.jpg")
+    assert fingerprint() != before
+
+
+def test_the_newest_span_is_found_beside_a_broken_link(tmp_path):
+    from pipelines.components.image_example_gen.driver import InputProcessor
+
+    for span in (1, 2):
+        (tmp_path / f"span-{span}").mkdir()
+        (tmp_path / f"span-{span}" / "a.jpg").touch()
+        (tmp_path / f"span-{span}" / "b.jpg").symlink_to("nowhere")
+    processor = InputProcessor(str(tmp_path), input_config(all="span-{SPAN}/*").splits)
+    assert processor.resolve_span_and_version() == (2, None)
 
 
 def test_names_that_are_no_unicode_can_be_corrupt_too(data, tmp_path):

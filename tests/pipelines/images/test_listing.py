@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections import Counter
 
+import messy_folder
 import pytest
 
 from byol_tf.errors import UserError
+from byol_tf.sources.unread import Unread
 from pipelines.images import listing
 from pipelines.images.listing import File, Shard
 
@@ -73,15 +75,25 @@ def test_what_is_hidden_or_no_image_is_left_out(tmp_path):
     assert keys(base) == ["a.jpg", "g.tfrecord-0"]
 
 
-def test_broken_links_matter_only_where_an_image_should_be(tmp_path):
-    base = make(tmp_path, "a.jpg")
-    for name in (".#lock.jpg", "readme"):
-        (tmp_path / name).symlink_to(tmp_path / "nowhere")
-    assert keys(base) == ["a.jpg"]
-    (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError) as error:
-        keys(base)
-    assert "b.jpg" in sentence_of(error)
+def test_what_cannot_be_read_is_skipped_and_counted(tmp_path):
+    facts = messy_folder.tangle(tmp_path / "messy")
+    unread = Unread()
+    found = listing.find_files(str(tmp_path / "messy"), "**", unread)
+    assert {file.key for file in found} == facts.images
+    assert unread.sentences() == [
+        "5 entries are skipped: 3 broken link, 2 pipe, socket or device (such as broken.jpg).",
+        "3 files of other kinds not read: 2 .cr2, 1 .txt.",
+    ]
+
+
+def test_a_folder_that_two_splits_link_to_is_in_both(tmp_path):
+    make(tmp_path / "store", "a.jpg")
+    for split in ("eval", "train"):
+        make(tmp_path / "data", f"{split}/dog/b.jpg")
+        (tmp_path / "data" / split / "cat").symlink_to(tmp_path / "store")
+    for split in ("eval", "train"):
+        expected = [f"{split}/cat/a.jpg", f"{split}/dog/b.jpg"]
+        assert keys(tmp_path / "data", f"{split}/**") == expected
 
 
 def test_links_to_folders_are_followed_and_circles_end(tmp_path):

@@ -65,6 +65,7 @@ def full(images) -> RunSummary:
         splits=[SplitStatistics("train", 9, {"jpeg": 9}, {"cat": 5, "dog": 4}, (8, 32, 64))],
         corrupt=[("cat/1.jpg", "not a JPEG")],
         corrupt_total=3,
+        not_read=["12 files of other kinds not read: 8 .cr2, 4 .mov."],
         anomalies=["image/format: png is new."],
         baseline_statistics="run-0",
         timings=[Timing("Trainer", "ran", 90), Timing("Pusher", "failed", 10)],
@@ -93,7 +94,7 @@ def test_a_full_page_says_what_there_is_and_not_what_is_missing(full):
         "Pushed", "version 1732412345 to /serving/photos", "52.2 %", "51.2 % to 53.2 %",
         "11.2 M parameters", "3 min 12 s", "at least 10.0 %", "✓ passed", "encoder.depth 18",
         "cat/1.jpg not a JPEG", "And 2 more", "png is new", "against run-0", "90.0 %", "5d994fb",
-        "32 (8 to 64)", "last 24", "kNN 40.0 %", "24 November 2026, 00:43 UTC",
+        "8 .cr2, 4 .mov", "32 (8 to 64)", "last 24", "kNN 40.0 %", "24 November 2026, 00:43 UTC",
     ):  # fmt: skip
         assert re.sub(r"\s", "", expected) in re.sub(r"\s", "", text), expected
     missing = ("There is no", "Not measured", "No model", "No history", "No corrupt", "recorded")
