@@ -13,9 +13,12 @@ from pipelines.settings import Settings
 def refused(tmp_path):
     """Nodes of a run that RepresentationCheck refused, and its settings."""
     rules = [
-        {"name": "spread", "baseline": None, "passed": False, "explanation": "spread is 0.01"},
-        {"name": "uniformity", "baseline": -3.0, "passed": False, "explanation": "uniformity is 0"},
-        {"name": "alignment", "baseline": 1.0, "passed": True, "explanation": "alignment is fine"},
+        {"name": name, "baseline": baseline, "passed": passed, "explanation": f"{name} is low"}
+        for name, baseline, passed in (
+            ("representation_std", None, False),
+            ("representation_rank", None, True),
+            ("rotation_accuracy", 0.9, False),
+        )
     ]
     (tmp_path / "measures.json").write_text(json.dumps({"rules": rules}))
 
@@ -36,8 +39,9 @@ def refused(tmp_path):
 def test_a_refusal_names_the_flags_and_says_nothing_of_reported_accuracy(refused):
     nodes, settings = refused
     (reason,) = outcome(nodes, settings, None).reasons
-    assert "spread is 0.01 (--min_spread" in reason and "uniformity is 0 (--max" in reason
-    assert "alignment" not in reason and "accuracy" not in reason
+    assert "representation_std is low (--min_spread lowers" in reason
+    assert "rotation_accuracy is low (--max_measure_loss allows" in reason
+    assert "rank" not in reason and "--min_accuracy" not in reason
 
 
 def test_only_what_is_served_stays(refused, tmp_path):
