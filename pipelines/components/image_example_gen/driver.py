@@ -33,7 +33,7 @@ class InputProcessor(input_processor.FileBasedInputProcessor):
         if len(found) > 1:
             raise ValueError("the latest span and version must be the same for each split")
         ((span, version),) = found
-        self._fingerprint = " ".join(
+        self._fingerprint = " ".join(  # type: ignore[assignment]  # TFX says it is None.
             listing.digest(listing.find_files(self._input_base_uri, split.pattern))
             for split in splits
         )
@@ -50,4 +50,4 @@ class Driver(driver.FileBasedDriver):
         input_base_uri: str | None = None,
     ) -> InputProcessor:
         """Returns the processor of the splits."""
-        return InputProcessor(input_base_uri, splits, range_config)
+        return InputProcessor(input_base_uri or "", splits, range_config)
