@@ -27,6 +27,7 @@ import contextlib
 import gzip
 import http.client
 import io
+import multiprocessing
 import os
 import pathlib
 import random
@@ -253,6 +254,28 @@ class Honest:
                     self.failures["a wrong answer"] += 1
 
 
+def be_honest(addresses: dict[str, str], image: bytes, minutes: float, answers) -> None:
+    """Runs the honest clients, in a process of their own, and puts what they saw into `answers`."""
+    clients = [Honest(name, address, image) for name, address in addresses.items()]
+    until = time.monotonic() + 60 * minutes
+    threads = [threading.Thread(target=client.run, args=(until,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seen = {}
+    for client in clients:
+        latencies = 1000 * np.array(client.latencies)
+        seen[client.name] = {
+            "requests": len(latencies) + sum(client.failures.values()),
+            "failures": dict(client.failures),
+            "p50_ms": round(float(np.percentile(latencies, 50))),
+            "p99_ms": round(float(np.percentile(latencies, 99))),
+            "max_ms": round(float(latencies.max())),
+        }
+    answers.put(seen)
+
+
 def watch(pid: int, log: pathlib.Path, until: float, seen: dict) -> None:
     """Keeps the largest values of the server's memory, open files and log."""
     while time.monotonic() < until:
@@ -295,23 +318,17 @@ def main() -> None:
         ) as server:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             attacks = Attacks(server.address, server.rest_port)
-            clients = [
-                Honest("gRPC", server.address, image),
-                Honest("REST", server.url, image),
-            ]
+            processes = multiprocessing.get_context("spawn")
+            queue = processes.Queue()
+            addresses = {"gRPC": server.address, "REST": server.url}
+            clients = processes.Process(
+                target=be_honest, args=(addresses, image, args.minutes, queue), daemon=True
+            )
+            clients.start()
             until = time.monotonic() + 60 * args.minutes
             seen: dict = {"rss_mib": [], "files": [], "log_kib": 0}
-            threads = [
-                threading.Thread(target=client.run, args=(until,), daemon=True)
-                for client in clients
-            ]
-            threads.append(
-                threading.Thread(
-                    target=watch, args=(server.process.pid, log, until, seen), daemon=True
-                )
-            )
-            for thread in threads:
-                thread.start()
+            watching = (server.process.pid, log, until, seen)
+            threading.Thread(target=watch, args=watching, daemon=True).start()
             answers: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
             chosen = {
                 name: attack
@@ -326,8 +343,7 @@ def main() -> None:
                     print(f"{name}: {time.monotonic() - begin:.1f} s", flush=True)
                     if time.monotonic() > until:
                         break
-            for thread in threads:
-                thread.join(2 * HONEST_TIMEOUT)
+            honest = queue.get(timeout=120 + 2 * HONEST_TIMEOUT)
             # It ends in the middle of an attack.
             last = threading.Thread(target=attacks.rows, daemon=True)
             last.start()
@@ -337,17 +353,8 @@ def main() -> None:
             server.process.wait(120)
             seen["seconds_to_end"] = round(time.monotonic() - begin, 1)
 
-    honest = {}
-    for client in clients:
-        latencies = np.array(client.latencies)
-        honest[client.name] = {
-            "requests": len(latencies) + sum(client.failures.values()),
-            "failures": dict(client.failures),
-            "p50_ms": round(1000 * float(np.percentile(latencies, 50))),
-            "p99_ms": round(1000 * float(np.percentile(latencies, 99))),
-            "max_ms": round(1000 * float(latencies.max())),
-        }
-        print(client.name, honest[client.name])
+    for name, one in honest.items():
+        print(name, one)
     for name, counts in sorted(answers.items()):
         print(f"{name:14}", dict(counts))
     memory = {
