@@ -2,12 +2,12 @@
 
 import dataclasses
 import datetime
-import errno
 import os
 
 from tfx import v1 as tfx
 
 from byol_tf.errors import UserError
+from byol_tf.files import is_disk_full
 from pipelines import run_metadata, training_runs
 from pipelines.components.model_pusher.versions import newest
 from pipelines.digests import code_digest
@@ -75,12 +75,12 @@ def _explained(error: Exception, settings: Settings) -> Exception:
     while link is not None:
         if isinstance(link, UserError):
             return link
-        if getattr(link, "errno", None) == errno.ENOSPC:
+        if is_disk_full(link):
             return _disk_full(settings)
         texts.append(str(link))
         link = link.__cause__ or link.__context__
     text = "\n".join(texts)
-    if any(sign in text for sign in ("No space left on device", "disk is full", "disk I/O error")):
+    if any(sign in text for sign in ("disk is full", "disk I/O error")):
         return _disk_full(settings)
     return error
 

@@ -22,6 +22,7 @@ from byol_tf.errors import UserError
 from byol_tf.models import networks
 from byol_tf.runs import read_history
 from byol_tf.training import pretrain
+from byol_tf.training.callbacks import checkpoint
 
 
 def tiny_encoder(config):
@@ -99,23 +100,31 @@ def test_finished_run_started_again_trains_nothing(tiny, photos, tmp_path):
     )
 
 
-def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_path, monkeypatch):
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Returns a function that lets training die once, right after the checkpoint of a step."""
+    save = checkpoint.TrainingCheckpoint._save
+
+    def arm(step):
+        def save_then_die(self):
+            save(self)
+            if int(self.model.step.numpy()) == step:
+                monkeypatch.setattr(checkpoint.TrainingCheckpoint, "_save", save)
+                raise Killed
+
+        monkeypatch.setattr(checkpoint.TrainingCheckpoint, "_save", save_then_die)
+
+    return arm
+
+
+def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_path, kill_after):
     tiny.checkpoint_every_steps = 3
     whole = pretrain.pretrain(tiny, photos, str(tmp_path / "whole"))
-
-    class Killed(Exception):
-        pass
-
-    from byol_tf.training.callbacks.checkpoint import TrainingCheckpoint
-
-    save = TrainingCheckpoint._save
-
-    def save_then_die(self):
-        save(self)
-        if int(self.model.step.numpy()) == 3:
-            raise Killed
-
-    monkeypatch.setattr(TrainingCheckpoint, "_save", save_then_die)
+    kill_after(step=3)
     with pytest.raises(Killed):
         pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
     resumed = pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
@@ -123,6 +132,14 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
     for actual, wanted in zip(weights_of(resumed), weights_of(whole), strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-3)
     assert [row["step"] for row in read_history(str(tmp_path / "resumed"))] == ["5", "10"]
+
+
+def test_a_full_disk_is_one_sentence(tiny, photos, small_disk):
+    """callbacks/test_checkpoint.py shows that nothing is lost."""
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(free - (48 << 10)))  # Less than a checkpoint.
+    with pytest.raises(UserError, match="no space left on the disk of '.*/run'"):
+        pretrain.pretrain(tiny, photos, str(small_disk / "run"))
 
 
 @pytest.mark.slow
@@ -259,6 +276,13 @@ def test_unwritable_run_folder_is_named(tiny, photos, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="cannot be written"):
         pretrain.pretrain(tiny, photos, str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize("content", ["", '{"epochs": 2, "ima', "[]", "\0" * 20])
+def test_a_cut_config_is_called_damaged(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json' is damaged"):
+        runs.load_config(str(tmp_path))
 
 
 def test_folder_without_a_run_is_named(tmp_path):
