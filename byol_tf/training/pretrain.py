@@ -176,16 +176,24 @@ def _fit(
 ) -> None:
     """Trains from `start_step` to the end, first the rest of an interrupted epoch.
 
-    `views` returns the dataset from a step on.
+    The means of that epoch go on from the restored sums, so they cover the whole epoch. `views`
+    returns the dataset from a step on.
     """
     epoch, done = divmod(start_step, steps_per_epoch)
     if done:
+        sums = [variable for metric in model.metrics for variable in metric.variables]
+        restored = [variable.numpy() for variable in sums]
+
+        def put_back(epoch: int, logs: dict) -> None:  # Keras has just reset them.
+            for variable, value in zip(sums, restored, strict=True):
+                variable.assign(value)
+
         model.fit(
             views(start_step),
             initial_epoch=epoch,
             epochs=epoch + 1,
             steps_per_epoch=steps_per_epoch - done,
-            callbacks=callbacks,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=put_back), *callbacks],
             verbose=0,
         )
         epoch += 1

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from byol_tf import runs
+from byol_tf import locks, runs
 from byol_tf.configs import cifar10
 from byol_tf.errors import UserError
 from byol_tf.models import networks
@@ -131,7 +131,12 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
     # TensorFlow's threads sum in any order; the bitwise proof is the SIGKILL test below.
     for actual, wanted in zip(weights_of(resumed), weights_of(whole), strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-3)
-    assert [row["step"] for row in read_history(str(tmp_path / "resumed"))] == ["5", "10"]
+    histories = [read_history(str(tmp_path / name)) for name in ("resumed", "whole")]
+    assert [row["step"] for row in histories[0]] == ["5", "10"]
+    for actual, wanted in zip(*histories, strict=True):
+        assert actual.keys() == wanted.keys()
+        for name in ("loss", "projection_std", "online_accuracy"):
+            assert float(actual[name]) == pytest.approx(float(wanted[name]), abs=2e-3), name
 
 
 def test_a_full_disk_is_one_sentence(tiny, photos, small_disk):
@@ -189,7 +194,9 @@ def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit
         "save_counter/.ATTRIBUTES/VARIABLE_VALUE",
     }:
         np.testing.assert_array_equal(killed[key], whole[key], err_msg=key)
-    assert [row["step"] for row in read_history(str(tmp_path / "killed"))] == ["5", "10", "15"]
+    history = read_history(str(tmp_path / "killed"))
+    assert [row["step"] for row in history] == ["5", "10", "15"]
+    assert history == read_history(str(tmp_path / "whole"))
 
 
 def test_another_config_in_the_same_folder_is_refused_by_its_fields(tiny, photos, tmp_path):
@@ -204,6 +211,34 @@ def test_other_data_in_the_same_folder_are_refused(tiny, photos, tmp_path):
     next(pathlib.Path(photos, "cat").iterdir()).unlink()
     with pytest.raises(UserError, match="examples: 40 there, 39 given"):
         pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_trains(tiny, photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    with locks.exclusive(str(tmp_path / "run"), "taken"):  # test_locks.py has two processes.
+        with pytest.raises(UserError, match="another byol-pretrain is training in '.*/run'"):
+            pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_refused_config_does_not_block_the_folder_and_a_cut_one_can_be_replaced(
+    tiny, photos, tmp_path
+):
+    run_dir = tmp_path / "run"
+    tiny.base_ema, tiny.epochs = 1.5, 1
+    with pytest.raises(UserError, match="base_ema is 1.5"):
+        pretrain.pretrain(tiny, photos, str(run_dir))
+    tiny.base_ema = 0.99
+    model = pretrain.pretrain(tiny, photos, str(run_dir))
+    assert runs.load_config(str(run_dir)).base_ema == 0.99
+
+    os.truncate(run_dir / "config.json", 100)
+    with pytest.raises(UserError, match="config.json' is damaged"):
+        pretrain.pretrain(tiny, photos, str(run_dir))
+    (run_dir / "config.json").unlink()
+    again = pretrain.pretrain(tiny, photos, str(run_dir))
+    for actual, wanted in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
 
 
 def test_checkpoint_of_another_architecture_is_refused(tiny, photos, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from byol_tf.errors import UserError
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves and restores the complete state of a run.
 
-    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step, the running
-    sums of its metrics) and the optimizer (slots, iterations, loss scale). Data, augmentation,
+    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step, sums of
+    the running means) and the optimizer (slots, iterations, loss scale). Data, augmentation,
     learning rate and τ are functions of the seed and the step, so nothing else has to be saved for
     the continued run to equal the uninterrupted one. TensorFlow writes a checkpoint under temporary
     names and renames it, so a kill at any moment leaves the last complete one.
