@@ -215,9 +215,11 @@ def test_other_data_in_the_same_folder_are_refused(tiny, photos, tmp_path):
 
 def test_a_second_run_in_the_folder_is_refused_while_the_first_trains(tiny, photos, tmp_path):
     (tmp_path / "run").mkdir()
-    with locks.exclusive(str(tmp_path / "run"), "taken"):  # test_locks.py has two processes.
-        with pytest.raises(UserError, match="another byol-pretrain is training in '.*/run'"):
-            pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    with (
+        locks.exclusive(str(tmp_path / "run"), "taken"),  # test_locks.py has two processes.
+        pytest.raises(UserError, match="another byol-pretrain is training in '.*/run'"),
+    ):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "config.json").exists()
 
 
