@@ -12,6 +12,8 @@ from pipelines import run_metadata
 from pipelines.runners import local_run
 from pipelines.settings import Settings
 
+pytestmark = pytest.mark.slow  # Imports TFX.
+
 LOCK = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
