@@ -1,6 +1,7 @@
-"""Atomic file writes."""
+"""Atomic file writes, and how a full disk shows."""
 
 import contextlib
+import errno
 import uuid
 from collections.abc import Iterator
 
@@ -21,6 +22,12 @@ def replacing(path: str) -> Iterator[str]:
     finally:
         if tf.io.gfile.exists(temporary):
             tf.io.gfile.remove(temporary)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns whether an error of Python or TensorFlow says that there is no space on the disk."""
+    number = getattr(error, "errno", None)
+    return number == errno.ENOSPC or "No space left on device" in str(error)
 
 
 def write_atomically(path: str, content: str | bytes) -> None:

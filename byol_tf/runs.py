@@ -1,38 +1,69 @@
-"""The folder of a run: its config, checkpoints and history."""
+"""The folder of a run: its lock, config, checkpoints and history."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 
 import keras
 import ml_collections
 import tensorflow as tf
-from absl import logging
 
+from byol_tf import checkpoints, locks
 from byol_tf.build import build_encoder
+from byol_tf.checkpoints import restore
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
 from byol_tf.models.precision import policy_scope
 
 
 def latest_checkpoint(run_dir: str) -> str | None:
-    """Returns the path of a run's latest checkpoint, without .index; None before the first."""
-    return tf.train.latest_checkpoint(os.path.join(run_dir, "checkpoints"))
+    """Returns the path of a run's latest whole checkpoint, without .index; None before the first.
+
+    Raises:
+        UserError: All checkpoints are damaged.
+    """
+    return checkpoints.find_latest(os.path.join(run_dir, "checkpoints"))
+
+
+@contextlib.contextmanager
+def locked(run_dir: str) -> Iterator[None]:
+    """Creates the run folder and lets no other process train in it while the body runs.
+
+    The lock is that of `locks.exclusive`. Remote folders, such as gs://, have none.
+
+    Raises:
+        UserError: Another process trains in the folder, or it cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            tf.io.gfile.makedirs(run_dir)
+            if os.path.isdir(run_dir):
+                refusal = (
+                    f"another byol-pretrain is training in '{run_dir}'; wait for it, or give "
+                    "another run folder."
+                )
+                held.enter_context(locks.exclusive(run_dir, refusal))
+        except (OSError, tf.errors.OpError) as error:
+            raise _unwritable(run_dir, error) from error
+        yield
 
 
 def claim_run_dir(run_dir: str, config: dict) -> None:
     """Writes `config` to `run_dir`/config.json, or checks that the run there has the same config.
 
+    A run without a checkpoint has nothing to lose: its config is replaced.
+
     Raises:
-        UserError: The run has another config (the message names the fields that differ), or the
-            folder cannot be written.
+        UserError: The run has another config (the message names the fields that differ), its
+            config.json is damaged, or the folder cannot be written.
     """
     path = os.path.join(run_dir, "config.json")
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            differing = _differences(json.load(file), json.loads(json.dumps(config)))
+    if tf.io.gfile.exists(path) and checkpoints.saved(os.path.join(run_dir, "checkpoints")):
+        differing = _differences(_read_config(path), json.loads(json.dumps(config)))
         if differing:
             raise UserError(
                 f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give "
@@ -43,24 +74,21 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
         tf.io.gfile.makedirs(run_dir)
         write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     except (OSError, tf.errors.OpError) as error:
-        raise UserError(
-            f"the run folder '{run_dir}' cannot be written ({error}); choose another."
-        ) from error
+        raise _unwritable(run_dir, error) from error
 
 
 def load_config(run_dir: str) -> ml_collections.ConfigDict:
     """Returns the resolved config of a run, with `examples` and `classes` of its data.
 
     Raises:
-        UserError: `run_dir` holds no run.
+        UserError: `run_dir` holds no run, or its config.json is damaged.
     """
     path = os.path.join(run_dir, "config.json")
     if not tf.io.gfile.exists(path):
         raise UserError(
             f"'{run_dir}' holds no run (no config.json); give the --run_dir of byol-pretrain."
         )
-    with tf.io.gfile.GFile(path) as file:
-        return ml_collections.ConfigDict(json.load(file))
+    return ml_collections.ConfigDict(_read_config(path))
 
 
 def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
@@ -68,10 +96,10 @@ def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
 
     Args:
         run_dir: Folder of a run of `pretrain`.
-        path: Path of a checkpoint, without .index; None takes the run's latest.
+        path: Path of a checkpoint, without .index; None takes the run's latest whole one.
 
     Raises:
-        UserError: There is no run or no checkpoint, or it has another architecture.
+        UserError: There is no run or no whole checkpoint, or it has another architecture.
     """
     config = load_config(run_dir)
     path = path or latest_checkpoint(run_dir)
@@ -83,32 +111,6 @@ def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
         encoder = build_encoder(config)
     restore(tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder)), path)
     return encoder
-
-
-def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
-    """Restores all objects of `checkpoint` from the file `path`.
-
-    Args:
-        checkpoint: Objects to restore, all of which must be in the file.
-        path: Path of the checkpoint, without .index.
-
-    Raises:
-        UserError: There is no such checkpoint, or it has another architecture.
-    """
-    try:
-        status = checkpoint.restore(path)
-        status.assert_existing_objects_matched()
-        status.expect_partial()  # No warning if only the encoder is restored.
-    except tf.errors.NotFoundError as error:
-        raise UserError(
-            f"there is no checkpoint '{path}'; give the path without .index."
-        ) from error
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-        logging.debug("restore: %s", error)
-        raise UserError(
-            f"the checkpoint '{path}' is of another architecture or optimizer; restore it with the "
-            "config it was trained with (config.json in its run folder)."
-        ) from error
 
 
 def read_history(run_dir: str) -> list[dict[str, str]]:
@@ -123,6 +125,25 @@ def read_history(run_dir: str) -> list[dict[str, str]]:
 def fingerprint(config: dict) -> str:
     """Returns twelve hex digits that identify a config, from the SHA-256 of its sorted JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_config(path: str) -> dict:
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            config = json.load(file)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(
+            f"'{path}' is damaged: it is not the JSON that byol-pretrain wrote; put it back from a "
+            "copy, or remove it and give the command the run was started with: the checkpoints are "
+            "kept."
+        )
+    return config
+
+
+def _unwritable(run_dir: str, error: Exception) -> UserError:
+    return UserError(f"the run folder '{run_dir}' cannot be written ({error}); choose another.")
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

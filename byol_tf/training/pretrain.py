@@ -4,15 +4,16 @@ The run folder holds `config.json` (resolved, with the number of examples and th
 `checkpoints/`, `logs/` (TensorBoard) and `history.csv`.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import data, runs
+from byol_tf import data, files, runs
 from byol_tf.build import (
     METHODS,
     build_augmentation,
@@ -58,21 +59,54 @@ def pretrain(
         The trained model.
 
     Raises:
-        UserError: A value, folder or image set is bad, or the loss is no longer finite.
+        UserError: A value, folder or image set is bad, another process trains in `run_dir`, all its
+            checkpoints are damaged, the disk is full, or the loss is no longer finite.
     """
     distribution = strategies.build_strategy(strategy)
     config = ml_collections.ConfigDict(config.to_dict())
     config.precision = resolve_precision(config.precision)
     _check(config, distribution)
     source = data.open_source(data_dir)
-    chief = strategies.is_chief(distribution)
-    if chief:
+    if not strategies.is_chief(distribution):
+        with _full_disk_named(run_dir):
+            return _train(config, source, run_dir, distribution, chief=False)
+    with runs.locked(run_dir), _full_disk_named(run_dir):
         described = config.to_dict() | {
             "examples": source.num_examples,
             "classes": list(source.class_names or []),
         }
         runs.claim_run_dir(run_dir, described)
+        return _train(config, source, run_dir, distribution, chief=True)
 
+
+def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strategy) -> None:
+    if config.epochs is None or config.epochs < 1:
+        raise UserError(f"epochs is {config.epochs}; give at least 1.")
+    data.check_config(config)
+    find_method(config.method)
+    strategies.check_batch_size(config.batch_size, distribution)
+
+
+@contextlib.contextmanager
+def _full_disk_named(run_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if not files.is_disk_full(error):
+            raise
+        raise UserError(
+            f"there is no space left on the disk of '{run_dir}'; free some and run the same "
+            "command again: it continues from the last checkpoint."
+        ) from error
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    run_dir: str,
+    distribution: tf.distribute.Strategy,
+    chief: bool,
+) -> TwoViewModel:
     steps_per_epoch = max(source.num_examples // config.batch_size, 1)
     model = build_model(config, steps_per_epoch, source.class_names, distribution)
     saver = checkpoint.TrainingCheckpoint(
@@ -115,14 +149,6 @@ def pretrain(
     return model
 
 
-def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strategy) -> None:
-    if config.epochs is None or config.epochs < 1:
-        raise UserError(f"epochs is {config.epochs}; give at least 1.")
-    data.check_config(config)
-    find_method(config.method)
-    strategies.check_batch_size(config.batch_size, distribution)
-
-
 def _monitors(config: ml_collections.ConfigDict, source: Source) -> list[keras.callbacks.Callback]:
     """Returns monitors of collapse and, with labels, kNN, on evenly spaced training images."""
     preprocessing = preprocessing_from_config(config)
@@ -150,16 +176,24 @@ def _fit(
 ) -> None:
     """Trains from `start_step` to the end, first the rest of an interrupted epoch.
 
-    `views` returns the dataset from a step on.
+    The means of that epoch go on from the restored sums, so they cover the whole epoch. `views`
+    returns the dataset from a step on.
     """
     epoch, done = divmod(start_step, steps_per_epoch)
     if done:
+        sums = [variable for metric in model.metrics for variable in metric.variables]
+        restored = [variable.numpy() for variable in sums]
+
+        def put_back(epoch: int, logs: dict) -> None:  # Keras has just reset them.
+            for variable, value in zip(sums, restored, strict=True):
+                variable.assign(value)
+
         model.fit(
             views(start_step),
             initial_epoch=epoch,
             epochs=epoch + 1,
             steps_per_epoch=steps_per_epoch - done,
-            callbacks=callbacks,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=put_back), *callbacks],
             verbose=0,
         )
         epoch += 1

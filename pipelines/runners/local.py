@@ -7,16 +7,13 @@ The same command again runs only what has changed or was not finished. Arguments
 to Beam: byol-pipeline ... -- --runner=FlinkRunner --flink_master=HOST:8081
 """
 
-import contextlib
-import fcntl
 import os
 import sys
-from collections.abc import Iterator
 
 from absl import flags, logging
 
+from byol_tf import locks
 from byol_tf.cli import recipe, run_main
-from byol_tf.errors import UserError
 from pipelines.runners import console, finished_run, flag_settings
 
 _FLAGS = flags.FLAGS
@@ -48,7 +45,13 @@ def main(argv: list[str]) -> None:
             lines = dry_run.describe(settings, folder)
         print(*lines, sep="\n")
         return
-    with console.log_to(_FLAGS.pipeline_root), _locked(_FLAGS.pipeline_root):
+    # One run at a time in a root, for SQLite and for the clean-up of killed runs.
+    root = _FLAGS.pipeline_root
+    refusal = (
+        f"another byol-pipeline is running in '{root}'; wait for it, or give another "
+        "--pipeline_root."
+    )
+    with console.log_to(root), locks.exclusive(root, refusal):
         folder = flag_settings.data_folder()
         logging.info("%s: %s", _FLAGS.data_dir, folder.found)
         settings = flag_settings.from_flags(config, argv[1:], folder)
@@ -65,20 +68,6 @@ def run() -> None:
     sys.argv = recipe.with_config_paths(sys.argv)
     define()
     run_main(main, passes_on="Beam")
-
-
-@contextlib.contextmanager
-def _locked(pipeline_root: str) -> Iterator[None]:
-    """Allows one run at a time in a root, for SQLite and for the clean-up of killed runs."""
-    with open(os.path.join(pipeline_root, ".lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another byol-pipeline is running in '{pipeline_root}'; wait for it, or give "
-                "another --pipeline_root."
-            ) from error
-        yield
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 import dataclasses
 import datetime
-import errno
 import os
 
 from tfx import v1 as tfx
 
 from byol_tf.errors import UserError
+from byol_tf.files import is_disk_full
 from pipelines import run_metadata, training_runs
 from pipelines.components.model_pusher.versions import newest
 from pipelines.digests import code_digest
@@ -22,17 +22,18 @@ def run(settings: Settings) -> str:
     """Runs the pipeline; returns a sentence about the outcome, and one with the report's path.
 
     Raises:
-        UserError: A component failed for a reason that the user can fix, or did not run.
+        UserError: A component failed for a reason that the user can fix, or did not run; or ML
+            Metadata is damaged or locked by another process.
     """
     finished_run.forget(settings)
     pipeline = create_pipeline(settings)
-    run_metadata.remove_leftovers(settings)
     started = datetime.datetime.now()
     try:
+        run_metadata.remove_leftovers(settings)
         tfx.orchestration.LocalDagRunner().run(pipeline)
+        nodes = run_metadata.last_run(settings)
     except Exception as error:
         raise _explained(error, settings) from error
-    nodes = run_metadata.last_run(settings)
     missing = [
         component.id
         for component in pipeline.components
@@ -69,19 +70,29 @@ def _printed(outcome: run_metadata.Outcome, report: str) -> str:
 
 
 def _explained(error: Exception, settings: Settings) -> Exception:
-    """Returns the UserError in an exception's chain, or one for a full disk, or the exception."""
+    """Returns the exception, or the UserError that is in its chain or that explains it."""
     link: BaseException | None = error
     texts = []
     while link is not None:
         if isinstance(link, UserError):
             return link
-        if getattr(link, "errno", None) == errno.ENOSPC:
+        if is_disk_full(link):
             return _disk_full(settings)
         texts.append(str(link))
         link = link.__cause__ or link.__context__
     text = "\n".join(texts)
-    if any(sign in text for sign in ("No space left on device", "disk is full", "disk I/O error")):
+    if any(sign in text for sign in ("disk is full", "disk I/O error")):
         return _disk_full(settings)
+    if any(sign in text for sign in ("file is not a database", "database disk image is malformed")):
+        return UserError(
+            f"'{settings.metadata_path}' is damaged; put it back from a copy, or give another "
+            "--pipeline_root to start anew."
+        )
+    if any(sign in text for sign in ("Concurrent writes aborted", "database is locked")):
+        return UserError(
+            f"'{settings.metadata_path}' is locked by another process; close what has it open and "
+            "run the same command again."
+        )
     return error
 
 

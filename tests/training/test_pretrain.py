@@ -16,12 +16,13 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from byol_tf import runs
+from byol_tf import locks, runs
 from byol_tf.configs import cifar10
 from byol_tf.errors import UserError
 from byol_tf.models import networks
 from byol_tf.runs import read_history
 from byol_tf.training import pretrain
+from byol_tf.training.callbacks import checkpoint
 
 
 def tiny_encoder(config):
@@ -99,30 +100,51 @@ def test_finished_run_started_again_trains_nothing(tiny, photos, tmp_path):
     )
 
 
-def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_path, monkeypatch):
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Returns a function that lets training die once, right after the checkpoint of a step."""
+    save = checkpoint.TrainingCheckpoint._save
+
+    def arm(step):
+        def save_then_die(self):
+            save(self)
+            if int(self.model.step.numpy()) == step:
+                monkeypatch.setattr(checkpoint.TrainingCheckpoint, "_save", save)
+                raise Killed
+
+        monkeypatch.setattr(checkpoint.TrainingCheckpoint, "_save", save_then_die)
+
+    return arm
+
+
+def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_path, kill_after):
     tiny.checkpoint_every_steps = 3
     whole = pretrain.pretrain(tiny, photos, str(tmp_path / "whole"))
-
-    class Killed(Exception):
-        pass
-
-    from byol_tf.training.callbacks.checkpoint import TrainingCheckpoint
-
-    save = TrainingCheckpoint._save
-
-    def save_then_die(self):
-        save(self)
-        if int(self.model.step.numpy()) == 3:
-            raise Killed
-
-    monkeypatch.setattr(TrainingCheckpoint, "_save", save_then_die)
+    kill_after(step=3)
     with pytest.raises(Killed):
         pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
     resumed = pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
     # TensorFlow's threads sum in any order; the bitwise proof is the SIGKILL test below.
     for actual, wanted in zip(weights_of(resumed), weights_of(whole), strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-3)
-    assert [row["step"] for row in read_history(str(tmp_path / "resumed"))] == ["5", "10"]
+    histories = [read_history(str(tmp_path / name)) for name in ("resumed", "whole")]
+    assert [row["step"] for row in histories[0]] == ["5", "10"]
+    for actual, wanted in zip(*histories, strict=True):
+        assert actual.keys() == wanted.keys()
+        for name in ("loss", "projection_std", "online_accuracy"):
+            assert float(actual[name]) == pytest.approx(float(wanted[name]), abs=2e-3), name
+
+
+def test_a_full_disk_is_one_sentence(tiny, photos, small_disk):
+    """callbacks/test_checkpoint.py shows that nothing is lost."""
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(free - (48 << 10)))  # Less than a checkpoint.
+    with pytest.raises(UserError, match="no space left on the disk of '.*/run'"):
+        pretrain.pretrain(tiny, photos, str(small_disk / "run"))
 
 
 @pytest.mark.slow
@@ -172,7 +194,9 @@ def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit
         "save_counter/.ATTRIBUTES/VARIABLE_VALUE",
     }:
         np.testing.assert_array_equal(killed[key], whole[key], err_msg=key)
-    assert [row["step"] for row in read_history(str(tmp_path / "killed"))] == ["5", "10", "15"]
+    history = read_history(str(tmp_path / "killed"))
+    assert [row["step"] for row in history] == ["5", "10", "15"]
+    assert history == read_history(str(tmp_path / "whole"))
 
 
 def test_another_config_in_the_same_folder_is_refused_by_its_fields(tiny, photos, tmp_path):
@@ -187,6 +211,36 @@ def test_other_data_in_the_same_folder_are_refused(tiny, photos, tmp_path):
     next(pathlib.Path(photos, "cat").iterdir()).unlink()
     with pytest.raises(UserError, match="examples: 40 there, 39 given"):
         pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_trains(tiny, photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    with (
+        locks.exclusive(str(tmp_path / "run"), "taken"),  # test_locks.py has two processes.
+        pytest.raises(UserError, match="another byol-pretrain is training in '.*/run'"),
+    ):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_refused_config_does_not_block_the_folder_and_a_cut_one_can_be_replaced(
+    tiny, photos, tmp_path
+):
+    run_dir = tmp_path / "run"
+    tiny.base_ema, tiny.epochs = 1.5, 1
+    with pytest.raises(UserError, match="base_ema is 1.5"):
+        pretrain.pretrain(tiny, photos, str(run_dir))
+    tiny.base_ema = 0.99
+    model = pretrain.pretrain(tiny, photos, str(run_dir))
+    assert runs.load_config(str(run_dir)).base_ema == 0.99
+
+    os.truncate(run_dir / "config.json", 100)
+    with pytest.raises(UserError, match="config.json' is damaged"):
+        pretrain.pretrain(tiny, photos, str(run_dir))
+    (run_dir / "config.json").unlink()
+    again = pretrain.pretrain(tiny, photos, str(run_dir))
+    for actual, wanted in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
 
 
 def test_checkpoint_of_another_architecture_is_refused(tiny, photos, tmp_path, monkeypatch):
@@ -259,6 +313,13 @@ def test_unwritable_run_folder_is_named(tiny, photos, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="cannot be written"):
         pretrain.pretrain(tiny, photos, str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize("content", ["", '{"epochs": 2, "ima', "[]", "\0" * 20])
+def test_a_cut_config_is_called_damaged(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json' is damaged"):
+        runs.load_config(str(tmp_path))
 
 
 def test_folder_without_a_run_is_named(tmp_path):

@@ -5,18 +5,18 @@ import os
 import keras
 import tensorflow as tf
 
-from byol_tf import runs
+from byol_tf import checkpoints
 from byol_tf.errors import UserError
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves and restores the complete state of a run.
 
-    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step) and the
-    optimizer (slots, iterations, loss scale). Data, augmentation, learning rate and τ are functions
-    of the seed and the step, so nothing else has to be saved for the continued run to equal the
-    uninterrupted one. TensorFlow writes a checkpoint under temporary names and renames it, so a
-    kill at any moment leaves the last complete one.
+    A checkpoint holds the model (online, target, BatchNorm statistics, classifier, step, sums of
+    the running means) and the optimizer (slots, iterations, loss scale). Data, augmentation,
+    learning rate and τ are functions of the seed and the step, so nothing else has to be saved for
+    the continued run to equal the uninterrupted one. TensorFlow writes a checkpoint under temporary
+    names and renames it, so a kill at any moment leaves the last complete one.
 
     Args:
         folder: Folder of the checkpoints, shared by all workers; the last two are kept.
@@ -38,20 +38,24 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         self._folder = folder
         self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, self._scratch or folder, max_to_keep=2
-        )
+        self._manager: tf.train.CheckpointManager | None = None
         self._saved_step = 0
 
     def restore(self) -> int:
-        """Restores the latest checkpoint, if any, and returns the number of steps trained so far.
+        """Restores the latest whole checkpoint and returns the number of steps trained so far.
+
+        Without a checkpoint it is 0.
 
         Raises:
-            UserError: The checkpoint belongs to another architecture or optimizer.
+            UserError: All checkpoints are damaged, or the latest whole one belongs to another
+                architecture or optimizer.
         """
-        latest = tf.train.latest_checkpoint(self._folder)
+        latest = checkpoints.find_latest(self._folder)
         if latest:
-            runs.restore(self._checkpoint, latest)
+            checkpoints.restore(self._checkpoint, latest)
+            if not self._scratch:
+                # A manager keeps the last two of the list; a damaged one must not count.
+                checkpoints.list_up_to(latest, self._folder)
         self._saved_step = int(self._checkpoint.model.step.numpy())
         return self._saved_step
 
@@ -71,6 +75,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _save(self) -> None:
         step = int(self.model.step.numpy())
-        if step > self._saved_step:
+        if step <= self._saved_step:
+            return
+        folder = self._scratch or self._folder
+        if self._manager is None:
+            self._manager = tf.train.CheckpointManager(self._checkpoint, folder, max_to_keep=2)
+        try:
             self._manager.save(checkpoint_number=step)
-            self._saved_step = step
+        except (OSError, tf.errors.OpError):
+            checkpoints.remove_unfinished(os.path.join(folder, f"ckpt-{step}"))
+            raise
+        self._saved_step = step

@@ -1,0 +1,79 @@
+"""Saving and restoring when files are damaged or the disk is full."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from byol_tf import checkpoints
+from byol_tf.training.callbacks.checkpoint import TrainingCheckpoint
+
+
+def new_saver(folder):
+    """Returns a saver of a model of 200 kB, whose weights are all equal to its step."""
+    model = keras.Sequential([keras.layers.Dense(200, input_shape=(200,))])
+    model.compile("sgd")
+    model.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+    saver = TrainingCheckpoint(str(folder), model, every_steps=1)
+    saver.set_model(model)
+    return saver
+
+
+def train_to(saver, step):
+    saver.model.step.assign(step)
+    for weight in saver.model.weights:
+        weight.assign(tf.fill(weight.shape, tf.cast(step, weight.dtype)))
+    saver.on_train_batch_end(0)
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(tmp_path):
+    saver = new_saver(tmp_path)
+    assert saver.restore() == 0
+    for step in (1, 2, 3):
+        train_to(saver, step)
+    data = tmp_path / "ckpt-3.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+
+    again = new_saver(tmp_path)
+    assert again.restore() == 2
+    np.testing.assert_array_equal(again.model.weights[0], np.full((200, 200), 2))
+    train_to(again, 3)
+    kept = checkpoints.saved(str(tmp_path))
+    assert kept == [str(tmp_path / "ckpt-2"), str(tmp_path / "ckpt-3")]
+    assert all(map(checkpoints.is_whole, kept))
+    train_to(again, 4)
+    assert not (tmp_path / "ckpt-2.index").exists()
+
+
+def test_an_emptied_list_of_checkpoints_is_written_again(tmp_path):
+    saver = new_saver(tmp_path)
+    saver.restore()
+    for step in (1, 2):
+        train_to(saver, step)
+    (tmp_path / "checkpoint").write_bytes(b"")
+    again = new_saver(tmp_path)
+    assert again.restore() == 2
+    train_to(again, 3)
+    assert [path[-1] for path in checkpoints.saved(str(tmp_path))] == ["2", "3"]
+
+
+@pytest.mark.parametrize("free", [0, 64 << 10])
+def test_a_full_disk_loses_nothing(small_disk, tmp_path, free):
+    folder = small_disk / "checkpoints"
+    saver = new_saver(folder)
+    saver.restore()
+    train_to(saver, 1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        file.write(bytes(2 << 20))  # Stops where the disk is full.
+        file.truncate(file.tell() - free)
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="No space left"):
+        train_to(saver, 2)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    filler.unlink()
+    again = new_saver(folder)
+    assert again.restore() == 1
+    train_to(again, 2)
+    assert checkpoints.find_latest(str(folder)) == str(folder / "ckpt-2")
