@@ -72,9 +72,17 @@ def build_model(
             seed=config.seed,
             **{field: config[field] for field in method.CONFIG_FIELDS},
         )
+        warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
+        if warmup_steps > total_steps:
+            logging.warning(
+                "optimizer.warmup_epochs (%g) is longer than the run (%d epochs), so the learning "
+                "rate never reaches base_lr; lower it, or train longer.",
+                config.optimizer.warmup_epochs,
+                config.epochs,
+            )
         learning_rate = schedules.WarmupCosine(
             schedules.scale_lr(config.optimizer.base_lr, config.batch_size),
-            min(round(config.optimizer.warmup_epochs * steps_per_epoch), total_steps),
+            min(warmup_steps, total_steps),
             total_steps,
         )
         model.compile(optimizers.build_optimizer(config, learning_rate))

@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -58,8 +59,13 @@ def _visible(character: str) -> str:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv])
+    except SystemExit:  # absl ends with status 1 after --help.
+        sys.exit(0)
     except flags.Error as error:
+        missing = re.findall(r"Flag (--\w+) must have a value", str(error))
+        if len(missing) > 1:
+            _fail(f"Flags {', '.join(missing)} must have values (see --help)")
         _fail(f"{str(error).strip().splitlines()[-1].strip()} (see --help)")
 
 

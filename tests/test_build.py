@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from byol_tf import build, encoders
 from byol_tf.configs import cifar10_demo, simclr_cifar10
@@ -70,3 +71,12 @@ def test_weights_of_the_other_networks_do_not_depend_on_the_online_classifier():
 
     for without, with_classifier in zip(weights(None), weights(7), strict=True):
         np.testing.assert_array_equal(without, with_classifier)
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of(caplog):
+    config = cifar10_demo.get_config("smoke")
+    config.precision = "float32"
+    config.optimizer.warmup_epochs = 3.0
+    with caplog.at_level("WARNING", "absl"):
+        build.build_model(config, 2, None, tf.distribute.get_strategy())
+    assert "warmup_epochs (3) is longer than the run (1 epochs)" in caplog.text

@@ -8,6 +8,7 @@ import pytest
 
 from byol_tf import configs
 from byol_tf.configs import defaults, imagenet
+from byol_tf.errors import UserError
 from byol_tf.images import augmentations
 
 RECIPES = sorted(
@@ -58,6 +59,12 @@ def test_imagenet_views_are_the_papers_two_distributions():
         (config.augment.view_2, augmentations.VIEW_2),
     ):
         assert dataclasses.asdict(augmentations.ViewConfig(**view)) == dataclasses.asdict(wanted)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_unknown_argument_is_refused_with_the_known_ones(name):
+    with pytest.raises(UserError, match=rf"{name}:foo is unknown; give {name}, .*{name}:smoke\.$"):
+        recipe(name, "foo")
 
 
 def test_unknown_preset_is_named():

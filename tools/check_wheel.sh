@@ -37,10 +37,9 @@ install() {
     PATH="$work/$1/bin:$PATH"
 }
 
-# absl ends a command with status 1 after --help.
 shows_help() {
     local text
-    text=$("$1" --help || true)
+    text=$("$1" --help)
     [[ $text == *"$1"*--* ]] || { echo "$1 --help says: $text" >&2; exit 1; }
 }
 

@@ -4,6 +4,7 @@ Flags are parsed before TensorFlow is imported, so `--help` answers at once.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -59,11 +60,27 @@ def run_main(
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags as absl does; errors of ml_collections in an override become a sentence too."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv])
+    except SystemExit:  # absl ends with status 1 after --help.
+        sys.exit(0)
     except flags.Error as error:
-        _fail(f"{str(error).strip().splitlines()[-1].strip()} (see --help)")
+        _fail(f"{_without_repetition(error)} (see --help)")
+    except UserError as error:
+        _fail(str(error))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        _fail(f"a --config override does not fit: {' '.join(str(error).split())}")
+        # The text of a KeyError is the repr of its message.
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        _fail(f"a --config override does not fit: {' '.join(message.split())}")
+
+
+def _without_repetition(error: flags.Error) -> str:
+    """Returns the last line of `error`, or all flags that are missing in one."""
+    missing = re.findall(r"Flag (--\w+) must have a value", str(error))
+    if len(missing) < 2:
+        return str(error).strip().splitlines()[-1].strip()
+    if "config" in flags.FLAGS and not flags.FLAGS["config"].present:
+        missing.insert(0, "--config")
+    return f"Flags {', '.join(missing)} must have values"
 
 
 def _fail(sentence: str, status: int = 1) -> NoReturn:

@@ -8,11 +8,13 @@ For example:
 import json
 import os
 
+import ml_collections
 from absl import flags, logging
 
 from byol_tf.cli import run_main
 
 _FLAGS = flags.FLAGS
+_STEP = "model/step/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +40,19 @@ def main(argv: list[str]) -> None:
             "evaluation": _evaluation(checkpoint),
         },
     )
-    print(f"The encoder is in {_FLAGS.output}.")
+    print(f"The encoder is in {_FLAGS.output}{_unfinished(config, checkpoint)}.")
+
+
+def _unfinished(config: ml_collections.ConfigDict, checkpoint: str) -> str:
+    """Returns a note with the checkpoint's step if it is not the last; empty if unknown."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(checkpoint)
+    if not (reader.has_tensor(_STEP) and "examples" in config):
+        return ""
+    step = int(reader.get_tensor(_STEP))
+    total = max(config.examples // config.batch_size, 1) * config.epochs
+    return f" (step {step:,} of {total:,}: the training is not finished)" if step < total else ""
 
 
 def _evaluation(checkpoint: str | None) -> dict | None:

@@ -15,8 +15,9 @@ from byol_tf.errors import UserError
 # Otherwise `--help` would list the flag under this module instead of the command.
 flags.disclaim_key_flags()
 
+_RECIPES = "imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10"
 _HELP = (
-    "A recipe of byol_tf/configs (imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10), "
+    f"A recipe of byol_tf/configs ({_RECIPES}), "
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
     "get_config. Override any field: --config.epochs=50 --config.encoder.depth=34. The defaults "
     "are the paper's."
@@ -34,7 +35,7 @@ def resolve_config(holder: flags.FlagHolder | flags.Flag) -> ml_collections.Conf
     Raises:
         UserError: The flag is missing, or there is no such recipe.
     """
-    recipes = "a recipe (imagenet, cifar10, cifar10_demo) or a Python file with get_config"
+    recipes = f"a recipe ({_RECIPES}) or a Python file with get_config"
     if holder.value is None:
         raise UserError(f"--config is missing; give {recipes}.")
     try:

@@ -17,6 +17,8 @@ from byol_tf.configs import defaults
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the recipe; `arg` is empty or `smoke`."""
+    if arg:
+        defaults.check_argument("cifar10", arg)
     config = defaults.get_config()
     config.epochs = 200
     config.batch_size = 512

@@ -10,6 +10,8 @@ from byol_tf.configs import cifar10, defaults
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the recipe; `arg` is empty or `smoke`."""
+    if arg:
+        defaults.check_argument("cifar10_demo", arg)
     config = cifar10.get_config()
     config.epochs = 40
     config.batch_size = 128

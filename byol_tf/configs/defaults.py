@@ -4,9 +4,11 @@ The numbers are those of the paper's appendix B and of its authors' code.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import ml_collections
 
+from byol_tf.errors import UserError
 from byol_tf.images.view_config import VIEW_1, VIEW_2
 
 
@@ -59,6 +61,24 @@ def get_config() -> ml_collections.ConfigDict:
     config.knn_examples = 5_000
     config.checkpoint_every_steps = 1_000
     return config
+
+
+def check_argument(recipe: str, arg: str, known: Sequence[str] = ("smoke",)) -> None:
+    """Refuses an argument that a recipe does not have.
+
+    Args:
+        recipe: Name of the recipe.
+        arg: What follows the colon in `--config=NAME:ARG`.
+        known: Arguments that the recipe has.
+
+    Raises:
+        UserError: `arg` is not in `known`.
+    """
+    if arg not in known:
+        raise UserError(
+            f"the recipe {recipe}:{arg} is unknown; give "
+            f"{', '.join([recipe, *(f'{recipe}:{one}' for one in known)])}."
+        )
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

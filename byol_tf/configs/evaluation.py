@@ -5,11 +5,13 @@ byol-evaluate --protocol=linear,semi_supervised --config.linear.views=80 ...
 
 import ml_collections
 
+from byol_tf.errors import UserError
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config; `arg` must be empty."""
     if arg:
-        raise ValueError(f"evaluation:{arg} is unknown; evaluation takes no argument.")
+        raise UserError(f"evaluation:{arg} is unknown; evaluation takes no argument.")
     config = ml_collections.ConfigDict()
 
     # Wu et al. 2018; not in the paper.

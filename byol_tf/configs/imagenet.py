@@ -22,11 +22,8 @@ PRESETS = {
 
 def get_config(arg: str = "1000") -> ml_collections.ConfigDict:
     """Returns the recipe; `arg` is the number of epochs, one of `PRESETS`, or `smoke`."""
+    defaults.check_argument("imagenet", arg, [*map(str, PRESETS), "smoke"])
     epochs = 1000 if arg == "smoke" else int(arg)
-    if epochs not in PRESETS:
-        raise ValueError(
-            f"imagenet:{arg} is unknown; give imagenet: and one of {sorted(PRESETS)} or smoke."
-        )
     config = defaults.get_config()
     config.epochs = epochs
     config.batch_size = 4096

@@ -19,11 +19,8 @@ EPOCHS = (100, 300, 1000)
 
 def get_config(arg: str = "1000") -> ml_collections.ConfigDict:
     """Returns the recipe; `arg` is the number of epochs, one of `EPOCHS`, or `smoke`."""
+    defaults.check_argument("simclr", arg, [*map(str, EPOCHS), "smoke"])
     epochs = 1000 if arg == "smoke" else int(arg)
-    if epochs not in EPOCHS:
-        raise ValueError(
-            f"simclr:{arg} is unknown; give simclr: and one of {list(EPOCHS)} or smoke."
-        )
     config = defaults.get_config()
     config.method = "simclr"
     config.epochs = epochs

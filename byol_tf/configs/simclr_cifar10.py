@@ -15,6 +15,8 @@ from byol_tf.configs import cifar10, defaults, simclr
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the recipe; `arg` is empty or `smoke`."""
+    if arg:
+        defaults.check_argument("simclr_cifar10", arg)
     config = cifar10.get_config()
     config.method = "simclr"
     config.projection_size = 128

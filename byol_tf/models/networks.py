@@ -29,7 +29,7 @@ STEM_STRIDES = {"imagenet": 4, "small": 1}
 def resnet(
     depth: int = 50,
     width: float = 1,
-    image_size: int = 224,
+    image_size: int | tuple[int, int] = 224,
     stem: str = "imagenet",
     zero_init_last_gamma: bool = True,
     name: str | None = None,
@@ -42,7 +42,7 @@ def resnet(
             network for small machines. 64 · width must be a whole number. Below 0.25, training on a
             CPU with AVX-512 can crash: oneDNN writes past its buffers (uxlfoundation/oneDNN issue
             6035).
-        image_size: Side of the square input, in pixels.
+        image_size: Side of the square input, or its height and width, in pixels.
         stem: `imagenet` (7x7 of stride 2 and a 3x3 max pool of stride 2) or `small` (one 3x3 of
             stride 1, no pool), the usual choice for images of 32 to 64 pixels.
         zero_init_last_gamma: Whether each residual branch starts at zero (Goyal et al. 2017,
@@ -50,7 +50,7 @@ def resnet(
         name: Name of the model, by default `resnet{depth}_{width}x`.
 
     Returns:
-        A functional model, float `[B, image_size, image_size, 3]` -> float32 `[B, D]`,
+        A functional model, float `[B, H, W, 3]` -> float32 `[B, D]`, H and W from `image_size`,
         D = 512 · width for depths 18 and 34, 2048 · width above.
 
     Raises:
@@ -66,7 +66,8 @@ def resnet(
             f"ResNet width {width} gives no whole number of channels; give a multiple of 1/64."
         )
     smallest = STEM_STRIDES[stem] * 8  # C3, C4 and C5 halve the map once each.
-    if image_size < smallest:
+    height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width_px) < smallest:
         raise UserError(
             f"image_size {image_size} is too small for the '{stem}' stem, which needs at least "
             f"{smallest} pixels; give larger images"
@@ -76,7 +77,7 @@ def resnet(
     blocks, bottleneck = DEPTHS[depth]
     block = _bottleneck_block if bottleneck else _basic_block
     channels = int(64 * width)
-    images = keras.Input((image_size, image_size, 3), name="images")
+    images = keras.Input((height, width_px, 3), name="images")
     if stem == "imagenet":
         x = _conv_bn_relu(images, channels, 7, "stem", strides=2)
         x = layers.MaxPool2D(3, strides=2, padding="same", name="stem_pool")(x)

@@ -4,11 +4,13 @@ A subclass defines the networks and the loss of two views; see byol.py and simcl
 """
 
 import abc
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from byol_tf.errors import UserError
 from byol_tf.models.collapse import spread
@@ -91,6 +93,7 @@ class TwoViewModel(keras.Model):
         self.micro_batches = micro_batches
         self.seed = seed
 
+        self._warned_of_integers = False
         self.classifier = None
         if num_classes is not None:
             # A separate seed: the other networks get the same weights with and without it.
@@ -180,6 +183,31 @@ class TwoViewModel(keras.Model):
             keras.saving.deserialize_keras_object(config["optimizer"]), config["jit_compile"]
         )
         self.optimizer.build(self.trainable_variables)
+
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
+        """Saves like `keras.Model.save`, as a .keras file.
+
+        Raises:
+            UserError: The file is not .keras; a SavedModel loses the class, and with it the method.
+        """
+        if kwargs.get("save_format", "keras") != "keras" or not str(filepath).endswith(".keras"):
+            raise UserError(
+                f"'{filepath}' is not a .keras file, the only format from which a method trains "
+                "on; give a name that ends in .keras, or export model.encoder for serving."
+            )
+        super().save(filepath, overwrite=overwrite, **kwargs)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains like `keras.Model.fit`; warns if that went past `total_steps`."""
+        history = super().fit(*args, **kwargs)
+        if self.step.numpy() > self.total_steps:
+            logging.warning(
+                "fit trained to step %d, but the schedules end at total_steps = %d; give the "
+                "number of steps that will be trained.",
+                self.step.numpy(),
+                self.total_steps,
+            )
+        return history
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """Trains one step; returns running metrics, learning rate and what the method logs."""
@@ -278,6 +306,14 @@ class TwoViewModel(keras.Model):
         if self.classifier is not None and labels is None:
             raise ValueError(
                 "num_classes is set but the batches have no labels; leave num_classes out."
+            )
+        integers = self.augmentation is None and any(view.dtype.is_integer for view in x)
+        if integers and not self._warned_of_integers:
+            self._warned_of_integers = True  # The step is traced several times.
+            logging.warning(
+                "the views are %s; encoders expect normalised floats, with a mean near 0 and a "
+                "standard deviation near 1.",
+                x[0].dtype.name,
             )
         if self.augmentation is not None:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group

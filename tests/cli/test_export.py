@@ -19,10 +19,12 @@ def export(*flags):
 def run_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     config = cifar10_demo.get_config("smoke")
-    runs.claim_run_dir(str(path), config.to_dict())
+    runs.claim_run_dir(str(path), config.to_dict() | {"examples": 16, "classes": []})
     encoder = build.build_encoder(config)
-    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
+    step = tf.Variable(0, dtype=tf.int64)
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder, step=step))
     for _ in range(2):
+        step.assign_add(1)
         saved.save(str(path / "checkpoints" / "ckpt"))
         encoder.weights[0].assign_add(tf.ones_like(encoder.weights[0]))
     record = {"model": str(path / "checkpoints" / "ckpt-2"), "rows": ["accuracies"]}
@@ -69,6 +71,9 @@ def test_an_earlier_checkpoint_is_exported_without_the_figures_of_the_latest(
     earlier = run_dir / "checkpoints" / "ckpt-1"
     result = export(f"--run_dir={run_dir}", f"--checkpoint={earlier}", f"--output={path}")
     assert result.returncode == 0, result.stderr
+    assert result.stdout == (
+        f"The encoder is in {path} (step 1 of 2: the training is not finished).\n"
+    )
     assert "TF Serving needs a number as version, and 'photos' is not a number" in result.stderr
     np.testing.assert_allclose(
         embedding(path, image), expected(run_dir, "ckpt-1", image), rtol=0, atol=1e-5

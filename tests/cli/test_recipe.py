@@ -47,6 +47,7 @@ def test_a_field_that_the_default_recipe_does_not_have_gets_a_sentence(tmp_path)
     result = demo(tmp_path, "--config.batchsize=24", default='"cifar10:smoke"')
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.startswith("error: a --config override does not fit")
+    assert 'Did you mean "batch_size" instead of "batchsize"?' in result.stderr
 
 
 def test_a_record_names_the_recipe_and_no_path_of_this_machine(monkeypatch):
@@ -56,8 +57,16 @@ def test_a_record_names_the_recipe_and_no_path_of_this_machine(monkeypatch):
     assert recipe.command_line("byol-x") == wanted
 
 
-def test_the_flag_is_the_commands_in_its_help(tmp_path):
-    assert "--config: A recipe" in demo(tmp_path, "--help").stdout
+def test_the_flag_is_the_commands_in_its_help_which_succeeds(tmp_path):
+    for flag in ("--help", "-h"):
+        result = demo(tmp_path, flag)
+        assert result.returncode == 0 and "--config: A recipe" in result.stdout
+
+
+def test_the_list_of_recipes_is_complete():
+    folder = pathlib.Path(recipe.__file__).parent.parent / "configs"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "defaults", "evaluation"}
+    assert set(recipe._RECIPES.split(", ")) == files
 
 
 def test_without_a_default_a_missing_config_gets_a_sentence(tmp_path):

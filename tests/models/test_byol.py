@@ -443,3 +443,20 @@ def test_views_given_as_x_and_y_are_not_taken_for_labels():
 def test_online_classifier_without_labels_is_refused():
     with pytest.raises(ValueError, match="num_classes"):
         make_model(num_classes=3).fit(make_batches(1), verbose=0)
+
+
+def test_integer_views_and_steps_past_the_schedule_are_warned_of_once(caplog):
+    model = make_model(total_steps=2)
+    views = np.random.default_rng(0).integers(0, 256, (2, 24, 16, 16, 3), dtype="uint8")
+    batches = tf.data.Dataset.from_tensor_slices(((views[0], views[1]),)).batch(8)
+    with caplog.at_level("WARNING", "absl"):
+        model.fit(batches, verbose=0)
+    messages = [record.getMessage() for record in caplog.records if record.name == "absl"]
+    assert sum("the views are uint8" in message for message in messages) == 1
+    assert sum("to step 3, but the schedules end at" in message for message in messages) == 1
+
+
+def test_a_saved_model_is_refused_in_favour_of_keras(tmp_path):
+    with pytest.raises(UserError, match="give a name that ends in .keras"):
+        make_model().save(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

@@ -114,3 +114,10 @@ def test_mixed_precision_gives_a_float32_representation():
 def test_bad_arguments_are_named_with_what_to_do(kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
         networks.resnet(**kwargs)
+
+
+def test_images_need_not_be_square():
+    encoder = networks.resnet(depth=18, width=0.25, image_size=(48, 64), stem="small")
+    assert encoder.input_shape == (None, 48, 64, 3) and encoder.output_shape == (None, 128)
+    with pytest.raises(UserError, match="too small"):
+        networks.resnet(depth=18, image_size=(64, 4), stem="small")
