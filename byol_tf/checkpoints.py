@@ -23,7 +23,8 @@ def find_latest(folder: str) -> str | None:
         The path, or None if nothing has been saved.
 
     Raises:
-        UserError: There are checkpoints, and none is whole.
+        UserError: There are checkpoints, and none is whole. What a first save left when it was cut
+            short does not count: TensorFlow lists a checkpoint once it is complete.
     """
     paths = saved(folder)
     damaged: list[str] = []
@@ -37,7 +38,7 @@ def find_latest(folder: str) -> str | None:
                 )
             return path
         damaged.append(path)
-    if damaged:
+    if damaged and tf.io.gfile.exists(os.path.join(folder, "checkpoint")):
         raise UserError(
             f"no checkpoint in '{folder}' is whole (damaged: {_quoted(damaged)}); put one back "
             "from a copy, or remove that folder to train from the start."
@@ -75,7 +76,7 @@ def remove_unfinished(path: str) -> None:
     """Removes what a failed save left of the checkpoint `path`, so that the disk has room again."""
     folder = os.path.dirname(path)
     leftovers = tf.io.gfile.glob([f"{path}_temp", os.path.join(folder, "checkpoint.tmp*")])
-    if path not in saved(folder):
+    if path not in _listed(folder):
         leftovers += tf.io.gfile.glob(f"{path}.*")
     for leftover in leftovers:
         if tf.io.gfile.isdir(leftover):

@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
             "evaluation": _evaluation(checkpoint),
         },
     )
-    print(f"The encoder is in {_FLAGS.output}{_unfinished(config, checkpoint)}.")
+    note = _unfinished(config, checkpoint) if checkpoint else ""
+    print(f"The encoder is in {_FLAGS.output}{note}.")
 
 
 def _unfinished(config: ml_collections.ConfigDict, checkpoint: str) -> str:
