@@ -27,6 +27,7 @@ class DataFolder:
         majority: Fraction of the images in the most common class; 0 if unknown.
         digest: Digest of the files' keys, sizes and times.
         found: Sentence for the user: how many images, and what is done with their labels.
+        unread: Sentences about what lies there and is not read.
     """
 
     images: Mapping[str, Sequence["File"]]
@@ -35,6 +36,7 @@ class DataFolder:
     majority: float
     digest: str
     found: str
+    unread: list[str]
 
 
 def canonical(path: str) -> str:
@@ -57,12 +59,16 @@ def list_folder(
     Raises:
         UserError: There are no images, or accuracy should decide and cannot be measured.
     """
+    from byol_tf.sources.unread import Unread
     from pipelines.images import listing
 
     patterns = dict(input_splits) or {"all": "**"}
     if any("{" in pattern for pattern in patterns.values()):
         patterns = _with_span(data_dir, patterns, span)
-    files = {name: listing.find_files(data_dir, pattern) for name, pattern in patterns.items()}
+    unread = Unread()
+    files = {
+        name: listing.find_files(data_dir, pattern, unread) for name, pattern in patterns.items()
+    }
     everything = [file for listed in files.values() for file in listed]
     if not everything:
         kinds = ", ".join(suffix[1:] for suffix in listing.IMAGE_EXTENSIONS)
@@ -87,7 +93,9 @@ def list_folder(
         labelled, found = _labels(images, classes, labels, data_dir)
         largest = max(collections.Counter(classes.values()).values(), default=0)
         majority = largest / len(everything)
-    return DataFolder(images, records, labelled, majority, listing.digest(everything), found)
+    return DataFolder(
+        images, records, labelled, majority, listing.digest(everything), found, unread.sentences()
+    )
 
 
 def _labels(

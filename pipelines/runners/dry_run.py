@@ -14,7 +14,7 @@ def describe(settings: Settings, folder: DataFolder) -> list[str]:
     Raises:
         UserError: The images cannot be trained on.
     """
-    lines = [f"Data: '{settings.data_dir}' has {folder.found}."]
+    lines = [f"Data: '{settings.data_dir}' has {folder.found}.", *folder.unread]
     keys = {split: [file.key for file in files] for split, files in folder.images.items()}
     if any(keys.values()):
         lines.append(f"Kinds: {dry_run.kinds(key for split in keys.values() for key in split)}.")
@@ -25,6 +25,7 @@ def describe(settings: Settings, folder: DataFolder) -> list[str]:
     else:
         source = FolderSource(settings.data_dir, keys["train"])
         config = ml_collections.ConfigDict(dict(settings.config))
+        config.data.max_corrupt_fraction = 1.0  # Ingestion leaves them out, up to its own limit.
         lines += dry_run.plan(config, source, settings.strategy).lines()
         lines.append(
             "The time is of the training alone; reading, evaluation and the report come on top. "
