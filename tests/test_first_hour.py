@@ -15,7 +15,7 @@ import pytest
 from commands import run_command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # Four runs of the pipeline: minutes.
 
 
 def succeeds(module: str, *arguments: object) -> str:

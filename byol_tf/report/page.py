@@ -33,7 +33,9 @@ def render(template: pathlib.Path, **values: Any) -> str:
         "duration": formats.duration,
         "date": formats.date,
     }
-    return environment.get_template(template.name).render(**values)
+    document = environment.get_template(template.name).render(**values)
+    # File names need not be UTF-8, but the page is.
+    return document.encode("utf-8", "backslashreplace").decode()
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

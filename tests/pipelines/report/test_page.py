@@ -172,6 +172,12 @@ def test_names_from_the_data_are_escaped(full, images):
     assert parsed.text.count(HOSTILE) >= 15
 
 
+def test_a_file_name_that_is_not_utf_8_is_escaped(images):
+    named = dataclasses.replace(images, keys=["latin \udcfc.jpg"] * len(images.keys))
+    run = dataclasses.replace(EMPTY, gallery=named, corrupt=[("\udcfc", "cut")], corrupt_total=1)
+    assert r"latin \udcfc.jpg" in page.render(run).encode("utf-8").decode()
+
+
 def test_an_unreadable_image_costs_nothing_else(images):
     broken = dataclasses.replace(images, images=[b"?"] * len(images.images))
     assert "no preview" in Page(page.render(dataclasses.replace(EMPTY, gallery=broken))).text
