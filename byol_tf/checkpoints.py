@@ -52,8 +52,10 @@ def saved(folder: str) -> list[str]:
     They are those that TensorFlow has listed in the file `checkpoint`; if that file is missing or
     damaged, all that have an index.
     """
+    if listed := _listed(folder):
+        return listed
     indices = tf.io.gfile.glob(os.path.join(folder, "*-*.index"))
-    return _listed(folder) or sorted((path.removesuffix(".index") for path in indices), key=_number)
+    return sorted((path.removesuffix(".index") for path in indices), key=_number)
 
 
 def list_up_to(path: str, folder: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from commands import run_command
+from pictures import copy_photos
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # Four runs of the pipeline: minutes.
@@ -44,11 +45,7 @@ def interrupted(module: str, arguments: list[str], at: str) -> str:
 
 
 def test_dry_run_run_add_delete_interrupt_run_embed_change_embed_search(tmp_path, images_dir):
-    taken = tmp_path / "taken"
-    for name in ("bird", "ship", "truck"):
-        for path in sorted((images_dir / "train" / name).iterdir())[:20]:
-            (taken / name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, taken / name)
+    taken = copy_photos(images_dir / "train", tmp_path / "taken", ("bird", "ship", "truck"), 20)
     photos = tmp_path / "photos"
     facts = messy_folder.build(photos, taken)
     root, serving = tmp_path / "pipeline", tmp_path / "serving"
@@ -79,9 +76,7 @@ def test_dry_run_run_add_delete_interrupt_run_embed_change_embed_search(tmp_path
     assert f"{len(facts.other)} files of other kinds not read" in report
 
     # Photos come and go: that is no reason to stop.
-    for path in sorted((images_dir / "train" / "frog").iterdir())[:12]:
-        (photos / "frog").mkdir(exist_ok=True)
-        shutil.copy(path, photos / "frog")
+    copy_photos(images_dir / "train", photos, ["frog"], 12)
     for path in sorted((photos / "ship").glob("0*.jpg"))[:2]:
         path.unlink()
     said = succeeds("pipelines.runners.local", *pipeline)

@@ -48,11 +48,13 @@ def _unfinished(config: ml_collections.ConfigDict, checkpoint: str) -> str:
     """Returns a note with the checkpoint's step if it is not the last; empty if unknown."""
     import tensorflow as tf
 
+    from byol_tf.models import schedules
+
     reader = tf.train.load_checkpoint(checkpoint)
     if not (reader.has_tensor(_STEP) and "examples" in config):
         return ""
     step = int(reader.get_tensor(_STEP))
-    total = max(config.examples // config.batch_size, 1) * config.epochs
+    total = schedules.steps_per_epoch(config.examples, config.batch_size) * config.epochs
     return f" (step {step:,} of {total:,}: the training is not finished)" if step < total else ""
 
 

@@ -28,6 +28,11 @@ def cosine_ema(step: int | tf.Tensor, base_ema: float, total_steps: int) -> tf.T
     return 1.0 - (1.0 - base_ema) * (tf.cos(math.pi * progress) + 1.0) / 2.0
 
 
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Returns the number of whole batches in an epoch; at least one, which may repeat examples."""
+    return max(num_examples // batch_size, 1)
+
+
 def scale_lr(base_lr: float, batch_size: int) -> float:
     """Scales `base_lr`, given for a global batch of 256 images, linearly (section 3.3)."""
     return base_lr * batch_size / 256

@@ -19,6 +19,7 @@ from byol_tf import data
 from byol_tf.build import build_model
 from byol_tf.evaluation.results import environment
 from byol_tf.evaluation.subsets import list_examples
+from byol_tf.models import schedules
 from byol_tf.models.precision import resolve_precision
 from byol_tf.sources import Source
 from byol_tf.training import strategy as strategies
@@ -94,7 +95,7 @@ def plan(
     data.check_config(config)
     strategies.check_batch_size(config.batch_size, distribution)
     source = data.open_source(source) if isinstance(source, str) else source
-    steps_per_epoch = max(source.num_examples // config.batch_size, 1)
+    steps_per_epoch = schedules.steps_per_epoch(source.num_examples, config.batch_size)
 
     # A batch that every replica can cut into its micro-batches, two images in each.
     unit = distribution.num_replicas_in_sync * config.micro_batches
@@ -157,7 +158,7 @@ def _timed(
 ) -> tuple[str, list[float]]:
     """Returns the name of the encoder, and the seconds of a few training steps."""
     config = ml_collections.ConfigDict(config.to_dict() | {"batch_size": batch_size})
-    steps_per_epoch = max(source.num_examples // batch_size, 1)
+    steps_per_epoch = schedules.steps_per_epoch(source.num_examples, batch_size)
     model = build_model(config, steps_per_epoch, source.class_names, distribution)
     timer = _Timer()
     views = distribution.distribute_datasets_from_function(

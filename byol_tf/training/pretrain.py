@@ -23,6 +23,7 @@ from byol_tf.build import (
     preprocessing_from_config,
 )
 from byol_tf.errors import UserError
+from byol_tf.models import schedules
 from byol_tf.models.precision import resolve_precision
 from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.runs import load_config, restore_encoder
@@ -107,7 +108,7 @@ def _train(
     distribution: tf.distribute.Strategy,
     chief: bool,
 ) -> TwoViewModel:
-    steps_per_epoch = max(source.num_examples // config.batch_size, 1)
+    steps_per_epoch = schedules.steps_per_epoch(source.num_examples, config.batch_size)
     model = build_model(config, steps_per_epoch, source.class_names, distribution)
     saver = checkpoint.TrainingCheckpoint(
         os.path.join(run_dir, "checkpoints"), model, config.checkpoint_every_steps, chief

@@ -86,7 +86,7 @@ def _explained(error: Exception, settings: Settings) -> Exception:
     if any(sign in text for sign in ("file is not a database", "database disk image is malformed")):
         return UserError(
             f"'{settings.metadata_path}' is damaged; put it back from a copy, or give another "
-            "--pipeline_root to start anew."
+            "--pipeline_root to start from nothing."
         )
     if any(sign in text for sign in ("Concurrent writes aborted", "database is locked")):
         return UserError(

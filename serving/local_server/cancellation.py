@@ -104,7 +104,7 @@ class StopSwitches:
 
     def open(self) -> None:
         """Creates the queues; called once, when the graph is complete."""
-        # A handle names its queue, also one that is created anew.
+        # A handle still names its queue after the queue was destroyed and created again.
         self._names = [np.array(name, object) for name in self._session.run(self._handles)]
         for number in range(_SWITCHES):
             self._free.put(number)

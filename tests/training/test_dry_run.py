@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from pictures import copy_photos
 
 from byol_tf.configs import cifar10
 from byol_tf.training import dry_run
@@ -19,11 +20,7 @@ def smoke():
 @pytest.fixture
 def photos(images_dir, tmp_path):
     """40 real images in two folders."""
-    for name in ("cat", "truck"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for path in sorted((images_dir / "train" / name).iterdir())[:20]:
-            (tmp_path / "photos" / name / path.name).symlink_to(path)
-    return tmp_path / "photos"
+    return copy_photos(images_dir / "train", tmp_path / "photos", ("cat", "truck"), 20)
 
 
 def test_the_plan_is_that_of_the_training_and_writes_nothing(smoke, photos, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import copy_photos
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from byol_tf import locks, runs
@@ -50,11 +51,7 @@ def tiny(monkeypatch):
 @pytest.fixture
 def photos(images_dir, tmp_path):
     """40 real images of two classes."""
-    for name in ("cat", "truck"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for path in sorted((images_dir / "train" / name).iterdir())[:20]:
-            shutil.copy(path, tmp_path / "photos" / name)
-    return str(tmp_path / "photos")
+    return str(copy_photos(images_dir / "train", tmp_path / "photos", ("cat", "truck"), 20))
 
 
 def weights_of(model):
