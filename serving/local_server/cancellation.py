@@ -6,10 +6,11 @@ is computed. Closing the queue makes this operation fail, and with it the whole 
 the thread that closes it: TensorFlow's own may all be busy with the run.
 """
 
+import collections
 import contextlib
 import os
-import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,7 +22,11 @@ from serving.local_server.status import Code, StatusError
 v1 = tf.compat.v1
 
 # Runs at a time that can be cancelled, in each model; others wait. TF Serving has as many threads.
-_SWITCHES = 4 * (os.cpu_count() or 1)
+_RUNS = 4 * (os.cpu_count() or 1)
+# A closed queue cannot be opened, only replaced. The thread that put the last value may still be in
+# the queue's code when the run is over, so a queue is replaced only after it has rested.
+_QUEUES = 512 + _RUNS
+_REST_SECONDS = 0.5
 _IN_THIS_THREAD = config_pb2.RunOptions(inter_op_thread_pool=-1)
 
 
@@ -84,7 +89,7 @@ class StopSwitches:
         with tf.device("/CPU:0"):
             queues = [
                 tf.raw_ops.FIFOQueueV2(component_types=kind, shapes=[[]], shared_name=f"stop_{i}")
-                for i in range(_SWITCHES)
+                for i in range(_QUEUES)
             ]
             self._handles = [tf.raw_ops.SerializeTensor(tensor=handle) for handle in queues]
             # One set of operations for all queues, so that TensorFlow prepares each signature once.
@@ -99,15 +104,17 @@ class StopSwitches:
                 with tf.control_dependencies([session.graph.as_graph_element(name)]):
                     self._done[name] = tf.raw_ops.QueueEnqueueV2(handle=handle, components=[True])
             self._close = tf.raw_ops.QueueCloseV2(handle=handle, cancel_pending_enqueues=True)
+            self._size = tf.raw_ops.QueueSizeV2(handle=handle)
             self._destroy = tf.raw_ops.DestroyResourceOp(resource=handle)
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._runs = threading.BoundedSemaphore(_RUNS)
+        self._open = collections.deque(range(_QUEUES))
+        self._closed: collections.deque[tuple[float, int]] = collections.deque()
 
     def open(self) -> None:
         """Creates the queues; called once, when the graph is complete."""
         # A handle still names its queue after the queue was destroyed and created again.
         self._names = [np.array(name, object) for name in self._session.run(self._handles)]
-        for number in range(_SWITCHES):
-            self._free.put(number)
 
     @contextlib.contextmanager
     def armed(
@@ -118,32 +125,50 @@ class StopSwitches:
         Args:
             cancellation: Cancellation of the request.
             outputs: Names of the tensors that the run fetches.
-            timeout: Seconds to wait for a free switch, or None for no limit.
+            timeout: Seconds to wait while too many others run, or None for no limit.
 
         Yields:
             Values to feed by placeholder, and operations to run.
 
         Raises:
-            StatusError: CANCELLED if the request was or is cancelled; DEADLINE_EXCEEDED if no
-                switch got free.
+            StatusError: CANCELLED if the request was or is cancelled; DEADLINE_EXCEEDED if too
+                many others were running.
         """
-        try:
-            number = self._free.get(timeout=timeout)
-        except queue.Empty as error:
+        if not self._runs.acquire(timeout=timeout):
             raise StatusError(
                 Code.DEADLINE_EXCEEDED, "Deadline exceeded while other requests were running."
-            ) from error
-        feed = {self._handle: self._names[number]}
-        count = {self._count: np.array(len(outputs), np.int32)}
-        used_up = True
+            )
         try:
-            with cancellation.stopping(
-                lambda: self._session.run(self._close, feed, options=_IN_THIS_THREAD)
-            ):
-                yield feed | count, [self._wait, *(self._done[name] for name in outputs)]
-            used_up = cancellation.cancelled  # Just after the run.
+            number = self._take()
+            feed = {self._handle: self._names[number]}
+            count = {self._count: np.array(len(outputs), np.int32)}
+            try:
+                with cancellation.stopping(lambda: self._run(self._close, feed)):
+                    yield feed | count, [self._wait, *(self._done[name] for name in outputs)]
+            except BaseException:
+                if not cancellation.cancelled and (left := self._run(self._size, feed)):
+                    self._run(self._wait, feed | {self._count: left})
+                raise
+            finally:
+                if cancellation.cancelled:
+                    self._closed.append((time.monotonic(), number))
+                else:
+                    self._open.append(number)
         finally:
-            if used_up:  # The queue is closed, or holds values of a run that failed.
-                self._session.run(self._destroy, feed, options=_IN_THIS_THREAD)
-                self._session.run(self._handles[number], options=_IN_THIS_THREAD)
-            self._free.put(number)
+            self._runs.release()
+
+    def _take(self) -> int:
+        """Returns the number of an open queue; if there is none, replaces those that rested."""
+        with self._lock:
+            if not self._open:
+                time.sleep(max(0.0, self._closed[0][0] + _REST_SECONDS - time.monotonic()))
+                now = time.monotonic()
+                while self._closed and self._closed[0][0] + _REST_SECONDS <= now:
+                    number = self._closed.popleft()[1]
+                    self._run(self._destroy, {self._handle: self._names[number]})
+                    self._open.append(number)
+                self._session.run(self._handles, options=_IN_THIS_THREAD)
+            return self._open.popleft()
+
+    def _run(self, fetch: tf.Tensor | tf.Operation, feed: dict[tf.Tensor, np.ndarray]):
+        return self._session.run(fetch, feed, options=_IN_THIS_THREAD)

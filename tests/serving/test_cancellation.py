@@ -56,7 +56,7 @@ def test_a_request_cancelled_before_its_run_does_not_run(echo):
 
 def test_answers_and_errors_stay_the_same_and_switches_are_used_again(echo):
     a, b = np.array([[1.0, 2.0]], np.float32), np.array([b"x"], object)
-    for number in range(3 * cancellation._SWITCHES):
+    for number in range(3 * cancellation._RUNS):
         cancel = Cancellation()
         with pytest.raises(StatusError) as caught:
             echo.run("two", {"a": np.float32(1), "b": b}, cancellation=cancel)
