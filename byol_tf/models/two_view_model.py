@@ -189,12 +189,14 @@ class TwoViewModel(keras.Model):
         """Saves like `keras.Model.save`, as a .keras file.
 
         Raises:
-            UserError: The file is not .keras; a SavedModel loses the class, and with it the method.
+            UserError: The file is not .keras. Keras 2 loads a SavedModel as another class, with
+                weights in another order and without the method; Keras 3 writes none.
         """
         if kwargs.get("save_format", "keras") != "keras" or not str(filepath).endswith(".keras"):
             raise UserError(
-                f"'{filepath}' is not a .keras file, the only format from which a method trains "
-                "on; give a name that ends in .keras, or export model.encoder for serving."
+                f"'{filepath}' is not a .keras file, the only format that keeps the method and the "
+                "optimizer's state to train on; give a name that ends in .keras, or export "
+                "model.encoder for serving by byol_tf.export.save_encoder."
             )
         super().save(filepath, overwrite=overwrite, **kwargs)
 

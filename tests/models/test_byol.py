@@ -347,7 +347,11 @@ def test_saved_model_file_restores_weights_and_config(tmp_path):
     np.testing.assert_array_equal(copy(images), model(images))
     for actual, wanted in zip(copy.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, wanted)
-    assert int(copy.step) == 3
+    assert int(copy.step) == int(copy.optimizer.iterations) == 3
+    assert len(copy.optimizer.momentums) == len(copy.trainable_weights)
+    for actual, wanted in zip(copy.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    assert all(np.abs(momentum).max() > 0 for momentum in copy.optimizer.momentums[:2])
     model.optimizer.learning_rate = copy.optimizer.learning_rate = 0.1
     for trained in (model, copy):
         trained.fit(
@@ -487,6 +491,7 @@ def test_only_the_first_batch_is_looked_at(caplog):
 
 
 def test_a_saved_model_is_refused_in_favour_of_keras(tmp_path):
-    with pytest.raises(UserError, match="give a name that ends in .keras"):
-        make_model().save(tmp_path / "folder")
+    for kwargs in ({}, {"save_format": "tf"}):
+        with pytest.raises(UserError, match="give a name that ends in .keras"):
+            make_model().save(tmp_path / "folder", **kwargs)
     assert not (tmp_path / "folder").exists()
