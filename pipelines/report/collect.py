@@ -25,8 +25,9 @@ _GALLERY_IMAGES = 2000  # A ResNet-50 takes a minute for these on two cores.
 _BATCH_SIZE = 64
 _STATES: dict[str, Literal["ran", "cached"]] = {"COMPLETE": "ran", "CACHED": "cached"}
 _MEASURES = {
-    "representation_std": "std of the normalised representations times √D: 1 even, 0 collapsed",
-    "representation_rank": "number of dimensions that the representations use",
+    "representation_std": "std of the normalised representations of eval images, times √D: 1 even, "
+    "0 collapsed",
+    "representation_rank": "number of dimensions that the representations of eval images use",
     "rotation_accuracy": "accuracy of a linear probe in telling how an image is turned; chance is "
     "0.25",
 }
@@ -63,6 +64,8 @@ def collect(
         seconds=seconds,
         outcome=outcome.kind,
         labelled=settings.labelled,
+        labels=settings.labels,
+        accuracy_decides=settings.accuracy_decides,
         version=outcome.version,
         serving_path=outcome.path,
         reasons=outcome.reasons,

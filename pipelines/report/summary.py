@@ -13,7 +13,7 @@ class Gate:
     """A threshold that decides whether the model is pushed.
 
     Attributes:
-        name: Name of the measure, such as "accuracy" or "effective rank".
+        name: Name of the measure, such as "accuracy" or "representation rank".
         value: Value of this run's model.
         bound: Threshold.
         baseline: Value of the last blessed model, if there is one.
@@ -61,7 +61,9 @@ class RunSummary:
     Attributes:
         started: Start time, ISO 8601.
         seconds: Wall time of the whole run.
-        labelled: Whether the data has labels; without labels, label-free measures decide.
+        labelled: Whether the data has labels to measure accuracy with.
+        labels: Value of --labels.
+        accuracy_decides: Whether accuracy decides; otherwise label-free measures do.
         version: Version of the model under `serving_path`, such as "1732412345".
         reasons: Sentences why the model was rejected, or notes.
         model: Facts: architecture, parameters (int), embedding_size, image_size, versions (dict).
@@ -85,6 +87,8 @@ class RunSummary:
     seconds: float
     outcome: Literal["pushed", "unchanged", "rejected"]
     labelled: bool
+    labels: str = "auto"
+    accuracy_decides: bool = False
     version: str | None = None
     serving_path: str | None = None
     reasons: Sequence[str] = ()
