@@ -80,6 +80,7 @@ def collect(
         loss_caption=method.loss_caption if method else "",
         history=measurements(read_history(_uri(nodes, "Trainer", "model_run"))),
         accuracy=_accuracy(nodes),
+        unmeasured=_unmeasured(nodes),
         slices=_slices(nodes),
         gates=_gates(nodes, settings),
         splits=_splits(_uri(nodes, "StatisticsGen", "statistics")),
@@ -114,8 +115,15 @@ def _accuracy(nodes: Mapping[str, Node]) -> list[dict] | None:
         return json.load(file)["rows"]
 
 
+def _unmeasured(nodes: Mapping[str, Node]) -> str:
+    """Returns why LinearProbe measured no accuracy; empty if it did, or did not run."""
+    if "LinearProbe" not in nodes:
+        return ""
+    return _output(nodes, "LinearProbe", "model").properties.get("unmeasured", "")
+
+
 def _slices(nodes: Mapping[str, Node]) -> list[ClassSlice]:
-    if "Evaluator" not in nodes:
+    if "Evaluator" not in nodes or _unmeasured(nodes):
         return []
     slices = []
     for key, metrics in _candidate(nodes).get_metrics_for_all_slices().items():

@@ -73,6 +73,7 @@ class RunSummary:
             if measured, online_accuracy and knn_accuracy.
         accuracy: One row per encoder, the trained one first, in the format of byol-evaluate:
             encoder, linear (top_1, top_5, interval, base_lr), knn (top_1, k).
+        unmeasured: Sentence on why there is no accuracy, if labels were given.
         slices: Accuracy by class; the row named "overall" is of all examples.
         corrupt: (key, reason) of the first of `corrupt_total` corrupt files.
         not_read: Sentences about links and the like that were skipped, and files of other kinds.
@@ -97,6 +98,7 @@ class RunSummary:
     loss_caption: str = ""
     history: Sequence[Mapping[str, float]] = ()
     accuracy: Sequence[Mapping[str, Any]] | None = None
+    unmeasured: str = ""
     slices: Sequence[ClassSlice] = ()
     gates: Sequence[Gate] = ()
     splits: Sequence[SplitStatistics] = ()

@@ -169,6 +169,9 @@ def test_figures_of_training_have_other_names_than_the_gates():
 def test_labelled_data_without_a_measurement_is_not_called_unlabelled():
     text = Page(page.render(dataclasses.replace(EMPTY, labelled=True))).text
     assert "but this run measured no accuracy." in text
+    why = "the training set has one class; linear evaluation needs at least two."
+    run = dataclasses.replace(EMPTY, labelled=True, accuracy=[], unmeasured=why)
+    assert f"but this run measured no accuracy: {why}" in Page(page.render(run)).text
     assert "no labels," not in text and "Without labels" not in text
 
 
