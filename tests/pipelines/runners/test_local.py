@@ -339,7 +339,7 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     assert sorted(table["key"].to_pylist()) == sorted(p.name for p in (photos / "cat").iterdir())
     assert len(table["embedding"][0]) == 128
     report = next((pipeline.root / "reports").glob("*.html")).read_text()
-    assert "no labels" in report and "LinearProbe" not in report
+    assert "Labels were ignored" in report and "LinearProbe" not in report
 
     # An unreachable floor rejects the encoder as if it had collapsed.
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
