@@ -80,11 +80,10 @@ def test_every_parameter_is_there_and_trainable(depth, dilated):
 def test_dilated_c5_is_c5_computed_by_hand():
     """Uses kernels spread over 5x5 with zeros between, instead of a dilated convolution."""
     encoder = random_encoder()
-    weights = {weight.name: weight.numpy() for weight in encoder.weights}
     stages = stage_outputs(encoder, dilated_c5=True)(images(48, 32))
 
     def conv(x, name):
-        kernel = weights[f"{name}/kernel:0"]
+        (kernel,) = encoder.get_layer(name).get_weights()
         if kernel.shape[0] == 3:
             spread = np.zeros((5, 5, *kernel.shape[2:]), np.float32)
             spread[::2, ::2] = kernel
@@ -92,10 +91,7 @@ def test_dilated_c5_is_c5_computed_by_hand():
         return tf.nn.conv2d(x, kernel, 1, "SAME").numpy()
 
     def batch_norm(x, name):
-        gamma, beta, mean, variance = (
-            weights[f"{name}/{part}:0"]
-            for part in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
+        gamma, beta, mean, variance = encoder.get_layer(name).get_weights()
         return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
     x = stages["c4"].numpy()
