@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import data
+from byol_tf import data, keras_compat
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.models.networks import check_flat
@@ -76,7 +76,7 @@ class FineTuner:
         backbone = encoder.trainable()
         check_flat(backbone.output_shape)
         if batch_norm_momentum is not None:
-            for layer in backbone.submodules:
+            for layer in keras_compat.sublayers(backbone):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.momentum = batch_norm_momentum
         head = keras.layers.Dense(
