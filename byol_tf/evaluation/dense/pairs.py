@@ -154,8 +154,13 @@ def fit_with(
 
     # Without XLA, whose convolutions are slow on a CPU; Keras 3 would choose it.
     model.compile(optimizer, decayed_loss, jit_compile=False)
-    progress = Progress(config.steps, learning_rate)
-    model.fit(dataset, verbose=0, shuffle=False, callbacks=[progress])
+    model.fit(
+        dataset,
+        steps_per_epoch=config.steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[Progress(config.steps, learning_rate)],
+    )
 
 
 class Progress(keras.callbacks.Callback):

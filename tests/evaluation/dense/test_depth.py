@@ -139,16 +139,13 @@ def test_up_projection_is_unpooling_and_a_5x5_convolution():
     unpooled = np.zeros((2, 10, 12, 3), np.float32)
     unpooled[:, ::2, ::2] = x
 
-    def kernel_of(name):
-        return np.array(model.get_layer(name).kernel, np.float32)
-
     def conv(x, kernel):
         return tf.nn.conv2d(x, kernel.astype(np.float32), 1, "SAME").numpy()
 
     def unpool_and_conv(branch):
         kernel = np.zeros((5, 5, 3, 4))
         for rows, columns in ((3, 3), (3, 2), (2, 3), (2, 2)):
-            part = kernel_of(f"up_{branch}_{rows}x{columns}")
+            part = model.get_layer(f"up_{branch}_{rows}x{columns}").get_weights()[0]
             kernel[3 - rows :: 2, 3 - columns :: 2][:rows, :columns] = part
         assert np.all(kernel != 0), "the four kernels must make up the 5x5"
         return conv(unpooled, kernel)
@@ -158,7 +155,7 @@ def test_up_projection_is_unpooling_and_a_5x5_convolution():
         return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
     branch = np.maximum(batch_norm(unpool_and_conv("a"), 1), 0)
-    branch = batch_norm(conv(branch, kernel_of("up_conv")), 2)
+    branch = batch_norm(conv(branch, *model.get_layer("up_conv").get_weights()), 2)
     expected = np.maximum(branch + batch_norm(unpool_and_conv("b"), 3), 0)
     np.testing.assert_allclose(model(x), expected, rtol=1e-3, atol=1e-3)
 
