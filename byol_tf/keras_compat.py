@@ -338,7 +338,11 @@ def _as_keras_2(part: Any, made: dict[int, tf.train.Checkpoint]) -> tf.train.Che
 
 def _children(part: Any, made: dict[int, tf.train.Checkpoint]) -> dict[str, Any]:
     if isinstance(part, keras.optimizers.Optimizer):
-        return {"_variables": [native(variable) for variable in part.variables]}
+        variables = list(map(native, part.variables))
+        children = {"_iterations": native(part.iterations), "_variables": variables}
+        if isinstance(part._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            children["_current_learning_rate"] = tf.Variable(0.0)  # Keras 2 keeps it.
+        return children
     if isinstance(part, keras.Sequential | functional_class()):
         weighted = [layer for layer in part.layers if layer.weights]
         parts = {f"layer_with_weights-{i}": layer for i, layer in enumerate(weighted)}
@@ -350,7 +354,7 @@ def _children(part: Any, made: dict[int, tf.train.Checkpoint]) -> dict[str, Any]
             and value.variables
             and not name.startswith("_")
         }
-    children: dict[str, Any] = {name: _as_keras_2(value, made) for name, value in parts.items()}
+    children = {name: _as_keras_2(value, made) for name, value in parts.items()}
     below = {id(native(v)) for value in parts.values() for v in value.variables}
     own = part.variables if isinstance(part, keras.metrics.Metric) else part.weights
     for variable in map(native, own):

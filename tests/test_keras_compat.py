@@ -139,7 +139,9 @@ def test_grouped_convolutions_are_traced_without_xla_and_with_it_again(layer):
     kernels = np.split(layer.get_weights()[0], 3, axis=-1)
     padding = layer.padding.upper()
     expected = [
-        tf.nn.conv2d(x[..., i : i + 1], kernel, layer.strides, padding, dilations=layer.dilation_rate)
+        tf.nn.conv2d(
+            x[..., i : i + 1], kernel, layer.strides, padding, dilations=layer.dilation_rate
+        )
         for i, kernel in enumerate(kernels)
     ]
     np.testing.assert_allclose(plain, np.concatenate(expected, axis=-1), rtol=1e-4, atol=1e-5)

@@ -145,7 +145,8 @@ def test_loss_scale_leaves_the_trajectory_alone_and_skips_overflow(problem):
     for actual, w in zip(variables, before, strict=True):
         np.testing.assert_array_equal(actual, w)
     # Keras 2 calls it loss_scale, Keras 3 dynamic_scale.
-    assert float(getattr(optimizer, "dynamic_scale", None) or optimizer.loss_scale) == 512.0
+    name = "dynamic_scale" if hasattr(optimizer, "dynamic_scale") else "loss_scale"
+    assert float(getattr(optimizer, name)) == 512.0
 
 
 def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, two_replicas):

@@ -60,5 +60,7 @@ def train(name: str) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     np.savez_compressed(
         sys.argv[1],
-        **{f"{name}/{key}": value for name in ("lars", "sgd") for key, value in train(name).items()},
+        **{
+            f"{name}/{key}": value for name in ("lars", "sgd") for key, value in train(name).items()
+        },
     )
