@@ -26,11 +26,12 @@ import tensorflow as tf
 
 import byol_tf
 from byol_tf.errors import UserError
-from byol_tf.export.float32 import in_float32, without_xla
+from byol_tf.export.float32 import in_float32
 from byol_tf.export.publish import CARD_PATH, check_new, publish
 from byol_tf.export.warmup import warmup_inputs
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
+from byol_tf.keras_compat import native, without_xla
 from byol_tf.models.networks import check_flat
 
 # TFX sends up to 1000 images at once, TF Serving up to max_batch_size. Pixels and activations are
@@ -127,6 +128,15 @@ def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
     return model, preprocessing, card
 
 
+def saved_weights(encoder: keras.Model) -> list[tf.Variable]:
+    """Returns the encoder's weights in the order of a SavedModel's `weights`.
+
+    It is that of Keras 2, trainable ones first; in Keras 3's `encoder.weights` they are mixed.
+    """
+    weights = [*encoder.trainable_weights, *encoder.non_trainable_weights]
+    return [native(weight) for weight in weights]
+
+
 def _prepared(prepare: Callable | None, image_bytes: tf.Tensor) -> tf.Tensor:
     return image_bytes if prepare is None else prepare(image_bytes)
 
@@ -168,7 +178,7 @@ def _servable(
 
     module = tf.Module()
     # Only the weights: the encoder would add every Keras layer to the file.
-    module.weights = encoder.weights
+    module.weights = saved_weights(encoder)
     module.prepare = prepare
     module.encode = function(
         lambda images: tf.cast(encoder(images, training=False), tf.float32),

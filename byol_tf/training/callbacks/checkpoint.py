@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from byol_tf import checkpoints
 from byol_tf.errors import UserError
+from byol_tf.keras_compat import trackable
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -34,8 +35,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if every_steps < 1:
             raise UserError(f"checkpoint_every_steps is {every_steps}; give at least 1.")
         self.every_steps = every_steps
-        model.optimizer.build(model.trainable_variables)  # The slots must exist to be restored.
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        with model.distribute_strategy.scope():  # The slots must exist to be restored.
+            model.optimizer.build(model.trainable_variables)
+        self._checkpoint = tf.train.Checkpoint(
+            model=trackable(model), optimizer=trackable(model.optimizer)
+        )
         self._folder = folder
         self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"
         self._manager: tf.train.CheckpointManager | None = None
