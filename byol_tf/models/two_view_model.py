@@ -385,7 +385,6 @@ class TwoViewModel(keras.Model):
 
         config = dict(config)
         # Keras 2 names the class of a functional model by a module that Keras 3 does not have.
-        custom_objects = {"Functional": keras_compat.functional_class()} | (custom_objects or {})
         for key in ("encoder", "augmentation"):
             if config[key] is not None:
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
