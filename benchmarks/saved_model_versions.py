@@ -3,10 +3,11 @@
     pip download --no-deps -d wheels tensorflow-cpu==2.17.1 && unzip -d tf2.17 wheels/*.whl
     python benchmarks/saved_model_versions.py --image=a.jpg --export=byol/1 tf2.17/tensorflow ...
 
-TF Serving loads with `LoadSavedModel` of the TensorFlow that is built into it; `libtensorflow_cc` of
-a wheel has the same function, operations and kernels. Python's loader would not do: it repairs what
-TF Serving refuses. Each library gets a process of its own, which runs `serving_default` on the image
-and prints the largest difference from the embedding by the TensorFlow of this interpreter.
+TF Serving loads with `LoadSavedModel` of the TensorFlow that is built into it. A wheel's
+libtensorflow_cc has the same function, operations and kernels. Python's loader would not do: it
+repairs what TF Serving refuses. Each library gets a process of its own, which runs
+`serving_default` on the image and prints the largest difference from the embedding by the
+TensorFlow of this interpreter.
 """
 
 import argparse

@@ -80,9 +80,7 @@ def predict_json(
             )
         inputs, by_row = json_request.to_tensors(document, signature.inputs)
         begin = time.perf_counter()
-        outputs = version.servable.run(
-            name, inputs, timeout=timeout, cancellation=cancellation
-        )
+        outputs = version.servable.run(name, inputs, timeout=timeout, cancellation=cancellation)
         metrics.observe_run(spec.name, begin)
     return json_response.rows(outputs) if by_row else json_response.columns(outputs)
 

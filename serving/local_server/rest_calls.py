@@ -93,9 +93,7 @@ class RestCalls:
                 document = json_request.parse(body.content)
                 spec.signature_name = document.get("signature_name", "")
                 if method == "predict":
-                    return calls.predict_json(
-                        self._store, spec, document, _left(end), cancellation
-                    )
+                    return calls.predict_json(self._store, spec, document, _left(end), cancellation)
                 json_examples.check(document)
                 self._refuse(spec, method, _left(end))
         if request.method == "GET" and (match := _ABOUT.fullmatch(path)):

@@ -332,7 +332,7 @@ def test_whatever_rest_answers_is_an_error_with_a_code(answer, code):
 
 
 def numbers_and_labels(message):
-    """Returns number and label by field; descriptors of protobuf 7 do not tell labels themselves."""
+    """Returns number and label by field; in protobuf 7, only this proto tells the labels."""
     proto = descriptor_pb2.DescriptorProto()
     message.DESCRIPTOR.CopyToProto(proto)
     return {field.name: (field.number, field.label) for field in proto.field}
