@@ -41,6 +41,7 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
             raised when run.
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+    start = tf.strings.substr(image_bytes, 0, 4)
 
     def decode_jpeg() -> tf.Tensor:
         return tf.io.decode_jpeg(image_bytes, channels=3, dct_method=JPEG_DCT)
@@ -51,9 +52,14 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
         return tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [3]], axis=0))
 
     def decode_other() -> tf.Tensor:
-        return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        # Not WebP and JPEG XL, which TensorFlow 2.21 decodes by any of its functions: what they
+        # unpack to is not limited (`size_limit`), and other versions refuse them.
+        known = tf.reduce_any(start == [b"\x89PNG", b"GIF8"])
+        sentence = "Unknown image file format. One of JPEG, PNG, GIF, BMP required."
+        with tf.control_dependencies([tf.debugging.Assert(known, [sentence])]):
+            return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
 
-    is_bmp = tf.strings.regex_full_match(image_bytes, r"(?s)BM.*")
+    is_bmp = tf.strings.substr(start, 0, 2) == b"BM"
     image = tf.case(
         [(tf.io.is_jpeg(image_bytes), decode_jpeg), (is_bmp, decode_bmp)], default=decode_other
     )

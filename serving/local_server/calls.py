@@ -47,7 +47,11 @@ def predict(
 
 
 def predict_json(
-    store: ModelStore, spec: model_pb2.ModelSpec, document: dict[str, Any], timeout: float
+    store: ModelStore,
+    spec: model_pb2.ModelSpec,
+    document: dict[str, Any],
+    timeout: float,
+    cancellation: Cancellation | None = None,
 ) -> str:
     """Answers REST's predict.
 
@@ -56,6 +60,7 @@ def predict_json(
         spec: Model, version or label, and signature of the request.
         document: Body of the request, from `json_request.parse`.
         timeout: Seconds that the model may take.
+        cancellation: Cancellation of the request, or None if nobody will cancel it.
 
     Returns:
         Body of the response: rows for "instances", columns for "inputs".
@@ -75,7 +80,7 @@ def predict_json(
             )
         inputs, by_row = json_request.to_tensors(document, signature.inputs)
         begin = time.perf_counter()
-        outputs = version.servable.run(name, inputs, timeout=timeout)
+        outputs = version.servable.run(name, inputs, timeout=timeout, cancellation=cancellation)
         metrics.observe_run(spec.name, begin)
     return json_response.rows(outputs) if by_row else json_response.columns(outputs)
 

@@ -36,6 +36,7 @@ class Cancellation:
     def __init__(self):
         self._lock = threading.Lock()
         self._cancelled = False
+        self._code = Code.CANCELLED
         self._stop: Callable[[], None] | None = None
 
     @property
@@ -43,10 +44,14 @@ class Cancellation:
         """Whether `cancel` was called."""
         return self._cancelled
 
-    def cancel(self) -> None:
-        """Stops the request's run, if there is one now, and lets no other begin."""
+    def cancel(self, code: Code = Code.CANCELLED) -> None:
+        """Stops the request's run, if there is one now, and lets no other begin.
+
+        Args:
+            code: Why it is not wanted: its client has gone, or has got DEADLINE_EXCEEDED.
+        """
         with self._lock:
-            self._cancelled = True
+            self._cancelled, self._code = True, code
             if self._stop:
                 self._stop()
 
@@ -55,7 +60,8 @@ class Cancellation:
         """Calls `stop` if the request is cancelled during the block.
 
         Raises:
-            StatusError: CANCELLED if it was cancelled before, or if the block fails because of it.
+            StatusError: The code of `cancel` if the request was cancelled before, or if the block
+                fails because of it.
         """
         with self._lock:
             self._check()
@@ -71,7 +77,7 @@ class Cancellation:
 
     def _check(self) -> None:
         if self._cancelled:
-            raise StatusError(Code.CANCELLED, "The call was cancelled.")
+            raise StatusError(self._code, "The call was cancelled.")
 
 
 class StopSwitches:

@@ -42,7 +42,7 @@ def _example(value: Any) -> None:
 
 def _add(feature: feature_pb2.Feature, name: str, item: Any) -> None:
     if isinstance(item, (bool, int)):
-        kind = "int64_list"
+        kind, item = "int64_list", int(item)
         if not -(2**63) <= item < 2**63:
             raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
     elif isinstance(item, float):

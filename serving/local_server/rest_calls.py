@@ -1,5 +1,6 @@
 """REST calls by TF Serving's URLs (model_servers/http_rest_api_util.cc), and its metrics page."""
 
+import inspect
 import re
 import time
 import urllib.parse
@@ -16,6 +17,7 @@ from tensorflow_serving.apis import (
 from tornado import httputil
 
 from serving.local_server import calls, json_examples, json_request, metrics
+from serving.local_server.cancellation import Cancellation
 from serving.local_server.model_store import ModelStore
 from serving.local_server.request_memory import RequestBody
 from serving.local_server.status import invalid
@@ -25,6 +27,10 @@ JSON = "application/json"
 _SPEC = "([^/:]+)(?:/(?i:versions)/([0-9]+)|/(?i:labels)/([^/:]+))?"
 _INFERENCE = re.compile(f"(?i:/v1/models)/{_SPEC}:(classify|regress|predict)")
 _ABOUT = re.compile(f"(?i:/v1/models)(?:/{_SPEC})?(/(?i:metadata))?")
+# Since protobuf 5.26, the argument has the second name.
+_WITH_DEFAULTS = {"including_default_value_fields", "always_print_fields_with_no_presence"} & {
+    *inspect.signature(json_format.MessageToJson).parameters
+}
 
 
 class RestCalls:
@@ -40,7 +46,11 @@ class RestCalls:
         self._metrics_path = metrics_path
 
     def respond(
-        self, request: httputil.HTTPServerRequest, body: RequestBody, end: float
+        self,
+        request: httputil.HTTPServerRequest,
+        body: RequestBody,
+        end: float,
+        cancellation: Cancellation,
     ) -> tuple[int, str, str]:
         """Returns status, content type and text of the response.
 
@@ -48,6 +58,7 @@ class RestCalls:
             request: Head of the request.
             body: Body of the request.
             end: Time (`time.monotonic`) at which the response must be ready.
+            cancellation: Cancellation of the request; only predictions take long enough for it.
 
         Raises:
             StatusError: The call fails.
@@ -63,10 +74,15 @@ class RestCalls:
             # CORS is off, as by default in TF Serving: no headers, only the status.
             origin = request.headers.get("Origin", "")
             return (200 if re.search("https?://", origin) else 400), JSON, ""
-        return 200, JSON, self._call(request, path, body, end)
+        return 200, JSON, self._call(request, path, body, end, cancellation)
 
     def _call(
-        self, request: httputil.HTTPServerRequest, path: str, body: RequestBody, end: float
+        self,
+        request: httputil.HTTPServerRequest,
+        path: str,
+        body: RequestBody,
+        end: float,
+        cancellation: Cancellation,
     ) -> str:
         if request.method == "POST" and (match := _INFERENCE.fullmatch(path)):
             name, version, label, method = match.groups()
@@ -77,7 +93,7 @@ class RestCalls:
                 document = json_request.parse(body.content)
                 spec.signature_name = document.get("signature_name", "")
                 if method == "predict":
-                    return calls.predict_json(self._store, spec, document, _left(end))
+                    return calls.predict_json(self._store, spec, document, _left(end), cancellation)
                 json_examples.check(document)
                 self._refuse(spec, method, _left(end))
         if request.method == "GET" and (match := _ABOUT.fullmatch(path)):
@@ -137,7 +153,7 @@ def _unquoted(text: str) -> str:
 
 def _as_json(message) -> str:
     return json_format.MessageToJson(
-        message, preserving_proto_field_name=True, including_default_value_fields=True, indent=1
+        message, preserving_proto_field_name=True, indent=1, **dict.fromkeys(_WITH_DEFAULTS, True)
     )
 
 

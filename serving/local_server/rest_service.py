@@ -14,6 +14,7 @@ from tornado import http1connection, httputil
 
 from serving.errors import UserError
 from serving.local_server import json_response
+from serving.local_server.cancellation import Cancellation
 from serving.local_server.connection_limit import connection_limit
 from serving.local_server.http_connections import HttpConnections
 from serving.local_server.model_store import ModelStore
@@ -104,16 +105,23 @@ class RestServer:
         request, body = exchange.request, exchange.body
         pool = self._pool if request.method == "POST" else self._reports
         end = time.monotonic() + self._timeout
-        work = pool.submit(self._calls.respond, request, body, end)
+        cancellation = Cancellation()
+        work = pool.submit(self._calls.respond, request, body, end, cancellation)
         # Not before: an operation may go on for long after its client has got an answer.
         work.add_done_callback(lambda _: self.memory.give_back(body))
-        exchange.on_close(work.cancel)
+
+        def abandon(code: Code = Code.CANCELLED) -> None:
+            if not work.cancel():  # A thread has begun with it. Cancelling waits for TensorFlow.
+                asyncio.get_running_loop().run_in_executor(None, cancellation.cancel, code)
+
+        exchange.on_close(abandon)
         answer = asyncio.wrap_future(work)
         await asyncio.wait([answer], timeout=self._timeout)
         if answer.cancelled():
             return  # The client has gone, and the request was still waiting for a thread.
         try:
             if not answer.done():
+                abandon(Code.DEADLINE_EXCEEDED)
                 answer.cancel()
                 raise StatusError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
             exchange.send(*answer.result())

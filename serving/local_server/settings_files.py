@@ -87,8 +87,8 @@ def read_batching(path: str) -> Batching:
                 "tensorflow_model_server."
             )
         if field.name != "thread_pool_name":  # It names threads in TF Serving's traces only.
-            repeated = field.label == field.LABEL_REPEATED
-            values[field.name] = tuple(value) if repeated else value.value
+            # A wrapper, or else the only repeated field.
+            values[field.name] = value.value if field.message_type else tuple(value)
     return Batching(**values)
 
 

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-# Reading a Parquet file would unpickle its extension types, which runs code (CVE-2023-47248).
-import pyarrow_hotfix  # noqa: F401
-
 if TYPE_CHECKING:
     from serving.search.embeddings import Embeddings
+if hasattr(pa, "PyExtensionType") and not hasattr(pa.PyExtensionType, "set_auto_load"):
+    # Before 14.0.1, pyarrow unpickles the extension types of a file that it reads, which runs code
+    # (CVE-2023-47248).
+    import pyarrow_hotfix  # noqa: F401
 
 _METADATA = b"byol_tf"
 _ROWS_AT_ONCE = 8192

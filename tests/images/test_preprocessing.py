@@ -143,6 +143,20 @@ def test_bytes_that_are_no_image_are_refused(content):
         preprocessing.decode_image(content)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(Image.fromarray(photo(16, 16)), "WEBP"),
+        # Headers of JPEG XL, as a codestream and in a container; Pillow does not write it.
+        b"\xff\x0a" + bytes(60),
+        b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60),
+    ],
+)
+def test_formats_that_only_new_versions_of_tensorflow_decode_are_refused(content):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="One of JPEG, PNG, GIF, BMP required"):
+        preprocessing.decode_image(content)
+
+
 def test_truncated_jpeg_is_refused():
     content = encoded(Image.fromarray(photo(64, 64)), "JPEG")
     with pytest.raises(tf.errors.InvalidArgumentError):

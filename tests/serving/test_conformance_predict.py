@@ -150,7 +150,8 @@ def test_outputs_come_in_the_field_of_their_type(predictions, signature, field, 
         if signature == "text"
         else tf.dtypes.as_dtype(signature.replace("float", "float32"))
     )
-    request = make_request("echo", signature, value=tf.make_tensor_proto([values], dtype))
+    array = np.array([values], dtype.as_numpy_dtype)  # From a list, uint64 would go by float64.
+    request = make_request("echo", signature, value=tf.make_tensor_proto(array, dtype))
     output = predictions.Predict(request, timeout=TIMEOUT).outputs["value"]
     assert output.dtype == dtype.as_datatype_enum and output.tensor_content == b""
     assert list(getattr(output, field)) == values

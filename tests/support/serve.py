@@ -25,15 +25,22 @@ class Server:
         log: File for its output.
         flags: Flags of the command; the ports are added.
         wait: Maximum seconds to wait until it listens; 0 to return at once.
+        python: Interpreter to run it with.
     """
 
-    def __init__(self, log: pathlib.Path, *flags: str, wait: float = 300.0):
+    def __init__(
+        self,
+        log: pathlib.Path,
+        *flags: str,
+        wait: float = 300.0,
+        python: str = sys.executable,
+    ):
         self.port, self.rest_port = free_port(), free_port()
         self.log = log
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://127.0.0.1:{self.rest_port}"
         command = [
-            sys.executable, "-m", "serving.local_server.main",
+            python, "-m", "serving.local_server.main",
             f"--port={self.port}", f"--rest_api_port={self.rest_port}", *flags,
         ]  # fmt: skip
         with log.open("w") as file:
