@@ -17,6 +17,14 @@ DEMO := demo
 # Test processes at once: TensorFlow of about 2 GB each, on one thread, for they share the cores.
 JOBS ?= 2
 PYTEST = TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+# What Keras, TensorFlow's runtime and protobuf change: training, export, serving. Left to `make test`:
+# images and sources, commands, reports, the endpoint under attack.
+STACK_TESTS = tests/models tests/training tests/export tests/test_build.py tests/test_checkpoints.py \
+    tests/evaluation/test_fine_tuning.py tests/evaluation/test_finetuner.py \
+    tests/evaluation/test_semi_supervised.py tests/evaluation/dense \
+    $(wildcard tests/serving/test_conformance_*.py) tests/serving/test_grpc_service.py \
+    tests/serving/test_client.py tests/serving/test_settings_files.py tests/serving/test_batching.py \
+    tests/serving/test_disk_versions.py tests/serving/test_search.py
 
 # With byte code compiled at set-up and kept, TensorFlow imports in a fraction of the time.
 unexport PYTHONDONTWRITEBYTECODE

@@ -34,16 +34,16 @@ def pins(name: str, python: str) -> dict[str, str]:
     return found
 
 
-CORE = ("tfds", "heif", "serving", "report", "evaluation", "test")
+CORE = ("tfds", "heif", "serving", "report", "evaluation", "detection", "test")
 
 
 @pytest.mark.parametrize(
     ("lock", "pythons", "extras"),
     [
-        ("classic-core", ["3.11"], ["addons", "detection-classic"]),
-        ("classic-full", ["3.11"], ["addons", "detection-classic", "pipeline", "dev"]),
-        ("current-core", ["3.10", "3.11", "3.12", "3.13"], ["detection", "dev"]),
-        ("current-full", ["3.11", "3.12", "3.13"], ["detection", "dev", "pipeline"]),
+        ("classic-core", ["3.11"], ["addons"]),
+        ("classic-full", ["3.11"], ["addons", "pipeline", "dev"]),
+        ("current-core", ["3.10", "3.11", "3.12", "3.13"], ["dev"]),
+        ("current-full", ["3.11", "3.12", "3.13"], ["dev", "pipeline"]),
     ],
 )
 def test_locks_pin_what_setup_cfg_asks_for(lock, pythons, extras):

@@ -24,12 +24,12 @@ gpu() {
 }
 
 extras() {
-    printf -- '--extra=%s\n' tfds report evaluation heif serving test "$@"
+    printf -- '--extra=%s\n' tfds report evaluation detection heif serving test "$@"
 }
 
 if [[ ${1:-classic} == classic ]]; then
     python=(--python-version=3.11)
-    mapfile -t core < <(extras addons detection-classic)
+    mapfile -t core < <(extras addons)
     # Core takes its versions from full, so that what full proves holds for core.
     compile classic-full "${python[@]}" "${core[@]}" --extra=pipeline --extra=dev \
         -c requirements/classic.txt setup.cfg
@@ -40,7 +40,7 @@ fi
 # One lock for every Python of the stack, by markers. TFX holds versions back (serving-api at 2.19,
 # protobuf at 6), so core has its own, those that a plain `pip install` chooses.
 if [[ ${1:-current} == current ]]; then
-    mapfile -t core < <(extras detection dev)
+    mapfile -t core < <(extras dev)
     compile current-core --universal --python-version=3.10 "${core[@]}" -c requirements/current.txt setup.cfg
     # Beam is for Python 3.11 and later.
     compile current-full --universal --python-version=3.11 "${core[@]}" --extra=pipeline \
