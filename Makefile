@@ -11,6 +11,9 @@ LOCK := requirements/$(CHOSEN)-$(SET).lock
 REASON := $(wordlist 4,99,$(PLAN))
 # BYOL_VENVS: a folder for the environments instead of this one, where two systems share a checkout.
 VENV := $(if $(BYOL_VENVS),$(BYOL_VENVS)/).venv$(if $(filter current,$(CHOSEN)),-current)
+# Some tests go from one stack to the other; they run where both environments are.
+OTHER := $(if $(BYOL_VENVS),$(BYOL_VENVS)/).venv$(if $(filter classic,$(CHOSEN)),-current)
+export BYOL_OTHER_PYTHON ?= $(abspath $(wildcard $(OTHER)/bin/python))
 BIN := $(VENV)/bin
 DATA := examples/images
 DEMO := demo
@@ -20,11 +23,9 @@ PYTEST = TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS)
 # What Keras, TensorFlow's runtime and protobuf change: training, export, serving. Left to `make test`:
 # images and sources, commands, reports, the endpoint under attack.
 STACK_TESTS = tests/models tests/training tests/export tests/test_build.py tests/test_checkpoints.py \
-    tests/evaluation/test_fine_tuning.py tests/evaluation/test_finetuner.py \
-    tests/evaluation/test_semi_supervised.py tests/evaluation/dense \
-    $(wildcard tests/serving/test_conformance_*.py) tests/serving/test_grpc_service.py \
-    tests/serving/test_client.py tests/serving/test_settings_files.py tests/serving/test_batching.py \
-    tests/serving/test_disk_versions.py tests/serving/test_search.py
+    tests/evaluation/dense $(wildcard tests/evaluation/test_fin*.py tests/evaluation/test_semi*.py \
+    $(foreach name,batching client conformance_* disk_versions grpc_service rest_service search settings_files \
+    stacks,tests/serving/test_$(name).py))
 
 # With byte code compiled at set-up and kept, TensorFlow imports in a fraction of the time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,7 +53,7 @@ venv: stack $(VENV)/.project $(if $(GPU),$(VENV)/.gpu)  ## set up the environmen
 # from the lock: nothing is left for pip to choose that day.
 # tfx 1.15 says it needs Python below 3.11, and runs on 3.11: therefore --ignore-requires-python.
 $(VENV)/.lock: $(LOCK) | stack
-	@$(if $(filter classic,$(CHOSEN)),command -v c++ >/dev/null || { echo "TFX 1.15 needs two small packages that are compiled here: install a C++ compiler (Debian: apt-get install g++)" >&2; exit 1; })
+	@$(if $(filter full,$(SET)),command -v c++ >/dev/null || { echo "TFX needs small packages that are compiled here: install a C++ compiler (Debian: apt-get install g++)" >&2; exit 1; })
 	@echo "Setting up $(VENV) from $< (once, a few minutes; $(REASON)) ..."
 	rm -rf $(VENV)
 	$(word 3,$(PLAN)) -m venv $(VENV)
