@@ -95,10 +95,10 @@ test-stack: venv  ## run the tests that say something about a stack: training, e
 test-fast: venv  ## run only the tests that take seconds
 	$(PYTEST) -m "not slow"
 
-lint: venv  ## check style, formatting and types: ruff and mypy
+lint: venv  ## check style, formatting and types: ruff and mypy (pipelines/ where TFX is installed)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy $(if $(filter core,$(SET)),-p byol_tf -p serving)
 
 format: venv  ## format the code and sort imports
 	$(BIN)/ruff check --fix

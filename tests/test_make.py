@@ -1,9 +1,11 @@
 """Two stacks: which a machine can hold, by tools/stack.sh, and what `make` does there."""
 
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -181,3 +183,24 @@ def test_make_stops_before_it_sets_anything_up(machine, tmp_path, pythons, argum
     result = machine(pythons).run("make", *arguments)
     assert result.returncode == 2 and result.stderr.count(sentence) == 1
     assert "Setting up" not in result.stdout and not (tmp_path / "venvs").exists()
+
+
+@pytest.mark.parametrize("runner", ["local", "kubeflow_v2"])
+def test_the_pipeline_without_tfx_is_one_sentence(runner, tmp_path):
+    """As on the current stack without glibc 2.39; here TFX is hidden where it is installed."""
+    code = (
+        "import sys; sys.modules['tfx'] = None\n"
+        f"from pipelines.runners import {runner}\n"
+        f"{runner}.run()"
+    )
+    arguments = ["--config=cifar10:smoke", "--data_dir=photos", "--pipeline_root=root"]
+    arguments += ["--serving_model_dir=serving", "--output=spec.json", "--image=image"]
+    if runner == "local":
+        arguments = [a for a in arguments if not a.startswith(("--output", "--image"))]
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, **where
+    )
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "the pipeline needs TFX, which is not installed here" in result.stderr
+    assert not list(tmp_path.iterdir())
