@@ -1,5 +1,6 @@
 """Flags -> Settings, the same for every runner. Imports no TensorFlow until flags are parsed."""
 
+import importlib.util
 from collections.abc import Sequence
 
 import ml_collections
@@ -150,6 +151,16 @@ def define() -> None:
     flags.DEFINE_bool(
         "cache", Settings.enable_cache, "Whether to skip components whose inputs have not changed."
     )
+
+
+def require_tfx() -> None:
+    """Raises `UserError` where TFX is not installed, as on the current stack without glibc 2.39."""
+    if importlib.util.find_spec("tfx") is None:
+        raise UserError(
+            "the pipeline needs TFX, which is not installed here; run pip install "
+            "'byol_tf[pipeline]' where glibc is 2.39 or later, or use the classic stack "
+            "(make STACK=classic venv)."
+        )
 
 
 def resolved_config() -> ml_collections.ConfigDict:

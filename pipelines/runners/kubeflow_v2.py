@@ -61,6 +61,7 @@ def define() -> None:
 
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
+    flag_settings.require_tfx()
     settings = flag_settings.from_flags(flag_settings.resolved_config(), argv[1:], folder=None)
     settings = dataclasses.replace(
         settings,

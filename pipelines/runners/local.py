@@ -32,6 +32,7 @@ def define() -> None:
 
 def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
+    flag_settings.require_tfx()
     config = flag_settings.resolved_config()  # Before TensorFlow is imported.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Components share the process.
     # Given Beam's options, TFX parses sys.argv again, and would fail on --config.
