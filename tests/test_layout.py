@@ -132,6 +132,52 @@ def test_byol_tf_knows_neither_tfx_nor_its_users():
         assert roots.isdisjoint({"tfx", "apache_beam", "pipelines", "serving"}), path
 
 
+def asks_for_a_version(tree: ast.AST) -> Iterator[int]:
+    """Lines that ask which Keras or TensorFlow is there; a record may quote a version."""
+    roots = re.compile(r"(keras|tf|tensorflow|tfa|keras_hub|keras_cv)\b")
+    quoted = {
+        value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict | ast.FormattedValue)
+        for value in (node.values if isinstance(node, ast.Dict) else [node.value])
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("__version__", "VERSION"):
+            if roots.match(ast.unparse(node)) and node not in quoted:
+                yield node.lineno
+        elif isinstance(node, ast.Call) and node.args:
+            function, subject = ast.unparse(node.func), ast.unparse(node.args[0])
+            asks = function == "hasattr" or (function == "getattr" and len(node.args) == 3)
+            if asks and roots.match(subject):
+                yield node.lineno
+            if function.endswith("version") and roots.match(subject.strip("'")):
+                yield node.lineno
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "keras.__version__ >= '3'",
+        "tf.__version__.startswith('2.15')",
+        "hasattr(keras.ops, 'cast')",
+        "getattr(tf.keras, 'ops', None)",
+        "importlib.metadata.version('keras')",
+        "x = tensorflow.version.VERSION",
+    ],
+)
+def test_a_question_for_the_version_is_seen(code):
+    assert list(asks_for_a_version(ast.parse(code))) == [1]
+
+
+def test_one_module_knows_which_keras_is_there():
+    asking = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if any(asks_for_a_version(ast.parse(path.read_text())))
+    }
+    assert asking == {"byol_tf/keras_compat.py"}
+
+
 def test_serving_knows_neither_of_the_others():
     for path in ROOT.glob("serving/**/*.py"):
         roots = {name.partition(".")[0] for name in imported_names(path)}

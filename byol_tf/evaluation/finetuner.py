@@ -187,14 +187,16 @@ class NesterovSGD(MomentumOptimizer):
         self.learning_rate = learning_rate
         self.coupled_weight_decay.assign(weight_decay)
         self.total_steps.assign(total_steps)
-        for variable in (self.iterations, *self.momentums):
+        for variable in (self.iterations, *self.slots[0]):
             variable.assign(tf.zeros_like(variable))
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        momentum = self.momentum_buffer(variable)
+    def update(
+        self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, *slots: tf.Variable
+    ) -> None:
+        (momentum,) = slots
         update = self.decayed(gradient, variable)
         progress = tf.cast(self.iterations, tf.float32) / self.total_steps
-        rate = self.learning_rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
+        rate = rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
         momentum.assign(self.momentum * momentum + update)
         variable.assign_sub(rate * (update + self.momentum * momentum))
 

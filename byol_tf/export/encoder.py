@@ -26,11 +26,12 @@ import tensorflow as tf
 
 import byol_tf
 from byol_tf.errors import UserError
-from byol_tf.export.float32 import in_float32, without_xla
+from byol_tf.export.float32 import in_float32
 from byol_tf.export.publish import CARD_PATH, check_new, publish
 from byol_tf.export.warmup import warmup_inputs
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
+from byol_tf.keras_compat import native, without_xla
 from byol_tf.models.networks import check_flat
 
 # TFX sends up to 1000 images at once, TF Serving up to max_batch_size. Pixels and activations are
@@ -168,7 +169,7 @@ def _servable(
 
     module = tf.Module()
     # Only the weights: the encoder would add every Keras layer to the file.
-    module.weights = encoder.weights
+    module.weights = [native(weight) for weight in encoder.weights]
     module.prepare = prepare
     module.encode = function(
         lambda images: tf.cast(encoder(images, training=False), tf.float32),

@@ -1,12 +1,9 @@
-"""Encoders without half precision and XLA, so that exported graphs run anywhere."""
-
-import contextlib
-from collections.abc import Iterator
+"""Encoders without half precision, so that exported graphs run anywhere."""
 
 import keras
-import tensorflow as tf
 
 from byol_tf.errors import UserError
+from byol_tf.keras_compat import sublayers
 from byol_tf.models.precision import policy_scope
 
 _HALF = ("bfloat16", "float16")
@@ -18,12 +15,12 @@ def in_float32(encoder: keras.Model) -> keras.Model:
     Raises:
         UserError: The encoder cannot be rebuilt from its config.
     """
-    if not any(layer.compute_dtype in _HALF for layer in _layers(encoder)):
+    if not any(layer.compute_dtype in _HALF for layer in sublayers(encoder)):
         return encoder
 
     def convert(config):
         if isinstance(config, dict):
-            if config.get("class_name") == "Policy":
+            if config.get("class_name") in ("Policy", "DTypePolicy"):
                 return "float32"
             config = {key: convert(value) for key, value in config.items()}
             return config | ({"dtype": "float32"} if config.get("dtype") in _HALF else {})
@@ -43,29 +40,3 @@ def in_float32(encoder: keras.Model) -> keras.Model:
         ) from error
     copy.set_weights(encoder.get_weights())
     return copy
-
-
-@contextlib.contextmanager
-def without_xla(encoder: keras.Model) -> Iterator[None]:
-    """Makes Keras trace grouped convolutions without XLA, which only their gradient needs.
-
-    Keras 2.15 has no public switch for it: a grouped convolution calls its private, compiled
-    `_jit_compiled_convolution_op`, which this shadows on the layer.
-    """
-    convolutions = [part for part in _layers(encoder) if hasattr(part, "convolution_op")]
-    grouped = [convolution for convolution in convolutions if convolution.groups > 1]
-    for layer in grouped:
-        # Not inlined: without oneDNN, Grappler would fuse it with the bias or BatchNorm after it,
-        # and TensorFlow's fused kernel does not support groups.
-        layer._jit_compiled_convolution_op = tf.function(
-            layer.convolution_op, autograph=False, experimental_attributes={"_noinline": True}
-        )
-    try:
-        yield
-    finally:
-        for layer in grouped:
-            del layer._jit_compiled_convolution_op
-
-
-def _layers(encoder: keras.Model) -> list[keras.layers.Layer]:
-    return [part for part in (encoder, *encoder.submodules) if isinstance(part, keras.layers.Layer)]

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from byol_tf import keras_compat
 from byol_tf.errors import UserError
 from byol_tf.models import networks
 from byol_tf.models.losses import symmetric_loss
@@ -139,7 +140,8 @@ class BYOL(TwoViewModel):
                     group=False,
                 )
 
-        _update_once(update, list(zip(target, online, strict=True)))
+        pairs = zip(map(keras_compat.native, target), map(keras_compat.native, online), strict=True)
+        _update_once(update, list(pairs))
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments as plain data."""
@@ -171,5 +173,7 @@ def _copy(model: keras.Model) -> keras.Model:
 
 def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [
-        layer for layer in model.submodules if isinstance(layer, keras.layers.BatchNormalization)
+        layer
+        for layer in keras_compat.sublayers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
     ]

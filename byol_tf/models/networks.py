@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from byol_tf import keras_compat
 from byol_tf.errors import UserError
 
 # Numbers of blocks in the stages C2 to C5, and whether they are the three-convolution bottleneck
@@ -120,7 +121,7 @@ def mlp(hidden_size: int, output_size: int, name: str) -> keras.Sequential:
 
 
 @keras.saving.register_keras_serializable("byol_tf")
-class BatchNorm(layers.BatchNormalization):
+class BatchNorm(keras_compat.BatchNormalization):
     """BatchNorm with decay 0.9 and eps 1e-5, its statistics synchronised over the replicas.
 
     The layer synchronises if the strategy in scope when it is constructed, loaded or copied has

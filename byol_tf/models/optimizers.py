@@ -1,19 +1,19 @@
 """LARS (You et al. 2017, arXiv 1708.03888) as BYOL's authors use it, and optimizers by name."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import ml_collections
 import tensorflow as tf
 
+from byol_tf import keras_compat
 from byol_tf.errors import UserError
 
 
-class MomentumOptimizer(keras.optimizers.Optimizer):
+class MomentumOptimizer(keras_compat.Optimizer):
     """A Keras optimizer with one momentum buffer per variable and coupled weight decay.
 
-    A subclass implements `update_step`, usually from `momentum_buffer` and `decayed`.
+    A subclass implements `update(gradient, variable, rate, momentum)`, usually from `decayed`.
 
     Args:
         learning_rate: Float or `LearningRateSchedule`.
@@ -27,9 +27,7 @@ class MomentumOptimizer(keras.optimizers.Optimizer):
         UserError: A value is outside its range.
     """
 
-    # Keras 2.15 has no public way to accept a schedule, to save it, or to find the slot of a
-    # variable: its own optimizers use `_build_learning_rate`, `_serialize_hyperparameter`,
-    # `_built`, `_index_dict` and `_var_key` as this class does.
+    SLOTS = ("m",)
 
     def __init__(
         self,
@@ -39,30 +37,14 @@ class MomentumOptimizer(keras.optimizers.Optimizer):
         name: str,
         **kwargs: Any,
     ):
-        super().__init__(name=name, **kwargs)
+        super().__init__(learning_rate, name, **kwargs)
         if not weight_decay >= 0:
             raise UserError(f"weight_decay is {weight_decay}; give a value of 0 or more.")
         if not 0 <= momentum < 1:
             raise UserError(f"momentum is {momentum}; give a value in [0, 1).")
-        self._learning_rate = self._build_learning_rate(learning_rate)
         # Not called `weight_decay`: Keras would subtract that from the variable a second time.
         self.coupled_weight_decay = weight_decay
         self.momentum = momentum
-
-    def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Creates the momentum buffers, once."""
-        super().build(var_list)
-        if getattr(self, "_built", False):
-            return
-        self.momentums = [
-            self.add_variable_from_reference(model_variable=variable, variable_name="m")
-            for variable in var_list
-        ]
-        self._built = True
-
-    def momentum_buffer(self, variable: tf.Variable) -> tf.Variable:
-        """Returns the momentum buffer of `variable`."""
-        return self.momentums[self._index_dict[self._var_key(variable)]]
 
     def decayed(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> tf.Tensor:
         """Returns the dense gradient plus λ times the weight.
@@ -77,8 +59,7 @@ class MomentumOptimizer(keras.optimizers.Optimizer):
     def get_config(self) -> dict:
         """Returns the constructor's arguments as plain data."""
         return super().get_config() | {
-            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
-            "weight_decay": self._serialize_hyperparameter(self.coupled_weight_decay),
+            "weight_decay": self.coupled_weight_decay,
             "momentum": self.momentum,
         }
 
@@ -127,14 +108,20 @@ class LARS(MomentumOptimizer):
             raise UserError(f"trust_coefficient is {trust_coefficient}; give a value above 0.")
         self.trust_coefficient = trust_coefficient
 
-    def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
+    def update(
+        self,
+        gradient: tf.Tensor | tf.IndexedSlices,
+        variable: tf.Variable,
+        rate: tf.Tensor,
+        *slots: tf.Variable,
+    ) -> None:
         """Updates one variable and its momentum buffer."""
-        momentum = self.momentum_buffer(variable)
+        (momentum,) = slots
         update = self.decayed(gradient, variable)
         if variable.shape.rank > 1:
             update *= self._trust_ratio(variable, update)
         momentum.assign(self.momentum * momentum + update)
-        variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * momentum)
+        variable.assign_sub(rate * momentum)
 
     def _trust_ratio(self, variable: tf.Variable, update: tf.Tensor) -> tf.Tensor:
         weight_norm = tf.norm(variable)

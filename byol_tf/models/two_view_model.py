@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from byol_tf import keras_compat
 from byol_tf.errors import UserError
 from byol_tf.models.collapse import spread
 from byol_tf.models.networks import check_flat
@@ -105,13 +106,7 @@ class TwoViewModel(keras.Model):
 
         # Counts batches, not optimizer updates: a loss scaler may skip an update, and the position
         # in the data and in the τ schedule must not depend on that.
-        self.step = tf.Variable(
-            0,
-            trainable=False,
-            dtype=tf.int64,
-            name="step",
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.step = keras_compat.add_counter(self, "step")
         self.loss_metric = keras.metrics.Mean("loss")
         self.std_metric = keras.metrics.Mean("projection_std")
         self.accuracy_metric = keras.metrics.SparseCategoricalAccuracy("online_accuracy")
@@ -197,9 +192,11 @@ class TwoViewModel(keras.Model):
             )
         super().save(filepath, overwrite=overwrite, **kwargs)
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains like `keras.Model.fit`; warns if that went past `total_steps`."""
-        history = super().fit(*args, **kwargs)
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            kwargs.setdefault("shuffle", False)  # A data set has its own order.
+        history = super().fit(x, *args, **kwargs)
         if self.step.numpy() > self.total_steps:
             logging.warning(
                 "fit trained to step %d, but the schedules end at total_steps = %d; give the "
@@ -214,10 +211,10 @@ class TwoViewModel(keras.Model):
         views, labels = self._unpack(data)
         parts = [self._gradients(*part) for part in self._micro_batches(views, labels)]
         gradients = [_sum(gradients) for gradients in zip(*parts, strict=True)]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        rate = keras_compat.apply_gradients(self.optimizer, gradients, self.trainable_variables)
         logged = self.after_update()
         self.step.assign_add(1)
-        return self._results() | {"lr": self._learning_rate()} | logged
+        return self._results() | {"lr": rate} | logged
 
     def test_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """Computes the loss in inference mode, on views of held-out images."""
@@ -241,7 +238,9 @@ class TwoViewModel(keras.Model):
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             objective /= replicas * self.micro_batches
         self._update_metrics(outputs)
-        return _compute_gradients(self.optimizer, objective, self.trainable_variables, tape)
+        return keras_compat.compute_gradients(
+            self.optimizer, objective, self.trainable_variables, tape
+        )
 
     def _micro_batches(
         self, views: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor | None
@@ -270,12 +269,6 @@ class TwoViewModel(keras.Model):
 
     def _results(self) -> dict[str, tf.Tensor]:
         return {metric.name: metric.result() for metric in self.metrics}
-
-    def _learning_rate(self) -> tf.Tensor:
-        rate = self.optimizer.learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            rate = rate(self.optimizer.iterations - 1)  # A legacy optimizer, such as tfa's LAMB.
-        return tf.identity(rate)
 
     def _unpack(self, data: tuple) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor | None]:
         """Returns views and labels of a batch, checked while the step is traced.
@@ -339,6 +332,11 @@ class TwoViewModel(keras.Model):
         return [weight for part in self._trained_parts() for weight in part.trainable_weights]
 
     @property
+    def trainable_variables(self) -> list[tf.Variable]:
+        """The trainable weights, whose slots an optimizer keeps."""
+        return self.trainable_weights
+
+    @property
     def non_trainable_weights(self) -> list[tf.Variable]:
         """All other weights: the targets', the moving statistics and the step."""
         trainable = {id(weight) for weight in self.trainable_weights}
@@ -380,17 +378,3 @@ def _sum(gradients: Sequence[tf.Tensor | None]) -> tf.Tensor | None:
     """Returns the sum of one weight's gradients; None if the loss does not depend on it."""
     present = [gradient for gradient in gradients if gradient is not None]
     return tf.add_n(present) if present else None
-
-
-def _compute_gradients(
-    optimizer: keras.optimizers.Optimizer,
-    loss: tf.Tensor,
-    variables: list[tf.Variable],
-    tape: tf.GradientTape,
-) -> list[tf.Tensor | None]:
-    """Returns the gradients, computed with a scaled loss and unscaled again under float16.
-
-    Legacy optimizers, such as tfa's LAMB, have only the private `_compute_gradients`.
-    """
-    compute = getattr(optimizer, "compute_gradients", None) or optimizer._compute_gradients
-    return [gradient for gradient, _ in compute(loss, variables, tape=tape)]

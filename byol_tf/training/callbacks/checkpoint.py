@@ -34,7 +34,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if every_steps < 1:
             raise UserError(f"checkpoint_every_steps is {every_steps}; give at least 1.")
         self.every_steps = every_steps
-        model.optimizer.build(model.trainable_variables)  # The slots must exist to be restored.
+        with model.distribute_strategy.scope():  # The slots must exist to be restored.
+            model.optimizer.build(model.trainable_variables)
         self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         self._folder = folder
         self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"
