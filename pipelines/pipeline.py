@@ -1,6 +1,7 @@
 """The pipeline's graph for all runners, from images to a pushed encoder."""
 
 import ml_metadata as mlmd
+import tensorflow as tf
 import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
 from tfx import v1 as tfx
@@ -19,7 +20,6 @@ from pipelines.settings import Settings
 
 # All features except images and their keys: statistics of image bytes would shuffle every image.
 METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]
-_TF_SERVING_IMAGE_TAG = "2.15.1"
 _SERVING_REQUESTS = 16  # Images that ServingCheck or InfraValidator makes requests of.
 
 
@@ -276,7 +276,8 @@ def _infra_validator(
     settings: Settings, encoder: tfx.types.BaseChannel, examples: tfx.types.BaseChannel
 ) -> tfx.components.InfraValidator:
     serving_spec = tfx.proto.ServingSpec(
-        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[_TF_SERVING_IMAGE_TAG]),
+        # TF Serving's images have the versions of TensorFlow.
+        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[tf.__version__]),
         model_name=settings.model_name,
     )
     if settings.infra_validator == "docker":
