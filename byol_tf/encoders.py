@@ -48,7 +48,8 @@ def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.Config
     def build() -> keras.Model:
         with policy_scope("float32"):
             encoder = build_encoder(config)
-        encoder.set_weights([weight.numpy() for weight in model.weights])
+        for weight, saved in zip(export.saved_weights(encoder), model.weights, strict=True):
+            weight.assign(saved)
         return encoder
 
     encoder = EvaluatedEncoder(

@@ -17,6 +17,7 @@ from byol_tf.build import build_encoder
 from byol_tf.checkpoints import restore
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
+from byol_tf.keras_compat import trackable
 from byol_tf.models.precision import policy_scope
 
 
@@ -109,7 +110,7 @@ def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
         )
     with policy_scope("float32"):
         encoder = build_encoder(config)
-    restore(tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder)), path)
+    restore(tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trackable(encoder))), path)
     return encoder
 
 

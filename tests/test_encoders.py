@@ -9,6 +9,7 @@ from byol_tf import build, encoders, export, runs
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import fingerprint
+from byol_tf.keras_compat import trackable
 
 CONFIG = cifar10_demo.get_config("smoke")
 PREPROCESSING = build.preprocessing_from_config(CONFIG)
@@ -28,7 +29,7 @@ def trained():
 def run_dir(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     runs.claim_run_dir(str(path), CONFIG.to_dict())
-    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trained))
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trackable(trained)))
     saved.save(str(path / "checkpoints" / "ckpt"))
     for version, metadata in (("1", {"config": CONFIG.to_dict()}), ("2", {})):
         export.save_encoder(
@@ -60,6 +61,14 @@ def test_a_saved_model_can_be_trained_further_where_its_card_has_the_config(run_
     wanted = trained(IMAGES, training=False)
     np.testing.assert_allclose(pretrained.encode(IMAGES), wanted, rtol=1e-5)
     np.testing.assert_allclose(pretrained.trainable()(IMAGES, training=False), wanted, rtol=1e-5)
+
+
+def test_a_saved_models_weights_are_in_an_order_that_either_keras_keeps(run_dir, trained):
+    model, _, _ = export.load_saved_model(str(run_dir / "exported" / "1"))
+    trainable = [w for layer in trained.layers for w in layer.trainable_weights]
+    statistics = [w for layer in trained.layers for w in layer.non_trainable_weights]
+    for saved, weight in zip(model.weights, trainable + statistics, strict=True):
+        np.testing.assert_array_equal(saved.numpy(), weight.numpy())
 
 
 def test_a_saved_model_without_config_is_evaluated_but_not_trained(run_dir):

@@ -128,6 +128,15 @@ def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
     return model, preprocessing, card
 
 
+def saved_weights(encoder: keras.Model) -> list[tf.Variable]:
+    """Returns the encoder's weights in the order of a SavedModel's `weights`.
+
+    It is that of Keras 2, trainable ones first; in Keras 3's `encoder.weights` they are mixed.
+    """
+    weights = [*encoder.trainable_weights, *encoder.non_trainable_weights]
+    return [native(weight) for weight in weights]
+
+
 def _prepared(prepare: Callable | None, image_bytes: tf.Tensor) -> tf.Tensor:
     return image_bytes if prepare is None else prepare(image_bytes)
 
@@ -169,7 +178,7 @@ def _servable(
 
     module = tf.Module()
     # Only the weights: the encoder would add every Keras layer to the file.
-    module.weights = [native(weight) for weight in encoder.weights]
+    module.weights = saved_weights(encoder)
     module.prepare = prepare
     module.encode = function(
         lambda images: tf.cast(encoder(images, training=False), tf.float32),

@@ -142,12 +142,12 @@ def build_optimizer(
 
     Args:
         config: Config with `optimizer.{name, weight_decay, momentum, trust_coefficient}`; `name` is
-            `lars` or `lamb` (tfa.optimizers.LAMB, the alternative for large batches; β₁ is
+            `lars` or `lamb` (`keras_compat.lamb`, the alternative for large batches; β₁ is
             `momentum`).
         learning_rate: Float or schedule.
 
     Raises:
-        UserError: The name is unknown.
+        UserError: The name is unknown, or `lamb` is not installed.
     """
     settings = config.optimizer
     if settings.name == "lars":
@@ -158,14 +158,11 @@ def build_optimizer(
             trust_coefficient=settings.trust_coefficient,
         )
     if settings.name == "lamb":
-        import tensorflow_addons as tfa  # Slow to import, and nothing else in training needs it.
-
-        excluded = ["bias", "gamma", "beta"]
-        return tfa.optimizers.LAMB(
-            learning_rate,
-            weight_decay=settings.weight_decay,
-            beta_1=settings.momentum,
-            exclude_from_weight_decay=excluded,
-            exclude_from_layer_adaptation=excluded,
-        )
+        try:
+            return keras_compat.lamb(learning_rate, settings.weight_decay, settings.momentum)
+        except ImportError as error:
+            raise UserError(
+                f"optimizer.name is 'lamb', which needs TensorFlow Addons ({error}); install "
+                "byol_tf[addons], or give 'lars'."
+            ) from error
     raise UserError(f"optimizer.name is '{settings.name}'; give 'lars' or 'lamb'.")

@@ -214,7 +214,7 @@ class TwoViewModel(keras.Model):
         rate = keras_compat.apply_gradients(self.optimizer, gradients, self.trainable_variables)
         logged = self.after_update()
         self.step.assign_add(1)
-        return self._results() | {"lr": rate} | logged
+        return keras_compat.step_logs(self._results() | {"lr": rate} | logged)
 
     def test_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """Computes the loss in inference mode, on views of held-out images."""
@@ -222,7 +222,7 @@ class TwoViewModel(keras.Model):
         outputs = self.forward(view_1, view_2, training=False)
         self._classifier_loss(outputs.representation, labels)
         self._update_metrics(outputs)
-        return self._results()
+        return keras_compat.step_logs(self._results())
 
     def _gradients(
         self, view_1: tf.Tensor, view_2: tf.Tensor, labels: tf.Tensor | None
@@ -367,7 +367,13 @@ class TwoViewModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "TwoViewModel":
         """Builds the model from the result of `get_config`."""
+        # Keras 3 finds only classes that have been imported: these, and the optimizer's next.
+        from byol_tf.images import augmentations  # noqa: F401
+        from byol_tf.models import optimizers, schedules  # noqa: F401
+
         config = dict(config)
+        # Keras 2 names the class of a functional model by a module that Keras 3 does not have.
+        custom_objects = {"Functional": keras_compat.functional_class()} | (custom_objects or {})
         for key in ("encoder", "augmentation"):
             if config[key] is not None:
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)

@@ -46,12 +46,3 @@ def test_a_layer_without_a_config_is_asked_for_one():
 
     with pytest.raises(UserError, match="register_keras_serializable"):
         float32.in_float32(encoder("mixed_bfloat16", Scale(2.0)))
-
-
-def test_xla_comes_back_after_the_export():
-    layer = keras.layers.Conv2D(6, 3, groups=3)
-    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
-    original = layer._jit_compiled_convolution_op
-    with float32.without_xla(model):
-        assert layer._jit_compiled_convolution_op != original
-    assert layer._jit_compiled_convolution_op == original

@@ -43,9 +43,9 @@ def test_representation_has_the_stages_last_width(depth, width, features):
 def test_stems_have_their_strides():
     large = networks.resnet(18, 0.125, image_size=64)
     small = networks.resnet(18, 0.125, image_size=64, stem="small")
-    assert large.get_layer("c2_block1_relu2").output_shape[1:3] == (16, 16)
-    assert small.get_layer("c2_block1_relu2").output_shape[1:3] == (64, 64)
-    assert small.get_layer("c5_block2_relu2").output_shape[1:3] == (8, 8)
+    assert large.get_layer("c2_block1_relu2").output.shape[1:3] == (16, 16)
+    assert small.get_layer("c2_block1_relu2").output.shape[1:3] == (64, 64)
+    assert small.get_layer("c5_block2_relu2").output.shape[1:3] == (8, 8)
 
 
 def test_zero_init_makes_the_residual_branches_silent():

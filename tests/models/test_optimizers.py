@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from byol_tf import keras_compat
 from byol_tf.errors import UserError
 from byol_tf.models import optimizers, schedules
 
@@ -126,11 +127,13 @@ def test_loss_scale_leaves_the_trajectory_alone_and_skips_overflow(problem):
     variables = [tf.Variable(w) for w in weights]
     optimizer = keras.mixed_precision.LossScaleOptimizer(lars(), dynamic=True, initial_scale=1024.0)
 
+    optimizer.build(variables)
+
     def minimize(grads):
-        optimizer.minimize(
-            lambda: sum(tf.reduce_sum(g * v) for g, v in zip(grads, variables, strict=True)),
-            variables,
-        )
+        with tf.GradientTape() as tape:
+            loss = sum(tf.reduce_sum(g * v) for g, v in zip(grads, variables, strict=True))
+        scaled = keras_compat.compute_gradients(optimizer, loss, variables, tape)
+        keras_compat.apply_gradients(optimizer, scaled, variables)
 
     for grads in gradients[:2]:
         minimize(grads)
@@ -141,7 +144,9 @@ def test_loss_scale_leaves_the_trajectory_alone_and_skips_overflow(problem):
     minimize([np.full(w.shape, np.inf, "float32") for w in weights])
     for actual, w in zip(variables, before, strict=True):
         np.testing.assert_array_equal(actual, w)
-    assert float(optimizer.loss_scale) == 512.0
+    # Keras 2 calls it loss_scale, Keras 3 dynamic_scale.
+    name = "dynamic_scale" if hasattr(optimizer, "dynamic_scale") else "loss_scale"
+    assert float(getattr(optimizer, name)) == 512.0
 
 
 def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, two_replicas):
@@ -204,6 +209,49 @@ def settings(name):
             }
         }
     )
+
+
+def numpy_lamb(weights, gradients, rates, decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-6):
+    """Algorithm 2 of arXiv 1904.00962 with φ the identity; biases without decay and ratio."""
+    weights = [w.astype(np.float64) for w in weights]
+    m, v = ([np.zeros_like(w) for w in weights] for _ in range(2))
+    for t, (step_gradients, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        for i, g in enumerate(step_gradients):
+            m[i] = beta_1 * m[i] + (1 - beta_1) * g
+            v[i] = beta_2 * v[i] + (1 - beta_2) * np.square(g, dtype=np.float64)
+            update = m[i] / (1 - beta_1**t) / (np.sqrt(v[i] / (1 - beta_2**t)) + epsilon)
+            ratio = 1.0
+            if weights[i].ndim > 1:
+                update = update + decay * weights[i]
+                norms = np.sqrt((weights[i] ** 2).sum()), np.sqrt((update**2).sum())
+                ratio = norms[0] / norms[1] if norms[0] > 0 and norms[1] > 0 else 1.0
+            weights[i] = weights[i] - rate * ratio * update
+    return weights
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_lamb_equals_its_formula(problem, zero):
+    weights, gradients = problem
+    if zero:
+        weights = [np.zeros_like(w) for w in weights]
+    schedule = schedules.WarmupCosine(0.5, 2, 6)
+    optimizer = optimizers.build_optimizer(settings("lamb"), schedule)
+    names = ("kernel", "kernel", "bias", "gamma")
+    variables = [tf.Variable(w, name=n) for w, n in zip(weights, names, strict=True)]
+    for grads in gradients:
+        optimizer.apply_gradients(zip(map(tf.constant, grads), variables, strict=True))
+    expected = numpy_lamb(weights, gradients, [float(schedule(k)) for k in range(6)])
+    for actual, wanted in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_lamb_without_addons_says_what_to_install(monkeypatch):
+    def missing(*args):
+        raise ModuleNotFoundError("No module named 'tensorflow_addons'")
+
+    monkeypatch.setattr(keras_compat, "lamb", missing)
+    with pytest.raises(UserError, match=r"byol_tf\[addons\], or give 'lars'"):
+        optimizers.build_optimizer(settings("lamb"), 0.1)
 
 
 def test_lamb_leaves_biases_and_norms_without_decay():

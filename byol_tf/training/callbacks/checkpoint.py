@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from byol_tf import checkpoints
 from byol_tf.errors import UserError
+from byol_tf.keras_compat import trackable
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -36,7 +37,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.every_steps = every_steps
         with model.distribute_strategy.scope():  # The slots must exist to be restored.
             model.optimizer.build(model.trainable_variables)
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self._checkpoint = tf.train.Checkpoint(
+            model=trackable(model), optimizer=trackable(model.optimizer)
+        )
         self._folder = folder
         self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"
         self._manager: tf.train.CheckpointManager | None = None

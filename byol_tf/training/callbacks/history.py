@@ -6,9 +6,15 @@ import os
 
 import keras
 import tensorflow as tf
+from tensorflow.compat.v1 import SummaryMetadata
 
 from byol_tf import runs
 from byol_tf.files import write_atomically
+
+# What `tf.summary.scalar` writes, which needs an installed TensorBoard from TensorFlow 2.20 on.
+_SCALAR = SummaryMetadata(
+    plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
+)
 
 
 class History(keras.callbacks.Callback):
@@ -57,4 +63,4 @@ class History(keras.callbacks.Callback):
         step = int(self.model.step.numpy())
         with self._writer.as_default():
             for name, value in logs.items():
-                tf.summary.scalar(name, value, step=step)
+                tf.summary.write(name, tf.cast(value, tf.float32), step=step, metadata=_SCALAR)

@@ -5,23 +5,32 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from byol_tf import checkpoints
+from byol_tf import checkpoints, keras_compat
 from byol_tf.training.callbacks.checkpoint import TrainingCheckpoint
+
+
+class Counting(keras.Model):
+    """A dense layer, and the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(200)
+        self.dense.build((None, 200))
+        self.step = keras_compat.add_counter(self, "step")
+        self.built = True
 
 
 def new_saver(folder):
     """Returns a saver of a model of 200 kB, whose weights are all equal to its step."""
-    model = keras.Sequential([keras.layers.Dense(200, input_shape=(200,))])
+    model = Counting()
     model.compile("sgd")
-    model.step = tf.Variable(0, dtype=tf.int64, trainable=False)
     saver = TrainingCheckpoint(str(folder), model, every_steps=1)
     saver.set_model(model)
     return saver
 
 
 def train_to(saver, step):
-    saver.model.step.assign(step)
-    for weight in saver.model.weights:
+    for weight in map(keras_compat.native, saver.model.weights):
         weight.assign(tf.fill(weight.shape, tf.cast(step, weight.dtype)))
     saver.on_train_batch_end(0)
 
