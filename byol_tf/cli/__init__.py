@@ -57,6 +57,28 @@ def run_main(
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def import_tensorflow() -> None:
+    """Imports TensorFlow and finds its devices, without what its C++ code says of them.
+
+    `main` calls it before it imports modules that need TensorFlow. `TF_CPP_MIN_LOG_LEVEL` alone
+    does not silence current releases (tensorflow/tensorflow issue 100442); 0 or 1 shows all.
+    """
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags as absl does; errors of ml_collections in an override become a sentence too."""
     try:

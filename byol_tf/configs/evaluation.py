@@ -80,7 +80,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.segmentation.channels = 256  # of the two 3x3 convolutions on c5
     config.segmentation.dilation = 6
 
-    # KerasCV's RetinaNet with rate, momentum and weight decay of Lin et al. 2017 (arXiv 1708.02002,
+    # A RetinaNet with rate, momentum and weight decay of Lin et al. 2017 (arXiv 1708.02002,
     # section 4.1) instead of those of the paper's Faster R-CNN (appendix D.5).
     config.detection = ml_collections.ConfigDict()
     # The longer side is scaled to this, a multiple of 32. The small stem's maps are 4 times as

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import data
+from byol_tf import data, keras_compat
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.models.networks import check_flat
@@ -76,19 +76,20 @@ class FineTuner:
         backbone = encoder.trainable()
         check_flat(backbone.output_shape)
         if batch_norm_momentum is not None:
-            for layer in backbone.submodules:
+            for layer in keras_compat.sublayers(backbone):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.momentum = batch_norm_momentum
         head = keras.layers.Dense(
             num_classes, kernel_initializer="zeros", dtype="float32", name="head"
         )
-        self.model = keras.Model(backbone.inputs, head(backbone.output))
+        self.model = keras.Model(backbone.inputs, head(backbone.outputs[0]))
         self._preprocessing = encoder.preprocessing
         self._start = self.model.get_weights()
         self._optimizer = NesterovSGD()
         self._optimizer.build(self.model.trainable_variables)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.model.compile(self._optimizer, loss)
+        # Without XLA, whose convolutions are slow on a CPU; Keras 3 would choose it.
+        self.model.compile(self._optimizer, loss, jit_compile=False)
 
         size = self._preprocessing.image_size
         images = tf.TensorSpec([None, size, size, 3], tf.float32)
@@ -126,7 +127,11 @@ class FineTuner:
         batches = data.labelled_dataset(source, self._preprocessing, batch_size, seed)
         with data.clean_errors(source):
             history = self.model.fit(
-                batches, steps_per_epoch=steps, verbose=0, callbacks=[_Watch(steps)]
+                batches,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=[_Watch(steps)],
             ).history
         numbers = (history["loss"], *self.model.get_weights())
         if not all(np.isfinite(number).all() for number in numbers):

@@ -6,6 +6,7 @@ The paper's heads of section 4.3 and appendices D.4 to D.6 use them.
 import re
 
 import keras
+import tensorflow as tf
 
 from byol_tf.errors import UserError
 
@@ -50,7 +51,15 @@ def stage_outputs(
     copy = keras.models.clone_model(encoder, images, clone)
     copy.set_weights(encoder.get_weights())
     outputs = {stage: copy.get_layer(name).output for stage, name in ends.items()}
-    return keras.Model(copy.inputs, outputs, name=f"{encoder.name}_stages")
+    return keras.Model(copy.inputs[0], outputs, name=f"{encoder.name}_stages")
+
+
+def resized_to(images: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
+    """Resizes maps `[B, h, w, D]` in a functional model bilinearly to the size of its images."""
+    # Keras 3 takes functions of TensorFlow in layers only.
+    return keras.layers.Lambda(
+        lambda pair: tf.image.resize(pair[1], tf.shape(pair[0])[1:3]), name="resized"
+    )([images, maps])
 
 
 def _last_layer(encoder: keras.Model, stage: str) -> str:

@@ -9,6 +9,7 @@ from pictures import copy_photos
 
 from byol_tf import build, export, runs
 from byol_tf.configs import cifar10_demo
+from byol_tf.keras_compat import trackable
 
 CLASSES = ("airplane", "bird", "frog")
 
@@ -33,7 +34,7 @@ def run_dir(tmp_path_factory):
     runs.claim_run_dir(str(path), config.to_dict())
     keras.utils.set_random_seed(7)
     encoder = build.build_encoder(config)
-    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder))
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trackable(encoder)))
     saved.save(str(path / "checkpoints" / "ckpt"))
     export.save_encoder(
         encoder,

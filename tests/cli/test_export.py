@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from byol_tf import build, runs
 from byol_tf.configs import cifar10_demo
+from byol_tf.keras_compat import trackable
 
 
 def export(*flags):
@@ -22,7 +23,7 @@ def run_dir(tmp_path_factory):
     runs.claim_run_dir(str(path), config.to_dict() | {"examples": 16, "classes": []})
     encoder = build.build_encoder(config)
     step = tf.Variable(0, dtype=tf.int64)
-    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=encoder, step=step))
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trackable(encoder), step=step))
     for _ in range(2):
         step.assign_add(1)
         saved.save(str(path / "checkpoints" / "ckpt"))

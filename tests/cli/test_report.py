@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -33,6 +34,8 @@ def test_a_run_becomes_a_page_in_its_folder(run_dir):
     result = report(run_dir)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"The page is {run_dir}/report.html\n"
+    of_tensorflow = r"(?m)^(WARNING: All log messages|[IWE]0000 00:00:|\d{4}-\d\d-\d\d .*: [IWE] )"
+    assert not re.findall(of_tensorflow, result.stderr)
     page = Page((run_dir / "report.html").read_text(encoding="utf-8"))
     assert "last 2.5" in page.text and "give both --train_dir and --test_dir." in page.text
     names = {file.name for file in run_dir.iterdir()}

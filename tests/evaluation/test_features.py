@@ -46,7 +46,7 @@ def test_the_encoder_runs_in_inference_mode():
 
 def test_a_bfloat16_encoder_gives_float32_features():
     encoder = pooled(keras.layers.Conv2D(8, 3, dtype="mixed_bfloat16"), dtype="mixed_bfloat16")
-    assert encoder.output.dtype == tf.bfloat16
+    assert tf.as_dtype(encoder.outputs[0].dtype) == tf.bfloat16
     result = features.extract(encoder, dataset(images(4)))
     assert result.representations.dtype == np.float32
 

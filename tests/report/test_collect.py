@@ -15,6 +15,7 @@ from byol_tf import build, runs
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import Features
+from byol_tf.keras_compat import trackable
 from byol_tf.report import collect as module
 from byol_tf.report import run_page
 from byol_tf.report.collect import accuracy_by_class, collect
@@ -38,7 +39,7 @@ def trained(tmp_path_factory):
     config = cifar10_demo.get_config("smoke")
     runs.claim_run_dir(str(path), config.to_dict() | {"examples": 60, "classes": CLASSES})
     keras.utils.set_random_seed(7)
-    saved = tf.train.Checkpoint(encoder=build.build_encoder(config))
+    saved = tf.train.Checkpoint(encoder=trackable(build.build_encoder(config)))
     tf.train.Checkpoint(model=saved).save(str(path / "checkpoints" / "ckpt"))
     (path / "history.csv").write_text("epoch,step,loss,knn_accuracy\n1,7,2.5,\n2,14,nan,0.5\n")
     return path

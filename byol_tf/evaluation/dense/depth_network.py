@@ -9,7 +9,7 @@ from keras import layers
 
 from byol_tf.errors import UserError
 from byol_tf.models.networks import BatchNorm
-from byol_tf.models.stages import stage_outputs
+from byol_tf.models.stages import resized_to, stage_outputs
 
 
 def build_depth_network(encoder: keras.Model, filters: Sequence[int]) -> keras.Model:
@@ -42,8 +42,8 @@ def build_depth_network(encoder: keras.Model, filters: Sequence[int]) -> keras.M
     for index, count in enumerate(filters[:blocks]):
         x = up_projection(x, count, f"depth_up{index + 1}")
     x = layers.Conv2D(1, 3, padding="same", name="depth")(x)
-    x = tf.image.resize(x, tf.shape(stages.input)[1:3])
-    return keras.Model(stages.input, x[..., 0], name="depth_network")
+    (images,) = stages.inputs
+    return keras.Model(images, resized_to(images, x)[..., 0], name="depth_network")
 
 
 def up_projection(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
@@ -98,4 +98,6 @@ def _unpool_and_conv(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
         _conv(filters, size, f"{name}_{size[0]}x{size[1]}")(x)
         for size in ((3, 3), (3, 2), (2, 3), (2, 2))
     ]
-    return tf.nn.depth_to_space(layers.Concatenate(name=f"{name}_concat")(interleaved), 2)
+    channels = layers.Concatenate(name=f"{name}_concat")(interleaved)
+    # Keras 3 takes functions of TensorFlow in layers only.
+    return layers.Lambda(lambda x: tf.nn.depth_to_space(x, 2), name=f"{name}_space")(channels)

@@ -1,10 +1,10 @@
 """Object detection (paper section 4.3, appendix D.5): a RetinaNet fine-tuned on boxes.
 
 The paper trains a Faster R-CNN on a frozen C4 backbone, for 1.5 million asynchronous steps on VOC
-trainval2007, and reports AP50 on test2007. Here the detector is KerasCV's RetinaNet, fine-tuned as
-a whole for Detectron2's 24,000 steps, with the learning rate and weight decay of RetinaNet's paper
-(Lin et al., arXiv 1708.02002, section 4.1). So results compare encoders with each other, not with
-the paper's table.
+trainval2007, and reports AP50 on test2007. Here the detector is a RetinaNet, fine-tuned as a whole
+for Detectron2's 24,000 steps, with the learning rate and weight decay of RetinaNet's paper (Lin et
+al., arXiv 1708.02002, section 4.1). So results compare encoders with each other, not with the
+paper's table.
 
 All layers are trained, with BatchNorm using batch statistics. Images are scaled to fit a square and
 padded at the right and below with the mean colour; half of the training images are mirrored.
@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation.dense import pairs
+from byol_tf.evaluation.dense import pairs, retinanet
 from byol_tf.evaluation.dense.boxes import BoxData, check_images, open_boxes
 from byol_tf.evaluation.dense.letterbox import evaluation_batches, from_fitted, training_batches
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
@@ -32,7 +32,7 @@ from byol_tf.files import write_atomically
 from byol_tf.images.preprocessing import Preprocessing
 
 _BATCH_OF_LEARNING_RATE = 16
-_MAX_GRADIENT_NORM = 10.0  # As in KerasCV's guide: its heads start with large weights.
+_MAX_GRADIENT_NORM = 10.0  # The heads start with large weights.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +77,17 @@ def evaluate(
         config: Section `detection`.
 
     Raises:
-        UserError: A package is missing; a value, split, annotation or image is bad; the splits have
-            different classes or no boxes; the encoder cannot be trained; training diverged.
+        UserError: pycocotools is missing; a value, split, annotation or image is bad; the splits
+            have different classes or no boxes; the encoder cannot be trained; training diverged.
     """
-    _check_packages()
+    _check_package()
     from byol_tf.evaluation.dense.average_precision import average_precision
-    from byol_tf.evaluation.dense.retinanet import build_retinanet
 
     _check_config(config)
     backbone = encoder.trainable()
     train, test = _open(splits)
     keras.utils.set_random_seed(splits.seed)  # For the new weights.
-    model = build_retinanet(backbone, len(train.class_names), config.image_size)
+    model = retinanet.RetinaNet(backbone, len(train.class_names), config.image_size)
     for data in (train, test):
         check_images(data)
     _fit(model, train, encoder.preprocessing, config, splits.seed)
@@ -110,7 +109,7 @@ def detect(
     """Detects objects in all images.
 
     Args:
-        model: Model of `retinanet.build_retinanet` for images of `image_size`.
+        model: `RetinaNet` for images of `image_size`.
         data: Images; their boxes are not used.
         preprocessing: Preprocessing, of which the normalisation is used.
         image_size: Side S of the network's input, in pixels.
@@ -167,16 +166,11 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.learning_rate * warmup * 0.1**decays
 
 
-def _check_packages() -> None:
-    missing = [
-        package
-        for package, module in (("keras-cv", "keras_cv"), ("pycocotools", "pycocotools"))
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
+def _check_package() -> None:
+    if importlib.util.find_spec("pycocotools") is None:
         raise UserError(
-            f"detection needs packages that are not installed ({', '.join(missing)}); run "
-            'pip install "byol_tf[detection]".'
+            'detection needs pycocotools, which is not installed; run pip install "byol_tf'
+            '[detection]".'
         )
 
 
@@ -214,7 +208,7 @@ def _open(splits: Splits) -> tuple[BoxData, BoxData]:
 
 
 def _fit(
-    model: keras.Model,
+    model: retinanet.RetinaNet,
     train: BoxData,
     preprocessing: Preprocessing,
     config: ml_collections.ConfigDict,
@@ -226,17 +220,11 @@ def _fit(
         round(config.steps * config.warmup),
         [round(config.steps * part) for part in config.decay_at],
     )
-    kernels = [weight for weight in model.trainable_weights if "kernel" in weight.name]
-    model.add_loss(lambda: config.weight_decay * tf.add_n([tf.nn.l2_loss(k) for k in kernels]))
-    model.compile(
-        classification_loss="focal",
-        box_loss="smoothl1",
-        optimizer=keras.optimizers.SGD(
-            schedule, config.momentum, global_clipnorm=_MAX_GRADIENT_NORM
-        ),
-        jit_compile=False,
-    )
+    optimizer = keras.optimizers.SGD(schedule, config.momentum, global_clipnorm=_MAX_GRADIENT_NORM)
     batches = training_batches(
         train, preprocessing, config.image_size, config.batch_size, config.steps, seed
     )
-    model.fit(batches, verbose=0, callbacks=[pairs.Progress(config.steps, learning_rate)])
+    matched = batches.map(
+        lambda images, labels: (images, model.targets(**labels)), tf.data.AUTOTUNE
+    ).prefetch(tf.data.AUTOTUNE)
+    pairs.fit_with(optimizer, model, retinanet.loss, matched, learning_rate, config)

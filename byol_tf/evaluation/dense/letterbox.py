@@ -13,7 +13,7 @@ from byol_tf.images import seeded
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.sources.source import shuffled_indices
 
-_PADDING = -1.0  # Marks padding of boxes and classes in KerasCV's format.
+_PADDING = -1.0  # Marks padding of boxes and classes.
 
 
 def fitted_size(image: BoxedImage, image_size: int) -> tuple[int, int]:
@@ -55,13 +55,13 @@ def training_batches(
 
     Returns:
         Data set of `(images, {"boxes": ..., "classes": ...})`, float32 `[B, S, S, 3]`, `[B, n, 4]`
-        and `[B, n]`, as `retinanet.build_retinanet` describes.
+        and `[B, n]`, as `RetinaNet.targets` takes them.
     """
     paths, sizes = _paths_and_sizes(data, image_size)
     padding = np.full([1, 4], _PADDING)
     image_boxes, image_classes = [], []
     for image in data.images:
-        # Each image gets a row of padding, since KerasCV fails on a batch without boxes.
+        # Each image gets a row of padding, so that a batch always has one.
         kept = to_fitted(image.boxes[~image.crowd], image, image_size)
         image_boxes.append(np.concatenate([kept, padding]))
         image_classes.append(np.concatenate([image.classes[~image.crowd], padding[0, :1]]))

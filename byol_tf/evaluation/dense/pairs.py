@@ -129,14 +129,38 @@ def fit(
     Raises:
         Diverged: The loss is no longer finite.
     """
-    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
-    model.add_loss(lambda: config.weight_decay * tf.add_n([tf.nn.l2_loss(k) for k in kernels]))
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         [round(config.steps * part) for part in config.decay_at],
         [learning_rate * 0.1**drops for drops in range(len(config.decay_at) + 1)],
     )
-    model.compile(keras.optimizers.SGD(schedule, config.momentum), loss)
-    model.fit(dataset, verbose=0, callbacks=[Progress(config.steps, learning_rate)])
+    optimizer = keras.optimizers.SGD(schedule, config.momentum)
+    fit_with(optimizer, model, loss, dataset, learning_rate, config)
+
+
+def fit_with(
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    dataset: tf.data.Dataset,
+    learning_rate: float,
+    config: ml_collections.ConfigDict,
+) -> None:
+    """Trains like `fit`, with an optimizer and its schedule; `learning_rate` is for messages."""
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+
+    def decayed_loss(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        squares = tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+        return loss(targets, outputs) + config.weight_decay * squares
+
+    # Without XLA, whose convolutions are slow on a CPU; Keras 3 would choose it.
+    model.compile(optimizer, decayed_loss, jit_compile=False)
+    model.fit(
+        dataset,
+        steps_per_epoch=config.steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[Progress(config.steps, learning_rate)],
+    )
 
 
 class Progress(keras.callbacks.Callback):

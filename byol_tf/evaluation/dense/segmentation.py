@@ -23,7 +23,7 @@ from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.finetuner import Diverged
 from byol_tf.evaluation.splits import Splits
 from byol_tf.models.networks import BatchNorm
-from byol_tf.models.stages import stage_outputs
+from byol_tf.models.stages import resized_to, stage_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ def build_fcn(encoder: keras.Model, num_classes: int, channels: int, dilation: i
         )(x)
         x = layers.ReLU(name=f"{name}_relu")(BatchNorm(name=f"{name}_bn")(x))
     logits = layers.Conv2D(num_classes, 1, name="segmentation_logits")(x)
-    logits = tf.image.resize(logits, tf.shape(stages.input)[1:3])  # Bilinear.
-    return keras.Model(stages.input, logits, name="fcn")
+    (images,) = stages.inputs
+    return keras.Model(images, resized_to(images, logits), name="fcn")
 
 
 def segmentation_loss(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

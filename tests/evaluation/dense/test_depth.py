@@ -138,7 +138,6 @@ def test_up_projection_is_unpooling_and_a_5x5_convolution():
     x = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)
     unpooled = np.zeros((2, 10, 12, 3), np.float32)
     unpooled[:, ::2, ::2] = x
-    weights = {weight.name: weight.numpy() for weight in model.weights}
 
     def conv(x, kernel):
         return tf.nn.conv2d(x, kernel.astype(np.float32), 1, "SAME").numpy()
@@ -146,20 +145,17 @@ def test_up_projection_is_unpooling_and_a_5x5_convolution():
     def unpool_and_conv(branch):
         kernel = np.zeros((5, 5, 3, 4))
         for rows, columns in ((3, 3), (3, 2), (2, 3), (2, 2)):
-            part = weights[f"up_{branch}_{rows}x{columns}/kernel:0"]
+            part = model.get_layer(f"up_{branch}_{rows}x{columns}").get_weights()[0]
             kernel[3 - rows :: 2, 3 - columns :: 2][:rows, :columns] = part
         assert np.all(kernel != 0), "the four kernels must make up the 5x5"
         return conv(unpooled, kernel)
 
     def batch_norm(x, index):
-        gamma, beta, mean, variance = (
-            weights[f"up_bn{index}/{part}:0"]
-            for part in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
+        gamma, beta, mean, variance = model.get_layer(f"up_bn{index}").get_weights()
         return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
     branch = np.maximum(batch_norm(unpool_and_conv("a"), 1), 0)
-    branch = batch_norm(conv(branch, weights["up_conv/kernel:0"]), 2)
+    branch = batch_norm(conv(branch, *model.get_layer("up_conv").get_weights()), 2)
     expected = np.maximum(branch + batch_norm(unpool_and_conv("b"), 3), 0)
     np.testing.assert_allclose(model(x), expected, rtol=1e-3, atol=1e-3)
 

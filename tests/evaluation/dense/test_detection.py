@@ -4,7 +4,6 @@ import importlib.util
 import io
 import json
 
-import keras
 import ml_collections
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from byol_tf.errors import UserError
-from byol_tf.evaluation.dense import detection
+from byol_tf.evaluation.dense import anchors, detection, retinanet
 from byol_tf.evaluation.dense.boxes import BoxData, BoxedImage
 from byol_tf.evaluation.dense.letterbox import (
     evaluation_batches,
@@ -23,7 +22,6 @@ from byol_tf.evaluation.dense.letterbox import (
     to_fitted,
     training_batches,
 )
-from byol_tf.evaluation.dense.retinanet import build_retinanet
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.splits import Splits
 from byol_tf.images.preprocessing import Preprocessing
@@ -167,23 +165,22 @@ def test_few_images_fill_a_large_batch(rectangles):
 
 
 @functools.cache
-def retinanet(stem, image_size):
-    return build_retinanet(encoder_of(stem), 3, image_size)
+def detector(stem, image_size):
+    return retinanet.RetinaNet(encoder_of(stem), 3, image_size)
 
 
 @pytest.mark.parametrize(("stem", "stride"), [("imagenet", 8), ("small", 2)])
 def test_anchors_lie_on_the_cells_of_their_maps(stem, stride):
     # 96 / 32 = 3 cells at P5, 2 at P6, 1 at P7: sizes that do not halve exactly.
     size = 96 if stem == "imagenet" else 32
-    model = retinanet(stem, size)
+    model = detector(stem, size)
     raw = model(tf.zeros([1, size, size, 3]))
-    anchors = model.anchor_generator(image_shape=(size, size, 3))
     sides = [-(-size // (stride * 2**level)) for level in range(5)]
-    assert [len(boxes) for boxes in anchors.values()] == [9 * side**2 for side in sides]
-    assert raw["box"].shape == (1, 9 * sum(side**2 for side in sides), 4)
-    assert raw["classification"].shape[1:] == (raw["box"].shape[1], 3)
+    counts = [9 * side**2 for side in sides]
+    assert [model.get_layer(f"box_p{level}").output.shape[1] for level in range(3, 8)] == counts
+    assert model.anchors.shape == (sum(counts), 4) and raw.shape == (1, sum(counts), 4 + 3)
     # Except at the border, where they are clipped, anchors are centred on their cell.
-    finest = anchors[0].numpy().reshape(sides[0], sides[0], 9, 4)
+    finest = model.anchors[: counts[0]].reshape(sides[0], sides[0], 9, 4)
     row, column = sides[0] // 2 - 1, sides[0] // 2
     smallest = finest[row, column, 1]
     centre = (smallest[:2] + smallest[2:]) / 2
@@ -192,35 +189,78 @@ def test_anchors_lie_on_the_cells_of_their_maps(stem, stride):
 
 
 def test_the_detector_starts_with_the_encoders_weights_and_trains_all_of_them():
-    model = retinanet("imagenet", 96)
-    weights = {weight.name: weight for weight in model.backbone.weights}
-    for weight in encoder().weights:
-        np.testing.assert_array_equal(weight, weights[weight.name])
-    trainable = {weight.name for weight in model.trainable_weights}
-    assert trainable >= {weight.name for weight in encoder().trainable_weights}
+    model = detector("imagenet", 96)
+    for layer in encoder().layers[:-1]:
+        copied = model.get_layer(layer.name)
+        assert len(copied.trainable_weights) == len(layer.trainable_weights)
+        for weight, expected in zip(copied.get_weights(), layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, expected)
+
+
+def test_a_class_starts_at_the_papers_prior():
+    # With zeros as maps only the biases are left.
+    logits = detector("imagenet", 96)(tf.zeros([1, 96, 96, 3]))[..., 4:]
+    np.testing.assert_allclose(tf.sigmoid(logits), 0.01, rtol=1e-4)
+
+
+def test_an_anchor_learns_the_box_that_it_overlaps_most():
+    boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 6], [-1, -1, -1, -1]])
+    cases = {
+        (0, 0, 10, 9): 7,  # IoU 0.9 with the first, 0.67 with the second.
+        (0, 0, 10, 5.5): 8,  # 0.55 and 0.92.
+        (0, 0, 10, 15): 7,  # 0.67 and 0.4.
+        (0, 0, 10, 22.3): anchors.IGNORED,  # 0.448 and 0.27.
+        (0, 0, 10, 26): anchors.BACKGROUND,  # 0.385 and 0.23.
+        (50, 50, 60, 60): anchors.BACKGROUND,
+    }
+    given = np.float32(list(cases))
+    targets = anchors.match(given, boxes, np.float32([7, 8, -1])).numpy()
+    assert targets[:, 4].tolist() == list(cases.values())
+    restored = anchors.from_offsets(given, targets[:, :4]).numpy()
+    np.testing.assert_allclose(restored[:3], boxes[[0, 1, 0]], atol=1e-4)
+    assert not targets[3:, :4].any()
+    # Centre 2 of 20 and 3 of 10 pixels away, twice as wide and half as high, in tenths and fifths.
+    moved = anchors.to_offsets(np.float32([[0, 0, 20, 10]]), np.float32([[-8, 5.5, 32, 10.5]]))
+    np.testing.assert_allclose(moved, [[1, 3, np.log(2) / 0.2, -np.log(2) / 0.2]], rtol=1e-5)
+
+
+def test_the_losses_are_those_of_the_paper():
+    targets = np.zeros([2, 3, 5], np.float32)
+    targets[..., 4] = [[1, anchors.BACKGROUND, anchors.IGNORED], [0, 0, anchors.BACKGROUND]]
+    targets[..., :4] = RNG.normal(size=(2, 3, 4))
+    outputs = 2 * RNG.normal(size=(2, 3, 6)).astype(np.float32)
+    expected = 0.0
+    for target, output in zip(targets.reshape(6, 5), outputs.reshape(6, 6), strict=True):
+        if target[4] == anchors.IGNORED:
+            continue
+        for number, logit in enumerate(output[4:]):
+            probability = 1 / (1 + np.exp(-logit))
+            right = probability if number == target[4] else 1 - probability
+            alpha = 0.25 if number == target[4] else 0.75
+            expected -= alpha * (1 - right) ** 2 * np.log(right)
+        if target[4] >= 0:
+            error = np.abs(target[:4] - output[:4])
+            expected += np.where(error < 1, error**2 / 2, error - 0.5).mean()
+    assert float(retinanet.loss(targets, outputs)) == pytest.approx(expected / 3, rel=1e-4)
 
 
 def test_a_batch_without_objects_gives_a_finite_step():
-    model = build_retinanet(encoder(), 3, 32)
-    model.compile(
-        classification_loss="focal",
-        box_loss="smoothl1",
-        optimizer=keras.optimizers.SGD(0.1),
-        run_eagerly=True,
-    )
-    images = RNG.normal(size=(2, 32, 32, 3)).astype(np.float32)
-    empty = {"boxes": -np.ones([2, 1, 4], np.float32), "classes": -np.ones([2, 1], np.float32)}
-    assert np.isfinite(model.train_on_batch(images, empty)).all()
-    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    model = detector("imagenet", 96)
+    empty = model.targets(-tf.ones([2, 1, 4]), -tf.ones([2, 1]))
+    assert set(np.unique(empty[..., 4])) == {anchors.BACKGROUND}
+    assert np.isfinite(empty).all()
+    with tf.GradientTape() as tape:
+        outputs = tf.constant(RNG.normal(size=(2, len(model.anchors), 7)), tf.float32)
+        tape.watch(outputs)
+        loss = retinanet.loss(empty, outputs)
+    assert float(loss) == 0 and not tape.gradient(loss, outputs).numpy().any()
 
 
 def test_overlaps_are_suppressed_within_a_class_only():
     boxes = tf.constant([[[10.0, 10, 50, 50], [11, 10, 50, 50], [60, 60, 90, 99]]])
     logits = np.full([1, 3, 3], -9.0, np.float32)
     logits[0, 0, 0], logits[0, 1, 0], logits[0, 1, 1], logits[0, 2, 2] = 2.0, 1.0, 0.0, -2.0
-    found = retinanet("imagenet", 96).prediction_decoder(
-        boxes, tf.constant(logits), image_shape=(96, 96, 3)
-    )
+    found = retinanet.suppress(boxes, tf.constant(logits), 96)
     count = int(found["num_detections"][0])
     assert found["classes"][0, :count].numpy().tolist() == [0, 1, 2]
     np.testing.assert_allclose(
@@ -388,12 +428,11 @@ def test_a_broken_image_is_named_before_training(tree):
     refused(r"train_0002\.jpg' .*not a complete image", tree)
 
 
-@pytest.mark.parametrize(
-    ("module", "package"), [("keras_cv", "keras-cv"), ("pycocotools", "pycocotools")]
-)
-def test_a_missing_package_is_named(tree, monkeypatch, module, package):
+def test_a_missing_package_is_named(tree, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == module else found(name, *a)
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "pycocotools" else found(name, *a),
     )
-    refused(rf'not installed \({package}\); run pip install "byol_tf\[detection\]"', tree)
+    refused(r'needs pycocotools, .* run pip install "byol_tf\[detection\]"', tree)
