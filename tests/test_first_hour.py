@@ -45,6 +45,7 @@ def interrupted(module: str, arguments: list[str], at: str) -> str:
 
 
 def test_dry_run_run_add_delete_interrupt_run_embed_change_embed_search(tmp_path, images_dir):
+    pytest.importorskip("tfx")
     taken = copy_photos(images_dir / "train", tmp_path / "taken", ("bird", "ship", "truck"), 20)
     photos = tmp_path / "photos"
     facts = messy_folder.build(photos, taken)

@@ -1,10 +1,9 @@
-"""The source tree against its own rules: build files, imports, annotations, locks."""
+"""The source tree against its own rules: build files, imports, annotations."""
 
 import ast
 import configparser
 import graphlib
 import pathlib
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("byol_tf", "pipelines", "serving")
 MODULES = sorted(file for package in PACKAGES for file in ROOT.glob(f"{package}/**/*.py"))
 # Those of the source tree as a whole, this file among them, cannot run on Bazel's runfiles.
-OF_THE_TREE = ("test_contributing", "test_layout", "test_packaging", "test_readme")
+OF_THE_TREE = (
+    *("test_contributing", "test_layout", "test_packaging"),
+    *("test_readme", "test_requirements", "test_make"),
+)
 TESTS = {t for t in ROOT.glob("tests/**/test_*.py") if t.stem not in OF_THE_TREE}
 
 
@@ -294,25 +296,3 @@ def test_public_functions_are_annotated(package):
         if not any(part.startswith("_") for part in name.split(".")) and not is_annotated(function)
     ]
     assert not missing
-
-
-def test_core_lock_is_part_of_full_lock():
-    core, full = (
-        set(re.findall(r"(?m)^\S+==\S+", (ROOT / f"requirements/{name}.lock").read_text()))
-        for name in ("core", "full")
-    )
-    assert core and core <= full
-
-
-def test_locks_name_no_machine():
-    for lock in ROOT.glob("requirements/*.lock"):
-        options = r"^\s*--(?!hash=)"
-        assert not re.search(rf"(?m)https?:|file:|@ |{options}|/tmp|/home", lock.read_text()), lock
-
-
-def test_every_pin_has_hashes():
-    for lock in ROOT.glob("requirements/*.lock"):
-        pins = re.split(r"(?m)^(?=[a-z])", lock.read_text())[1:]
-        assert len(pins) > 50
-        for pin in pins:
-            assert re.fullmatch(r"\S+==\S+( \\\n +--hash=sha256:[0-9a-f]{64})+\n", pin), pin

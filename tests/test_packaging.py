@@ -2,6 +2,7 @@
 
 import configparser
 import email
+import importlib.util
 import pathlib
 import re
 import shutil
@@ -71,10 +72,16 @@ def test_entry_points_name_functions_of_the_wheel(wheel, tmp_path):
     (info,) = tmp_path.glob("*.dist-info")
     scripts = metadata.PathDistribution(info).entry_points.select(group="console_scripts")
     assert {"byol-pretrain", "byol-pipeline", "byol-serve", "byol-report"} <= set(scripts.names)
+    # Those of the pipeline import TFX, which the current stack has on newer systems only.
+    loadable = [
+        script
+        for script in scripts
+        if importlib.util.find_spec("tfx") or not script.module.startswith("pipelines")
+    ]
     code = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
         "from importlib.metadata import EntryPoint\n"
-        f"for name, value in {[(script.name, script.value) for script in scripts]!r}:\n"
+        f"for name, value in {[(script.name, script.value) for script in loadable]!r}:\n"
         "    run = EntryPoint(name, value, 'console_scripts').load()\n"
         "    assert callable(run)\n"
         f"    assert sys.modules[run.__module__].__file__.startswith({str(tmp_path)!r})\n"
@@ -88,10 +95,10 @@ def test_metadata_are_complete(about):
     for field in ("Author", "Summary", "Keywords", "Project-URL", "Classifier"):
         assert about[field], field
     assert about["License"] == "Apache-2.0" or about["License-Expression"] == "Apache-2.0"
-    assert about["Requires-Python"] == "<3.12,>=3.10"
+    assert about["Requires-Python"] == "<3.14,>=3.10"
     assert set(about.get_all("Provides-Extra")) == set(setup["options.extras_require"])
     extras = {"serving", "report", "evaluation", "detection", "tfds", "pipeline", "test", "dev"}
-    assert extras <= set(about.get_all("Provides-Extra"))
+    assert extras | {"addons"} <= set(about.get_all("Provides-Extra"))
 
 
 def test_the_description_refers_to_nothing_beside_it(about):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds every target and tests those given, with Debian's Bazel 4, without a network, under .venv's
-# Python. With a network, plain `bazel build //...` and `bazel test` do the same in an active .venv.
+# Builds every target and tests those given, with Debian's Bazel 4, without a network, under the
+# Python of .venv, or of the environment VENV. With a network, plain `bazel build //...` and `bazel
+# test` do the same in an active environment.
 #
 #   tools/bazel.sh               tests one target per package: pytest runs all tests, so what is left
 #                                to prove is that the declared files and deps are enough
@@ -13,8 +14,9 @@ if ! command -v bazel >/dev/null || [[ ! -d $rules/java || ! -d $rules/proto ]];
     echo "Bazel is missing: apt-get install bazel-bootstrap bazel-rules-java bazel-rules-proto" >&2
     exit 1
 fi
-if [[ ! -x .venv/bin/python ]]; then
-    echo "There is no .venv for the tests to run in: make venv" >&2
+venv=$(realpath -m "${VENV:-.venv}")
+if [[ ! -x $venv/bin/python ]]; then
+    echo "There is no $venv for the tests to run in: make venv" >&2
     exit 1
 fi
 
@@ -26,7 +28,7 @@ flags=(
     --override_repository=remote_coverage_tools="$PWD/third_party/bazel/remote_coverage_tools"
     # No bazel-* links in the source tree.
     --experimental_convenience_symlinks=ignore
-    --test_env=PATH="$PWD/.venv/bin:$PATH"
+    --test_env=PATH="$venv/bin:$PATH"
     --test_env=TF_CPP_MIN_LOG_LEVEL=2
 )
 (($#)) || set -- //tests/report //tests/pipelines/report //tests/serving:search

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Proves that the wheel installs into empty environments and works there: core, [serving], [report].
-# Versions are those of requirements/core.lock. Needs a package index; takes minutes and a few GB,
-# which it gives back at the end.
+# STACK and PYTHON are make's; versions are those of requirements/STACK-core.lock. Needs a package
+# index; takes minutes and a few GB, which it gives back at the end.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-python=${PYTHON:-python3.11}
+plan=$(tools/stack.sh "${STACK:-}")
+read -r stack _ python _ <<<"$plan"
+lock=requirements/$stack-core.lock
 root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -17,9 +19,9 @@ mkdir -p "$work/source/docs"
 cp -r byol_tf pipelines serving setup.cfg pyproject.toml LICENSE "$work/source"
 cp docs/description.md "$work/source/docs"
 # Build requirements from the lock, too: nothing is left for pip to choose that day.
-awk '/^[a-z]/ { build = /^(setuptools|wheel)==/ } build' requirements/full.lock >"$work/build.lock"
+awk '/^[a-z]/ { build = /^(setuptools|wheel)==/ } build' "$lock" >"$work/build.lock"
 # Constraints without hashes: pip asks for a hash of the wheel, too, if it sees any.
-sed -E '/^ +--hash=/d; s/ \\$//' requirements/core.lock >"$work/versions.txt"
+sed -E '/^ +--hash=/d; s/ \\$//' "$lock" >"$work/versions.txt"
 "$python" -m venv "$work/build"
 "$work/build/bin/pip" install -q --require-hashes -r "$work/build.lock"
 "$work/build/bin/pip" wheel -q --no-deps --no-build-isolation -w "$work" "$work/source"
@@ -97,4 +99,4 @@ EOF
     byol-report run
     test -s run/report.html
 )
-echo "The wheel installs and works: core, [serving], [report]."
+echo "The wheel installs and works on the stack $stack: core, [serving], [report]."
