@@ -135,7 +135,7 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
         model_blessing=blessing,
         infra_blessing=serving_check.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.Filesystem(base_directory=settings.model_dir)
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=settings.model_dir)
         ),
     )
     components = [
