@@ -1,8 +1,9 @@
 """The pipeline's graph for all runners, from images to a pushed encoder."""
 
 import ml_metadata as mlmd
+import tensorflow as tf
 import tensorflow_data_validation as tfdv
-import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 from tfx import v1 as tfx
 
 from pipelines.artifacts import ApprovedStatistics
@@ -20,7 +21,6 @@ from pipelines.settings import Settings
 
 # All features except images and their keys: statistics of image bytes would shuffle every image.
 METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]
-_TF_SERVING_IMAGE_TAG = "2.15.1"
 _SERVING_REQUESTS = 16  # Images that ServingCheck or InfraValidator makes requests of.
 
 
@@ -142,7 +142,7 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
         model_blessing=blessing,
         infra_blessing=serving_check.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.Filesystem(base_directory=settings.model_dir)
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=settings.model_dir)
         ),
     )
     components = [
@@ -178,7 +178,7 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
     )
 
 
-def eval_config(settings: Settings) -> tfma.EvalConfig:
+def eval_config(settings: Settings) -> config_pb2.EvalConfig:
     """Returns TFMA's config: accuracy overall and by class with intervals, and two thresholds.
 
     The thresholds, lowest accuracy and largest loss to the last blessed model, apply to the overall
@@ -186,24 +186,28 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
     reported: Evaluator then blesses nothing, and a later run that gates on accuracy does not take
     the model for one that passed.
     """
-    threshold = tfma.MetricThreshold(
-        value_threshold=tfma.GenericValueThreshold(lower_bound={"value": settings.min_accuracy}),
-        change_threshold=tfma.GenericChangeThreshold(
-            direction=tfma.MetricDirection.HIGHER_IS_BETTER,
+    threshold = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(
+            lower_bound={"value": settings.min_accuracy}
+        ),
+        change_threshold=config_pb2.GenericChangeThreshold(
+            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
             absolute={"value": -settings.max_accuracy_loss},
         ),
     )
     thresholds = [
-        tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=threshold)
+        config_pb2.PerSliceMetricThreshold(
+            slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold
+        )
     ]
-    accuracy = tfma.MetricConfig(
+    accuracy = config_pb2.MetricConfig(
         class_name="SparseCategoricalAccuracy",
         config='{"name": "accuracy"}',
         per_slice_thresholds=thresholds if settings.accuracy_decides else [],
     )
-    return tfma.EvalConfig(
+    return config_pb2.EvalConfig(
         model_specs=[
-            tfma.ModelSpec(
+            config_pb2.ModelSpec(
                 # Loads the SavedModel by its signature; otherwise TFMA first tries Keras.
                 model_type="tf_generic",
                 signature_name="examples",
@@ -211,13 +215,15 @@ def eval_config(settings: Settings) -> tfma.EvalConfig:
             )
         ],
         slicing_specs=[
-            tfma.SlicingSpec(),
-            tfma.SlicingSpec(feature_keys=["image/label_text"]),
+            config_pb2.SlicingSpec(),
+            config_pb2.SlicingSpec(feature_keys=["image/label_text"]),
         ],
         metrics_specs=[
-            tfma.MetricsSpec(metrics=[accuracy, tfma.MetricConfig(class_name="ExampleCount")])
+            config_pb2.MetricsSpec(
+                metrics=[accuracy, config_pb2.MetricConfig(class_name="ExampleCount")]
+            )
         ],
-        options=tfma.Options(compute_confidence_intervals={"value": True}),
+        options=config_pb2.Options(compute_confidence_intervals={"value": True}),
     )
 
 
@@ -283,7 +289,8 @@ def _infra_validator(
     settings: Settings, encoder: tfx.types.BaseChannel, examples: tfx.types.BaseChannel
 ) -> tfx.components.InfraValidator:
     serving_spec = tfx.proto.ServingSpec(
-        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[_TF_SERVING_IMAGE_TAG]),
+        # TF Serving's images have the versions of TensorFlow.
+        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[tf.__version__]),
         model_name=settings.model_name,
     )
     if settings.infra_validator == "docker":

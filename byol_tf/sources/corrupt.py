@@ -15,6 +15,9 @@ from absl import logging
 
 from byol_tf.errors import UserError
 
+# What TensorFlow may write before the message of a graph's operation: where that was defined.
+_PREAMBLE = r"\AGraph execution error:\s*(Detected at node .*\n([ <].*\n|\n)*)*"
+
 
 class CorruptExamples:
     """The corrupt examples of one source, each counted once however often it is read.
@@ -171,7 +174,8 @@ def replace_corrupt(decoded: tuple, valid: tf.Tensor, corrupt: CorruptExamples) 
 
 def decoder_message(error: tf.errors.OpError) -> str:
     """Returns a decoder's message about a corrupt image, without TensorFlow's node names."""
-    line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message).strip().split("\n")[0]
+    message = re.sub(_PREAMBLE, "", error.message)
+    line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", message).strip().split("\n")[0]
     return re.sub(r"^Expected .* Summarized data: b(['\"])(.*)\1$", r"\2", line)  # An assertion.
 
 

@@ -126,7 +126,7 @@ class Pipeline:
         pushed = tfx.types.standard_artifacts.PushedModel()
         pushed.uri = str(uri / "pushed")
         destination = tfx.proto.PushDestination(
-            filesystem=tfx.proto.Filesystem(base_directory=str(self.base))
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(self.base))
         )
         Executor().Do(
             {"model": [model], "model_blessing": [blessing], "infra_blessing": [infra]},
