@@ -53,6 +53,20 @@ def add_counter(model: keras.Model, name: str) -> tf.Variable:
     return tf.Variable(0, trainable=False, dtype=tf.int64, name=name, aggregation=aggregation)
 
 
+class Model(keras.Model):
+    """A Keras model whose layers are built when it is made."""
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds the optimizer, before `fit` begins under a strategy.
+
+        Keras 3 would also call the model on the workers' mean batch. It cannot reduce a batch of
+        several worker processes, and nothing else needs to be built.
+        """
+        if self._distribute_strategy is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+
 class Optimizer(keras.optimizers.Optimizer):
     """A Keras optimizer of its own formula.
 

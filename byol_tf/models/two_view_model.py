@@ -32,7 +32,7 @@ class Outputs(NamedTuple):
     projection: tf.Tensor
 
 
-class TwoViewModel(keras.Model):
+class TwoViewModel(keras_compat.Model):
     """An encoder and a head, trained by `fit()` on batches of two views.
 
     A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`,
