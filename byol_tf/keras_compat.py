@@ -16,7 +16,7 @@ _KERAS_3 = int(keras.__version__.partition(".")[0]) >= 3
 # Whether `tf.train.Checkpoint` takes models, layers and optimizers as they are.
 TRACKABLE = not _KERAS_3
 # Keras's own LAMB; None where TensorFlow Addons have it.
-Lamb = keras.optimizers.Lamb if _KERAS_3 else None
+Lamb: Any = keras.optimizers.Lamb if _KERAS_3 else None
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(

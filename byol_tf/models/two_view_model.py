@@ -367,12 +367,11 @@ class TwoViewModel(keras_compat.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "TwoViewModel":
         """Builds the model from the result of `get_config`."""
-        # Keras 3 finds only classes that have been imported: these, and the optimizer's next.
+        # Keras 3 finds only classes that have been imported.
         from byol_tf.images import augmentations  # noqa: F401
         from byol_tf.models import optimizers, schedules  # noqa: F401
 
         config = dict(config)
-        # Keras 2 names the class of a functional model by a module that Keras 3 does not have.
         for key in ("encoder", "augmentation"):
             if config[key] is not None:
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)
