@@ -13,7 +13,7 @@ import sys
 from absl import flags, logging
 
 from byol_tf.choices import STUDIES
-from byol_tf.cli import recipe, run_main
+from byol_tf.cli import import_tensorflow, recipe, run_main
 from byol_tf.configs import evaluation
 
 _FLAGS = flags.FLAGS
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     base = recipe.resolve_config(_FLAGS["config"])  # Before TensorFlow is imported.
+    import_tensorflow()
     from byol_tf.ablation import report, studies
     from byol_tf.evaluation import results
     from byol_tf.evaluation.cache import FeatureCache

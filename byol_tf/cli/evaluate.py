@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import ml_collections
 from absl import flags, logging
 
-from byol_tf.cli import recipe, run_main
+from byol_tf.cli import import_tensorflow, recipe, run_main
 from byol_tf.configs import evaluation
 from byol_tf.errors import UserError
 
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
             "get_config has the sections of the protocols."
         )
     output = _output()
+    import_tensorflow()
     with _feature_folder() as features:
         from byol_tf.evaluation import find_protocol, results
         from byol_tf.evaluation.cache import FeatureCache

@@ -11,7 +11,7 @@ import os
 import ml_collections
 from absl import flags, logging
 
-from byol_tf.cli import run_main
+from byol_tf.cli import import_tensorflow, run_main
 
 _FLAGS = flags.FLAGS
 _STEP = "model/step/.ATTRIBUTES/VARIABLE_VALUE"
@@ -21,6 +21,7 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     logging.set_verbosity(logging.WARNING)  # TensorFlow logs every weight several times.
+    import_tensorflow()
     from byol_tf import export, runs
     from byol_tf.build import preprocessing_from_config
 

@@ -10,7 +10,7 @@ import sys
 from absl import flags
 
 from byol_tf.choices import STRATEGIES
-from byol_tf.cli import recipe, run_main
+from byol_tf.cli import import_tensorflow, recipe, run_main
 
 _CONFIG = recipe.define_config()
 _DATA_DIR = flags.DEFINE_string(
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `--help`."""
     del argv
     config = recipe.resolve_config(_CONFIG)  # Before TensorFlow is imported.
+    import_tensorflow()
     if _DRY_RUN.value:
         from byol_tf.training import dry_run
 

@@ -11,7 +11,7 @@ import os
 
 from absl import flags
 
-from byol_tf.cli import run_main
+from byol_tf.cli import import_tensorflow, run_main
 from byol_tf.errors import UserError
 
 # Import names of the packages in the extra.
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
     _, run_dir = argv
     output = _output(run_dir)
     _check_packages()
+    import_tensorflow()
     from byol_tf.files import write_atomically
     from byol_tf.report import run_page
     from byol_tf.report.collect import collect
