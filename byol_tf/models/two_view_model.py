@@ -211,7 +211,8 @@ class TwoViewModel(keras_compat.Model):
 
     def make_train_function(self, force: bool = False) -> Callable:
         """Returns Keras's function of a step, which after its first call has the views checked."""
-        step = super().make_train_function(force)
+        super().make_train_function(force)
+        step = self.train_function
         if self._view_check.reported:
             return step
 
