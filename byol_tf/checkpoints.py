@@ -1,12 +1,16 @@
-"""The checkpoints in a run's folder: which is the latest whole one, and restoring it."""
+"""The checkpoints in a run's folder: what is in one, which is the latest whole one, restoring."""
 
+import functools
 import os
 import re
 import time
+from typing import Any
 
+import keras
 import tensorflow as tf
 from absl import logging
 
+from byol_tf import keras_compat
 from byol_tf.errors import UserError
 
 
@@ -119,6 +123,15 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
         raise UserError(_why_not(path)) from error
 
 
+def trackable(part: Any) -> Any:
+    """Returns what a `tf.train.Checkpoint` takes of a model, layer or optimizer.
+
+    Keras 2's are themselves trackable. For those of Keras 3 this makes a graph with the names of
+    Keras 2, so that a run of one can be continued and exported by the other.
+    """
+    return part if keras_compat.TRACKABLE else _as_keras_2(part, {})
+
+
 def _listed(folder: str) -> list[str]:
     try:
         state = tf.train.get_checkpoint_state(folder)
@@ -146,3 +159,46 @@ def _number(path: str) -> int:
 
 def _quoted(paths: list[str]) -> str:
     return ", ".join(f"'{path}'" for path in paths)
+
+
+def _as_keras_2(part: Any, made: dict[int, tf.train.Checkpoint]) -> tf.train.Checkpoint:
+    if id(part) not in made:
+        made[id(part)] = tf.train.Checkpoint(**_children(part, made))
+    return made[id(part)]
+
+
+def _children(part: Any, made: dict[int, tf.train.Checkpoint]) -> dict[str, Any]:
+    if isinstance(part, keras.optimizers.Optimizer):
+        variables = list(map(keras_compat.native, part.variables))
+        children = {"_iterations": keras_compat.native(part._iterations), "_variables": variables}
+        if isinstance(part._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            children["_current_learning_rate"] = tf.Variable(0.0)  # Keras 2 keeps it.
+        return children
+    if isinstance(part, keras.Sequential | _functional_class()):
+        weighted = [layer for layer in part.layers if layer.weights]
+        parts = {f"layer_with_weights-{i}": layer for i, layer in enumerate(weighted)}
+    else:
+        parts = {
+            name: value
+            for name, value in vars(part).items()
+            if isinstance(value, keras.layers.Layer | keras.metrics.Metric)
+            and value.variables
+            and not name.startswith("_")
+        }
+    children = {name: _as_keras_2(value, made) for name, value in parts.items()}
+    below = {id(keras_compat.native(v)) for value in parts.values() for v in value.variables}
+    own = part.variables if isinstance(part, keras.metrics.Metric) else part.weights
+    for variable in map(keras_compat.native, own):
+        if id(variable) not in below:
+            name = variable.name.rpartition("/")[2].partition(":")[0]
+            while name in children:
+                name += "_"
+            children[name] = variable
+    return children
+
+
+@functools.cache
+def _functional_class() -> type[keras.Model]:
+    """Returns the class of a model made of inputs and outputs, which has no public name."""
+    pixel = keras.Input((1,))
+    return type(keras.Model(pixel, pixel))

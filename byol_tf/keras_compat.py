@@ -5,7 +5,6 @@ directly and need nothing from here.
 """
 
 import contextlib
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,11 @@ import keras
 import tensorflow as tf
 
 _KERAS_3 = int(keras.__version__.partition(".")[0]) >= 3
+
+# Whether `tf.train.Checkpoint` takes models, layers and optimizers as they are.
+TRACKABLE = not _KERAS_3
+# Keras's own LAMB; None where TensorFlow Addons have it.
+Lamb: Any = keras.optimizers.Lamb if _KERAS_3 else None
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -47,6 +51,20 @@ def add_counter(model: keras.Model, name: str) -> tf.Variable:
     # Assigned to an attribute, it is a weight of the model.
     aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
     return tf.Variable(0, trainable=False, dtype=tf.int64, name=name, aggregation=aggregation)
+
+
+class Model(keras.Model):
+    """A Keras model whose layers are built when it is made."""
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds the optimizer, before `fit` begins under a strategy.
+
+        Keras 3 would also call the model on the workers' mean batch. It cannot reduce a batch of
+        several worker processes, and nothing else needs to be built.
+        """
+        if self._distribute_strategy is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -119,70 +137,6 @@ class Optimizer(keras.optimizers.Optimizer):
         if not _KERAS_3:
             config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
-
-
-def lamb(
-    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
-    weight_decay: float,
-    beta_1: float,
-) -> keras.optimizers.Optimizer:
-    """Returns LAMB (You et al. 2019, arXiv 1904.00962) with β₂ = 0.999 and ε = 1e-6.
-
-    Biases and normalisation parameters get neither decay nor scaling.
-
-    Raises:
-        ImportError: Keras is 2, whose LAMB is in TensorFlow Addons, and they are not installed.
-    """
-    if _KERAS_3:
-        return _Lamb(
-            learning_rate=learning_rate, beta_1=beta_1, epsilon=1e-6, coupled_decay=weight_decay
-        )
-    import tensorflow_addons as tfa  # Slow to import, and nothing else needs it.
-
-    excluded = ["bias", "gamma", "beta"]
-    return tfa.optimizers.LAMB(
-        learning_rate,
-        weight_decay=weight_decay,
-        beta_1=beta_1,
-        exclude_from_weight_decay=excluded,
-        exclude_from_layer_adaptation=excluded,
-    )
-
-
-if _KERAS_3:
-
-    @keras.saving.register_keras_serializable("byol_tf", name="LAMB")
-    class _Lamb(keras.optimizers.Lamb):
-        """Keras's LAMB with the paper's decay, and exclusions.
-
-        Keras's own decays the weight outside of the trust ratio, and scales every variable.
-        """
-
-        def __init__(self, coupled_decay: float = 0.0, **kwargs: Any):
-            super().__init__(**kwargs)
-            self.coupled_decay = coupled_decay
-
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            """Updates one variable; Keras's own method, but for rank 2 and more."""
-            variable, gradient = native(variable), tf.convert_to_tensor(gradient)
-            index = self._get_variable_index(variable)
-            m, v = native(self._momentums[index]), native(self._velocities[index])
-            m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
-            v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
-            step = tf.cast(native(self._iterations) + 1, variable.dtype)
-            unbiased_m = m / (1.0 - tf.pow(self.beta_1, step))
-            unbiased_v = v / (1.0 - tf.pow(self.beta_2, step))
-            update = unbiased_m / (tf.sqrt(unbiased_v) + self.epsilon)
-            if variable.shape.rank > 1:
-                update += self.coupled_decay * variable
-                norms = tf.norm(variable), tf.norm(update)
-                scaled = tf.math.divide_no_nan(*norms) * update
-                update = tf.where(norms[0] * norms[1] > 0, scaled, update)
-            variable.assign_sub(tf.cast(learning_rate, variable.dtype) * update)
-
-        def get_config(self) -> dict:
-            """Returns the constructor's arguments as plain data."""
-            return super().get_config() | {"coupled_decay": self.coupled_decay}
 
 
 def compute_gradients(
@@ -319,55 +273,3 @@ def step_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     if _KERAS_3 and workers and strategy.extended._in_multi_worker_mode():
         return {name: tf.reshape(value, [1]) for name, value in logs.items()}
     return logs
-
-
-def trackable(part: Any) -> Any:
-    """Returns what a `tf.train.Checkpoint` takes of a model, layer or optimizer.
-
-    Keras 2's are themselves trackable. For those of Keras 3 this makes a graph with the names of
-    Keras 2, so that a run of one can be continued and exported by the other.
-    """
-    return _as_keras_2(part, {}) if _KERAS_3 else part
-
-
-def _as_keras_2(part: Any, made: dict[int, tf.train.Checkpoint]) -> tf.train.Checkpoint:
-    if id(part) not in made:
-        made[id(part)] = tf.train.Checkpoint(**_children(part, made))
-    return made[id(part)]
-
-
-def _children(part: Any, made: dict[int, tf.train.Checkpoint]) -> dict[str, Any]:
-    if isinstance(part, keras.optimizers.Optimizer):
-        variables = list(map(native, part.variables))
-        children = {"_iterations": native(part.iterations), "_variables": variables}
-        if isinstance(part._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            children["_current_learning_rate"] = tf.Variable(0.0)  # Keras 2 keeps it.
-        return children
-    if isinstance(part, keras.Sequential | functional_class()):
-        weighted = [layer for layer in part.layers if layer.weights]
-        parts = {f"layer_with_weights-{i}": layer for i, layer in enumerate(weighted)}
-    else:
-        parts = {
-            name: value
-            for name, value in vars(part).items()
-            if isinstance(value, keras.layers.Layer | keras.metrics.Metric)
-            and value.variables
-            and not name.startswith("_")
-        }
-    children = {name: _as_keras_2(value, made) for name, value in parts.items()}
-    below = {id(native(v)) for value in parts.values() for v in value.variables}
-    own = part.variables if isinstance(part, keras.metrics.Metric) else part.weights
-    for variable in map(native, own):
-        if id(variable) not in below:
-            name = variable.name.rpartition("/")[2].partition(":")[0]
-            while name in children:
-                name += "_"
-            children[name] = variable
-    return children
-
-
-@functools.cache
-def functional_class() -> type[keras.Model]:
-    """Returns the class of a model made of inputs and outputs, which has no public name."""
-    pixel = keras.Input((1,))
-    return type(keras.Model(pixel, pixel))

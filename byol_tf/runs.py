@@ -14,10 +14,9 @@ import tensorflow as tf
 
 from byol_tf import checkpoints, locks
 from byol_tf.build import build_encoder
-from byol_tf.checkpoints import restore
+from byol_tf.checkpoints import restore, trackable
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
-from byol_tf.keras_compat import trackable
 from byol_tf.models.precision import policy_scope
 
 

@@ -8,6 +8,7 @@ from tfx import v1 as tfx
 from pipelines.artifacts import ApprovedStatistics
 from pipelines.components.corpus_embedder.component import CorpusEmbedder
 from pipelines.components.data_gate.component import DataGate
+from pipelines.components.evaluator.component import Evaluator
 from pipelines.components.image_example_gen.component import ImageExampleGen
 from pipelines.components.linear_probe.component import LinearProbe
 from pipelines.components.model_pusher.component import ModelPusher
@@ -96,13 +97,19 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
     # Whether the model is good enough, and whether it can be served.
     judges: list[tfx.types.BaseNode] = []
     if settings.labelled:
-        probe = LinearProbe(examples=transformed, encoder=encoder, views=settings.views, code=code)
+        probe = LinearProbe(
+            examples=transformed,
+            encoder=encoder,
+            views=settings.views,
+            decides=settings.accuracy_decides,
+            code=code,
+        )
         judges.append(probe)
         baseline = None
         if settings.accuracy_decides:
             judges.append(_last_blessed_model("LinearProbe", "Evaluator"))
             baseline = judges[-1].outputs["model"]
-        evaluator = tfx.components.Evaluator(
+        evaluator = Evaluator(
             examples=examples,
             model=probe.outputs["model"],
             baseline_model=baseline,

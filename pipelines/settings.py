@@ -15,6 +15,11 @@ INFRA_VALIDATORS = ("none", "docker", "kubernetes")
 RECORDS_SCHEMA = os.path.join(os.path.dirname(__file__), "records.pbtxt")
 
 
+def canonical(path: str) -> str:
+    """Returns one spelling of a local path, with links resolved; a remote path as it is."""
+    return path.rstrip("/") if "://" in path else os.path.realpath(path)
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of one pipeline.
@@ -34,7 +39,7 @@ class Settings:
         labels: One of `LABELS`, or the path of a CSV file: `auto` takes subfolders as classes for
             reports only; `folders` and a CSV file let accuracy decide.
         labelled: Whether the data has labels to measure accuracy with.
-        listing_digest: Digest of the files' names, sizes and times.
+        listing_digest: Digest of the files' names, sizes and times, and of a CSV file's labels.
         max_corrupt_fraction: Largest allowed fraction of corrupt images, in [0, 1].
         schema_file: Path of a curated schema to use instead of the inferred one.
         records_schema_file: Path at which the components find this package's records.pbtxt.

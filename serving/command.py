@@ -1,9 +1,12 @@
 """How byol-serve, byol-embed and byol-neighbors run: absl flags, errors as one sentence."""
 
+import faulthandler
+import importlib
 import logging as python_logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -45,6 +48,35 @@ def run(main: Callable[[list[str]], None]) -> None:
     for name in ("faiss", "httpx", "tensorflow"):  # They log each import, request and restore.
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without what it writes to descriptor 2 meanwhile.
+
+    Its C++ code reports as errors, which TF_CPP_MIN_LOG_LEVEL does not hide, that it registers
+    cuDNN, cuFFT and cuBLAS twice. If the import fails, what it wrote is shown; if it kills the
+    process, Python's stack is.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    traced = faulthandler.is_enabled()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(2), "wb") as terminal:
+        os.dup2(hidden.fileno(), 2)
+        if traced:
+            faulthandler.enable(terminal)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            hidden.seek(0)
+            terminal.write(hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            terminal.flush()
+            os.dup2(terminal.fileno(), 2)
+            if traced:
+                faulthandler.enable(2)
 
 
 def _escape(record: python_logging.LogRecord) -> bool:

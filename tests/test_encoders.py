@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from byol_tf import build, encoders, export, runs
+from byol_tf import build, checkpoints, encoders, export, runs
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import fingerprint
-from byol_tf.keras_compat import trackable
 
 CONFIG = cifar10_demo.get_config("smoke")
 PREPROCESSING = build.preprocessing_from_config(CONFIG)
@@ -29,7 +28,7 @@ def trained():
 def run_dir(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     runs.claim_run_dir(str(path), CONFIG.to_dict())
-    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trackable(trained)))
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=checkpoints.trackable(trained)))
     saved.save(str(path / "checkpoints" / "ckpt"))
     for version, metadata in (("1", {"config": CONFIG.to_dict()}), ("2", {})):
         export.save_encoder(

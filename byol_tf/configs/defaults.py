@@ -86,7 +86,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.epochs = 1
     config.batch_size = 8
     config.image_size = 32
-    config.encoder.depth = 18
+    config.encoder.depth = 10
     # Not less: oneDNN writes past its buffers in the gradient of 1x1 convolutions of stride 2 with
     # fewer than 16 input channels (uxlfoundation/oneDNN issue 6035).
     config.encoder.width = 0.25

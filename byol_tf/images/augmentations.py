@@ -100,6 +100,7 @@ class TwoViews(keras.layers.Layer):
             for view in (view_1, view_2)
         )
         self.mean, self.std = tuple(mean), tuple(std)
+        self.built = True  # There are no weights.
 
     def call(
         self, crops: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor

@@ -1,4 +1,4 @@
-"""Encoders and heads: ResNet v1 of any paper depth and width, and the projector/predictor MLP.
+"""Encoders and heads: ResNet v1 of any depth and width, and the projector/predictor MLP.
 
 Paper: section 3.2 and appendix B. Layer names are part of the interface: `stem_*`,
 `c2_block1_conv1`, ..., `c5_*`, `representation`; C2 to C5 are the usual names of the stages with
@@ -17,6 +17,7 @@ from byol_tf.errors import UserError
 # Numbers of blocks in the stages C2 to C5, and whether they are the three-convolution bottleneck
 # (He et al. 2016).
 DEPTHS = {
+    10: ((1, 1, 1, 1), False),
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
@@ -38,7 +39,7 @@ def resnet(
     """Builds a ResNet v1 (stride on the 3x3 convolution) with global average pooling.
 
     Args:
-        depth: 18, 34, 50, 101, 152 or 200.
+        depth: 18, 34, 50, 101, 152 or 200; 10 is ResNet-18 with one block per stage.
         width: Factor on every channel count: 1 to 4 in the paper; a fraction (0.25, 0.5) gives a
             network for small machines. 64 · width must be a whole number. Below 0.25, training on a
             CPU with AVX-512 can crash: oneDNN writes past its buffers (uxlfoundation/oneDNN issue
@@ -52,7 +53,7 @@ def resnet(
 
     Returns:
         A functional model, float `[B, H, W, 3]` -> float32 `[B, D]`, H and W from `image_size`,
-        D = 512 · width for depths 18 and 34, 2048 · width above.
+        D = 512 · width for depths up to 34, 2048 · width above.
 
     Raises:
         UserError: The depth or stem is unknown, the width gives no whole channel count, or the

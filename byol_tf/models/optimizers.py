@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from byol_tf import keras_compat
 from byol_tf.errors import UserError
+from byol_tf.models import lamb
 
 
 class MomentumOptimizer(keras_compat.Optimizer):
@@ -142,7 +143,7 @@ def build_optimizer(
 
     Args:
         config: Config with `optimizer.{name, weight_decay, momentum, trust_coefficient}`; `name` is
-            `lars` or `lamb` (`keras_compat.lamb`, the alternative for large batches; β₁ is
+            `lars` or `lamb` (`lamb.lamb`, the alternative for large batches; β₁ is
             `momentum`).
         learning_rate: Float or schedule.
 
@@ -159,7 +160,7 @@ def build_optimizer(
         )
     if settings.name == "lamb":
         try:
-            return keras_compat.lamb(learning_rate, settings.weight_decay, settings.momentum)
+            return lamb.lamb(learning_rate, settings.weight_decay, settings.momentum)
         except ImportError as error:
             raise UserError(
                 f"optimizer.name is 'lamb', which needs TensorFlow Addons ({error}); install "

@@ -5,7 +5,7 @@ A subclass defines the networks and the loss of two views; see byol.py and simcl
 
 import abc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,6 +16,7 @@ from byol_tf import keras_compat
 from byol_tf.errors import UserError
 from byol_tf.models.collapse import spread
 from byol_tf.models.networks import check_flat
+from byol_tf.models.view_check import ViewCheck
 
 
 class Outputs(NamedTuple):
@@ -32,7 +33,7 @@ class Outputs(NamedTuple):
     projection: tf.Tensor
 
 
-class TwoViewModel(keras.Model):
+class TwoViewModel(keras_compat.Model):
     """An encoder and a head, trained by `fit()` on batches of two views.
 
     A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`,
@@ -94,7 +95,7 @@ class TwoViewModel(keras.Model):
         self.micro_batches = micro_batches
         self.seed = seed
 
-        self._warned_of_integers = False
+        self._view_check = ViewCheck()
         self.classifier = None
         if num_classes is not None:
             # A separate seed: the other networks get the same weights with and without it.
@@ -183,12 +184,14 @@ class TwoViewModel(keras.Model):
         """Saves like `keras.Model.save`, as a .keras file.
 
         Raises:
-            UserError: The file is not .keras; a SavedModel loses the class, and with it the method.
+            UserError: The file is not .keras. Keras 2 loads a SavedModel as another class, with
+                weights in another order and without the method; Keras 3 writes none.
         """
         if kwargs.get("save_format", "keras") != "keras" or not str(filepath).endswith(".keras"):
             raise UserError(
-                f"'{filepath}' is not a .keras file, the only format from which a method trains "
-                "on; give a name that ends in .keras, or export model.encoder for serving."
+                f"'{filepath}' is not a .keras file, the only format that keeps the method and the "
+                "optimizer's state to train on; give a name that ends in .keras, or export "
+                "model.encoder for serving by byol_tf.export.save_encoder."
             )
         super().save(filepath, overwrite=overwrite, **kwargs)
 
@@ -205,6 +208,22 @@ class TwoViewModel(keras.Model):
                 self.total_steps,
             )
         return history
+
+    def make_train_function(self, force: bool = False) -> Callable:
+        """Returns Keras's function of a step, which after its first call has the views checked."""
+        super().make_train_function(force)
+        step = self.train_function
+        if self._view_check.reported:
+            return step
+
+        def first_step(iterator):
+            results = step(iterator)
+            self._view_check.report()
+            self.train_function = step
+            return results
+
+        self.train_function = first_step
+        return first_step
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """Trains one step; returns running metrics, learning rate and what the method logs."""
@@ -300,15 +319,9 @@ class TwoViewModel(keras.Model):
             raise ValueError(
                 "num_classes is set but the batches have no labels; leave num_classes out."
             )
-        integers = self.augmentation is None and any(view.dtype.is_integer for view in x)
-        if integers and not self._warned_of_integers:
-            self._warned_of_integers = True  # The step is traced several times.
-            logging.warning(
-                "the views are %s; encoders expect normalised floats, with a mean near 0 and a "
-                "standard deviation near 1.",
-                x[0].dtype.name,
-            )
-        if self.augmentation is not None:
+        if self.augmentation is None:
+            self._view_check.look_at(x)
+        else:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed = tf.random.experimental.stateless_fold_in(
                 tf.stack([tf.cast(self.seed, tf.int32), tf.cast(self.step, tf.int32)]), replica
@@ -367,13 +380,11 @@ class TwoViewModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "TwoViewModel":
         """Builds the model from the result of `get_config`."""
-        # Keras 3 finds only classes that have been imported: these, and the optimizer's next.
+        # Keras 3 finds only classes that have been imported.
         from byol_tf.images import augmentations  # noqa: F401
         from byol_tf.models import optimizers, schedules  # noqa: F401
 
         config = dict(config)
-        # Keras 2 names the class of a functional model by a module that Keras 3 does not have.
-        custom_objects = {"Functional": keras_compat.functional_class()} | (custom_objects or {})
         for key in ("encoder", "augmentation"):
             if config[key] is not None:
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)

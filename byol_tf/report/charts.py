@@ -110,15 +110,17 @@ _TARGET = Curve(
 )
 _OF_ALL_METHODS = (
     Curve(
-        "Spread of the projections",
+        "Projection std",
         {"projection_std": "std × √d"},
-        "1 = evenly spread over the sphere, 0 = collapsed to a point.",
+        "Of the projections of training batches: 1 = evenly spread over the sphere, 0 = collapsed "
+        "to a point.",
         limits=(0, 1.05),
     ),
     Curve(
-        "Effective rank",
+        "Rank in training",
         {"effective_rank": "dimensions in use"},
-        "How many dimensions the representation uses; near 1 = collapsed to a line.",
+        "How many dimensions the representations of training images use; near 1 = collapsed to a "
+        "line.",
         limits=(0, None),
     ),
     Curve(

@@ -122,9 +122,17 @@ def find_files(input_base: str, pattern: str, unread: Unread | None = None) -> l
     return sorted(found, key=lambda file: file.key)
 
 
-def digest(files: Iterable[File]) -> str:
-    """Returns 12 hex digits that depend on the files' keys, sizes and times."""
-    lines = (f"{file.key}\0{file.size}\0{file.modified}\n" for file in files)
+def digest(files: Iterable[File], classes: Mapping[str, str] | None = None) -> str:
+    """Returns 12 hex digits that depend on the files' keys, sizes and times, and on `classes`.
+
+    Args:
+        files: Files below one folder; where it is does not count.
+        classes: Class name by key, where it does not follow from the keys.
+    """
+    told = classes or {}
+    lines = (
+        f"{file.key}\0{file.size}\0{file.modified}\0{told.get(file.key, '')}\n" for file in files
+    )
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:12]
 
 

@@ -25,8 +25,9 @@ _GALLERY_IMAGES = 2000  # A ResNet-50 takes a minute for these on two cores.
 _BATCH_SIZE = 64
 _STATES: dict[str, Literal["ran", "cached"]] = {"COMPLETE": "ran", "CACHED": "cached"}
 _MEASURES = {
-    "representation_std": "std of the normalised representations times √D: 1 even, 0 collapsed",
-    "representation_rank": "number of dimensions that the representations use",
+    "representation_std": "std of the normalised representations of eval images, times √D: 1 even, "
+    "0 collapsed",
+    "representation_rank": "number of dimensions that the representations of eval images use",
     "rotation_accuracy": "accuracy of a linear probe in telling how an image is turned; chance is "
     "0.25",
 }
@@ -63,6 +64,8 @@ def collect(
         seconds=seconds,
         outcome=outcome.kind,
         labelled=settings.labelled,
+        labels=settings.labels,
+        accuracy_decides=settings.accuracy_decides,
         version=outcome.version,
         serving_path=outcome.path,
         reasons=outcome.reasons,
@@ -77,6 +80,7 @@ def collect(
         loss_caption=method.loss_caption if method else "",
         history=measurements(read_history(_uri(nodes, "Trainer", "model_run"))),
         accuracy=_accuracy(nodes),
+        unmeasured=_unmeasured(nodes),
         slices=_slices(nodes),
         gates=_gates(nodes, settings),
         splits=_splits(_uri(nodes, "StatisticsGen", "statistics")),
@@ -111,8 +115,15 @@ def _accuracy(nodes: Mapping[str, Node]) -> list[dict] | None:
         return json.load(file)["rows"]
 
 
+def _unmeasured(nodes: Mapping[str, Node]) -> str:
+    """Returns why LinearProbe measured no accuracy; empty if it did, or did not run."""
+    if "LinearProbe" not in nodes:
+        return ""
+    return _output(nodes, "LinearProbe", "model").properties.get("unmeasured", "")
+
+
 def _slices(nodes: Mapping[str, Node]) -> list[ClassSlice]:
-    if "Evaluator" not in nodes:
+    if "Evaluator" not in nodes or _unmeasured(nodes):
         return []
     slices = []
     for key, metrics in _candidate(nodes).get_metrics_for_all_slices().items():

@@ -13,7 +13,7 @@ class Gate:
     """A threshold that decides whether the model is pushed.
 
     Attributes:
-        name: Name of the measure, such as "accuracy" or "effective rank".
+        name: Name of the measure, such as "accuracy" or "representation rank".
         value: Value of this run's model.
         bound: Threshold.
         baseline: Value of the last blessed model, if there is one.
@@ -61,7 +61,9 @@ class RunSummary:
     Attributes:
         started: Start time, ISO 8601.
         seconds: Wall time of the whole run.
-        labelled: Whether the data has labels; without labels, label-free measures decide.
+        labelled: Whether the data has labels to measure accuracy with.
+        labels: Value of --labels.
+        accuracy_decides: Whether accuracy decides; otherwise label-free measures do.
         version: Version of the model under `serving_path`, such as "1732412345".
         reasons: Sentences why the model was rejected, or notes.
         model: Facts: architecture, parameters (int), embedding_size, image_size, versions (dict).
@@ -71,6 +73,7 @@ class RunSummary:
             if measured, online_accuracy and knn_accuracy.
         accuracy: One row per encoder, the trained one first, in the format of byol-evaluate:
             encoder, linear (top_1, top_5, interval, base_lr), knn (top_1, k).
+        unmeasured: Sentence on why there is no accuracy, if labels were given.
         slices: Accuracy by class; the row named "overall" is of all examples.
         corrupt: (key, reason) of the first of `corrupt_total` corrupt files.
         not_read: Sentences about links and the like that were skipped, and files of other kinds.
@@ -85,6 +88,8 @@ class RunSummary:
     seconds: float
     outcome: Literal["pushed", "unchanged", "rejected"]
     labelled: bool
+    labels: str = "auto"
+    accuracy_decides: bool = False
     version: str | None = None
     serving_path: str | None = None
     reasons: Sequence[str] = ()
@@ -93,6 +98,7 @@ class RunSummary:
     loss_caption: str = ""
     history: Sequence[Mapping[str, float]] = ()
     accuracy: Sequence[Mapping[str, Any]] | None = None
+    unmeasured: str = ""
     slices: Sequence[ClassSlice] = ()
     gates: Sequence[Gate] = ()
     splits: Sequence[SplitStatistics] = ()

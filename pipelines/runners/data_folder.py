@@ -2,12 +2,11 @@
 
 import collections
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from byol_tf.errors import UserError
-from pipelines.settings import DEFAULT_SPLITS
+from pipelines.settings import DEFAULT_SPLITS, LABELS
 
 if TYPE_CHECKING:
     from pipelines.images.listing import File
@@ -25,7 +24,7 @@ class DataFolder:
         records: TFRecord files; their examples are not counted.
         labelled: Whether accuracy can be measured, and `labels` does not forbid it.
         majority: Fraction of the images in the most common class; 0 if unknown.
-        digest: Digest of the files' keys, sizes and times.
+        digest: Digest of the files' keys, sizes and times, and of the classes in a CSV file.
         found: Sentence for the user: how many images, and what is done with their labels.
         unread: Sentences about what lies there and is not read.
     """
@@ -37,14 +36,6 @@ class DataFolder:
     digest: str
     found: str
     unread: list[str]
-
-
-def canonical(path: str) -> str:
-    """Returns one spelling of a local path, with links resolved; paths with a scheme as they are.
-
-    TFX's cache compares paths as text, and another spelling would train everything again.
-    """
-    return path.rstrip("/") if "://" in path else os.path.realpath(path)
 
 
 def list_folder(
@@ -93,9 +84,9 @@ def list_folder(
         labelled, found = _labels(images, classes, labels, data_dir)
         largest = max(collections.Counter(classes.values()).values(), default=0)
         majority = largest / len(everything)
-    return DataFolder(
-        images, records, labelled, majority, listing.digest(everything), found, unread.sentences()
-    )
+    told = {} if labels in LABELS else listing.class_names(files, labels, data_dir)
+    digest = listing.digest(everything, told)
+    return DataFolder(images, records, labelled, majority, digest, found, unread.sentences())
 
 
 def _labels(

@@ -62,8 +62,16 @@ def _key(settings: Settings) -> str | None:
     None if such a file is remote: it might change without our knowing.
     """
     total = hashlib.sha256(package_digest().encode())
-    total.update(json.dumps(dataclasses.asdict(settings), sort_keys=True, default=str).encode())
     labels = None if settings.labels in LABELS else settings.labels
+    known = dataclasses.asdict(settings)
+    # Where the data and their labels lie does not count, but what they are.
+    if settings.listing_digest:
+        known["data_dir"] = "FOLDER"
+    if settings.embed_data_dir and settings.embed_listing_digest:
+        known["embed_data_dir"] = "FOLDER"
+    if labels:
+        known["labels"] = "FILE"
+    total.update(json.dumps(known, sort_keys=True, default=str).encode())
     for path in (settings.schema_file, settings.records_schema_file, labels):
         if path and "://" in path:
             return None

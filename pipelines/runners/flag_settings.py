@@ -8,8 +8,8 @@ from absl import flags
 from byol_tf.choices import STRATEGIES
 from byol_tf.cli import recipe
 from byol_tf.errors import UserError
-from pipelines.runners.data_folder import DataFolder, canonical, list_folder
-from pipelines.settings import INFRA_VALIDATORS, LABELS, SEVERITIES, Settings
+from pipelines.runners.data_folder import DataFolder, list_folder
+from pipelines.settings import INFRA_VALIDATORS, LABELS, SEVERITIES, Settings, canonical
 
 # Otherwise `--help` would list the flags as this module's and not as the command's.
 flags.disclaim_key_flags()

@@ -17,7 +17,7 @@ import uuid
 
 from absl import flags
 
-from byol_tf.cli import recipe, run_main
+from byol_tf.cli import import_tensorflow, recipe, run_main
 from byol_tf.errors import UserError
 from pipelines.runners import flag_settings
 from pipelines.settings import Settings
@@ -112,6 +112,7 @@ def compile_pipeline(settings: Settings, image: str, output: str) -> int:
         ) from error
     try:
         # Slow, so imported only after the flags have been checked.
+        import_tensorflow()
         from tfx import v1 as tfx
 
         from pipelines.pipeline import create_pipeline

@@ -15,6 +15,7 @@ from pipelines.pipeline import create_pipeline
 from pipelines.report import page
 from pipelines.report.collect import collect
 from pipelines.runners import finished_run
+from pipelines.runners.input_links import linked
 from pipelines.settings import Settings
 
 
@@ -26,7 +27,7 @@ def run(settings: Settings) -> str:
             Metadata is damaged or locked by another process.
     """
     finished_run.forget(settings)
-    pipeline = create_pipeline(settings)
+    pipeline = create_pipeline(linked(settings))
     started = datetime.datetime.now()
     try:
         run_metadata.remove_leftovers(settings)

@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> None:
         raise UserError("--batching_parameters_file is given without --enable_batching; add it.")
     if not (_FLAGS.model_config_file or _FLAGS.model_base_path):
         raise UserError("there is nothing to serve; give --model_base_path or --model_config_file.")
-    # After the checks of the flags, which should fail at once: this imports TensorFlow.
+    # After the checks of the flags, which should fail at once.
+    command.import_tensorflow()
     from serving.local_server import settings_files
     from serving.local_server.batching import Batching
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from serving import command
 from serving.client import EmbeddingClient, EmbeddingError, Tls
 from serving.client.transport import Target
 from serving.errors import UserError
@@ -115,6 +116,7 @@ def _from_endpoint() -> tuple[EmbeddingClient, dict[str, Any]]:
 
 
 def _from_saved_model(path: str) -> tuple[EmbeddingClient, dict[str, Any]]:
+    command.import_tensorflow()
     from serving.search.saved_model import SavedModelTransport
 
     transport = SavedModelTransport(path)

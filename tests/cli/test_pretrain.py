@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from failing_tensorflow import WRITTEN, errors_of
 
 
 def byol_pretrain(*arguments):
@@ -45,6 +46,20 @@ def test_bad_flags_get_a_sentence_and_no_trace(arguments, sentence):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "end, shown",
+    [
+        ("raise ImportError('no libcudart')", f"{WRITTEN}Traceback"),
+        # The process is gone before it can show what was hidden; its stack says where.
+        ("os.abort()", "Fatal Python error: Aborted"),
+    ],
+)
+def test_an_import_of_tensorflow_that_fails_shows_why(tmp_path, end, shown):
+    flags = ("--config=cifar10:smoke", "--data_dir=x", "--run_dir=y")
+    errors = errors_of("byol_tf.cli.pretrain", *flags, folder=tmp_path, end=end)
+    assert shown in errors and str(tmp_path / "tensorflow" / "__init__.py") in errors
+
+
 def test_missing_and_empty_folders_get_one_sentence(tmp_path):
     for folder in (tmp_path / "missing", tmp_path):
         result = byol_pretrain(
@@ -52,6 +67,7 @@ def test_missing_and_empty_folders_get_one_sentence(tmp_path):
         )
         assert result.returncode == 1
         lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        # One line in all: nothing of what TensorFlow writes while it starts.
+        assert result.stderr.splitlines() == lines
         assert len(lines) == 1 and str(folder) in lines[0]
-        assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()

@@ -347,7 +347,11 @@ def test_saved_model_file_restores_weights_and_config(tmp_path):
     np.testing.assert_array_equal(copy(images), model(images))
     for actual, wanted in zip(copy.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, wanted)
-    assert int(copy.step) == 3
+    assert int(copy.step) == int(copy.optimizer.iterations) == 3
+    assert len(copy.optimizer.momentums) == len(copy.trainable_weights)
+    for actual, wanted in zip(copy.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    assert all(np.abs(momentum).max() > 0 for momentum in copy.optimizer.momentums[:2])
     model.optimizer.learning_rate = copy.optimizer.learning_rate = 0.1
     for trained in (model, copy):
         trained.fit(
@@ -456,7 +460,38 @@ def test_integer_views_and_steps_past_the_schedule_are_warned_of_once(caplog):
     assert sum("to step 3, but the schedules end at" in message for message in messages) == 1
 
 
+@pytest.mark.parametrize("largest, warnings", [(255.0, 1), (1.0, 0)])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_float_views_that_are_not_normalised_are_warned_of_once(
+    caplog, largest, warnings, run_eagerly
+):
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=run_eagerly)
+    views = np.random.default_rng(0).uniform(0, largest, (2, 16, 16, 16, 3)).astype("float32")
+    views[:, 0, 0, 0, 0] = largest
+    batches = tf.data.Dataset.from_tensor_slices(((views[0], views[1]),)).batch(8)
+    with caplog.at_level("WARNING", "absl"):
+        model.train_on_batch((views[0][:8], views[1][:8]))
+        model.fit(batches, verbose=0)
+    messages = [record.getMessage() for record in caplog.records if record.name == "absl"]
+    assert (
+        sum("the views reach 255; encoders expect" in message for message in messages) == warnings
+    )
+    assert len(messages) == warnings
+
+
+def test_only_the_first_batch_is_looked_at(caplog):
+    model = make_model()
+    views = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 3)).astype("float32")
+    views[:, 8:] *= 255
+    batches = tf.data.Dataset.from_tensor_slices(((views[0], views[1]),)).batch(8)
+    with caplog.at_level("WARNING", "absl"):
+        model.fit(batches, verbose=0)
+    assert not any("the views" in record.getMessage() for record in caplog.records)
+
+
 def test_a_saved_model_is_refused_in_favour_of_keras(tmp_path):
-    with pytest.raises(UserError, match="give a name that ends in .keras"):
-        make_model().save(tmp_path / "folder")
+    for kwargs in ({}, {"save_format": "tf"}):
+        with pytest.raises(UserError, match="give a name that ends in .keras"):
+            make_model().save(tmp_path / "folder", **kwargs)
     assert not (tmp_path / "folder").exists()

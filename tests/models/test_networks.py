@@ -11,6 +11,8 @@ from byol_tf.models import networks
 # torchvision's published parameter counts without the 1000-class layer (512 or 2048 inputs, with
 # bias). BatchNorm's moving statistics are not parameters there.
 PUBLISHED = {
+    # Not torchvision's: ResNet-18 without the two convolutions and BNs of each stage's 2nd block.
+    10: 11_689_512 - 513_000 - sum(2 * (9 * c * c + 2 * c) for c in (64, 128, 256, 512)),
     18: 11_689_512 - 513_000,
     34: 21_797_672 - 513_000,
     50: 25_557_032 - 2_049_000,

@@ -249,7 +249,7 @@ def test_lamb_without_addons_says_what_to_install(monkeypatch):
     def missing(*args):
         raise ModuleNotFoundError("No module named 'tensorflow_addons'")
 
-    monkeypatch.setattr(keras_compat, "lamb", missing)
+    monkeypatch.setattr(optimizers.lamb, "lamb", missing)
     with pytest.raises(UserError, match=r"byol_tf\[addons\], or give 'lars'"):
         optimizers.build_optimizer(settings("lamb"), 0.1)
 

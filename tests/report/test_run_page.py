@@ -191,7 +191,7 @@ def test_another_method_has_its_own_name_loss_and_fields(full):
 def test_a_measure_that_is_not_finite_is_a_dash_and_a_sentence(full):
     rows = history(effective_rank=float("nan"))
     text = Page(run_page.render(dataclasses.replace(full, history=rows, images=None))).text
-    assert "Effective rank – dimensions in use" in text
+    assert "Rank in training – dimensions in use by training images" in text
     assert "Not finite in 3 epochs, first in epoch 1." in text
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 import requests
 import servable_models
+from failing_tensorflow import WRITTEN, errors_of
 from serve import ROOT, Server, free_port
 
 
@@ -38,6 +39,16 @@ def test_wrong_flags_end_at_once(flags, sentence):
     line, status = serve(*flags)
     assert line.startswith("error: ") and sentence in line and status == 1
     assert time.monotonic() - begin < 20, "TensorFlow was imported for nothing"
+
+
+def test_an_import_of_tensorflow_that_fails_shows_why(tmp_path):
+    errors = errors_of(
+        "serving.local_server.main",
+        "--model_base_path=m",
+        folder=tmp_path,
+        end="raise ImportError('no libcudart')",
+    )
+    assert f"{WRITTEN}Traceback" in errors and "no libcudart" in errors
 
 
 @pytest.mark.slow

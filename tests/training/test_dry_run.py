@@ -7,6 +7,7 @@ import pytest
 from pictures import copy_photos
 
 from byol_tf.configs import cifar10
+from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.training import dry_run
 
 
@@ -27,10 +28,16 @@ def test_the_plan_is_that_of_the_training_and_writes_nothing(smoke, photos, tmp_
     monkeypatch.setattr(dry_run, "_SECONDS", 0.2)
     monkeypatch.chdir(tmp_path)
     before = sorted(os.walk(tmp_path))
+    traces = []
+    train_step = TwoViewModel.train_step
+    monkeypatch.setattr(
+        TwoViewModel, "train_step", lambda *args: traces.append(1) or train_step(*args)
+    )
     start = time.monotonic()
     plan = dry_run.plan(smoke, str(photos))
     assert sorted(os.walk(tmp_path)) == before
     assert plan.timed_batch == plan.batch_size == 8 and plan.timed_steps >= 1
+    assert len(traces) == 1  # Tracing is most of the time that a dry run takes.
 
     # As test_pretrain.py finds the same config to train: 5 steps in each of two epochs.
     assert (plan.steps_per_epoch, plan.epochs) == (5, 2)

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from byol_tf import checkpoints
 from byol_tf.errors import UserError
-from byol_tf.keras_compat import trackable
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -38,7 +37,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         with model.distribute_strategy.scope():  # The slots must exist to be restored.
             model.optimizer.build(model.trainable_variables)
         self._checkpoint = tf.train.Checkpoint(
-            model=trackable(model), optimizer=trackable(model.optimizer)
+            model=checkpoints.trackable(model),
+            optimizer=checkpoints.trackable(model.optimizer),
         )
         self._folder = folder
         self._scratch = None if chief else f"{folder}.worker-{os.getpid()}.tmp"

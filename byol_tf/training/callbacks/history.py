@@ -11,7 +11,6 @@ from tensorflow.compat.v1 import SummaryMetadata
 from byol_tf import runs
 from byol_tf.files import write_atomically
 
-
 # What `tf.summary.scalar` writes, which needs an installed TensorBoard from TensorFlow 2.20 on.
 _SCALAR = SummaryMetadata(
     plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"

@@ -22,6 +22,7 @@ from byol_tf.sources.unread import Unread
 from pipelines.images import listing
 from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import CorruptImage, ImageReader
+from pipelines.settings import canonical
 
 _BATCH = 64
 
@@ -42,7 +43,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         ):
             logging.warning("the encoder is not blessed: embedding nothing")
             return
-        data_dir = exec_properties["data_dir"]
+        data_dir = canonical(exec_properties["data_dir"])  # Of a link, the user's path.
         unread = Unread()
         found = listing.find_files(data_dir, "**", unread)
         for sentence in unread.sentences():

@@ -7,6 +7,7 @@ from tfx import v1 as tfx
 from tfx.components.example_gen import driver, input_processor, utils
 
 from pipelines.images import listing
+from pipelines.settings import canonical
 
 
 class InputProcessor(input_processor.FileBasedInputProcessor):
@@ -50,4 +51,5 @@ class Driver(driver.FileBasedDriver):
         input_base_uri: str | None = None,
     ) -> InputProcessor:
         """Returns the processor of the splits."""
-        return InputProcessor(input_base_uri or "", splits, range_config)
+        assert input_base_uri
+        return InputProcessor(canonical(input_base_uri), splits, range_config)

@@ -19,6 +19,7 @@ from byol_tf.sources.unread import Unread, printable
 from pipelines.images import listing
 from pipelines.images.run_shards import run_shards
 from pipelines.images.shards import WriteShard
+from pipelines.settings import LABELS, canonical
 
 QUARANTINE = "quarantine.tsv"
 NOT_READ = "not_read.txt"
@@ -50,7 +51,11 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         examples = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.EXAMPLES_KEY]
         )
-        input_base = exec_properties[standard_component_specs.INPUT_BASE_KEY]
+        # Both may be links of `runners.input_links`; messages name the user's own paths.
+        input_base = canonical(exec_properties[standard_component_specs.INPUT_BASE_KEY])
+        labels = options["labels"]
+        if labels not in LABELS:
+            labels = canonical(labels)
         patterns, buckets = _splits(exec_properties)
         unread = Unread()
         files = {
@@ -60,7 +65,7 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         for sentence in unread.sentences():
             logging.warning("%s: %s", input_base, sentence)
         _check_found(files, patterns, input_base)
-        classes = listing.class_names(files, options["labels"], input_base)
+        classes = listing.class_names(files, labels, input_base)
         split_names = list(buckets or patterns)
         examples.split_names = artifact_utils.encode_split_names(split_names)
         split_uris = {name: artifact_utils.get_split_uri([examples], name) for name in split_names}

@@ -12,6 +12,7 @@ class LinearProbeSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {
         "views": component_spec.ExecutionParameter(type=int),
+        "decides": component_spec.ExecutionParameter(type=int),
         "code": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -32,6 +33,9 @@ class LinearProbe(tfx.types.BaseComponent):
         examples: Channel of transformed examples with labels and the splits train and eval.
         encoder: Channel of Trainer's model.
         views: Random crops and flips per image to train on; 0 takes centre crops.
+        decides: Whether accuracy decides on the model. If not, labels that allow no measurement,
+            such as a class without a readable training image, end in a model with the property
+            `unmeasured`, the reason, and without files of a classifier.
         code: Digest of the code.
     """
 
@@ -43,6 +47,7 @@ class LinearProbe(tfx.types.BaseComponent):
         examples: tfx.types.BaseChannel,
         encoder: tfx.types.BaseChannel,
         views: int,
+        decides: bool,
         code: str,
     ):
         super().__init__(
@@ -50,6 +55,7 @@ class LinearProbe(tfx.types.BaseComponent):
                 examples=examples,
                 encoder=encoder,
                 views=views,
+                decides=int(decides),
                 code=code,
                 model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
             )

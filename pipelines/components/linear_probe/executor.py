@@ -5,12 +5,14 @@ import tempfile
 import time
 from typing import Any
 
+from absl import logging
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact, artifact_utils
 from tfx.utils import path_utils
 
 from byol_tf import encoders
 from byol_tf.configs import evaluation
+from byol_tf.errors import UserError
 from byol_tf.evaluation import knn, linear, results
 from byol_tf.evaluation.cache import FeatureCache
 from byol_tf.evaluation.splits import Splits
@@ -18,6 +20,7 @@ from byol_tf.export import classifier
 from byol_tf.files import write_atomically
 
 EVALUATION = "evaluation.json"
+UNMEASURED = "unmeasured"  # Property of the model: why there is no classifier.
 
 
 class Executor(base_executor.BaseExecutor):
@@ -29,9 +32,28 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[artifact.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes the classifier's SavedModel and `evaluation.json`."""
-        start = time.monotonic()
+        """Writes the classifier's SavedModel and `evaluation.json`.
+
+        Raises:
+            UserError: Accuracy cannot be measured on the labels, and should decide.
+        """
         (model,) = output_dict["model"]
+        try:
+            self._measure(input_dict, model, exec_properties["views"])
+        except UserError as error:
+            if exec_properties["decides"]:
+                raise
+            logging.warning("no accuracy is reported: %s", error)
+            model.set_string_custom_property(UNMEASURED, str(error))
+            write_atomically(os.path.join(model.uri, EVALUATION), results.as_json({"rows": []}))
+
+    def _measure(
+        self,
+        input_dict: dict[str, list[artifact.Artifact]],
+        model: artifact.Artifact,
+        views: int,
+    ) -> None:
+        start = time.monotonic()
         encoder_path = path_utils.serving_model_path(
             artifact_utils.get_single_uri(input_dict["encoder"])
         )
@@ -41,7 +63,6 @@ class Executor(base_executor.BaseExecutor):
             os.path.join(artifact_utils.get_split_uri(input_dict["examples"], split), "*")
             for split in ("train", "eval")
         )
-        views = exec_properties["views"]
         protocols = evaluation.get_config()
         protocols.linear.views = views
         with tempfile.TemporaryDirectory() as features:

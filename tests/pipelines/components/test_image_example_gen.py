@@ -300,3 +300,59 @@ def test_two_runs_write_the_same_bytes(data, tmp_path):
             }
         )
     assert runs[0] == runs[1] and len(runs[0]) == 2
+
+
+def test_the_same_images_in_another_folder_come_from_the_cache(data, tmp_path):
+    """Through the runner: TFX's key has every parameter in it, the folder's path too."""
+    from tfx import v1 as tfx
+
+    from pipelines.components.image_example_gen.component import ImageExampleGen
+    from pipelines.runners.data_folder import list_folder
+    from pipelines.runners.input_links import linked
+    from pipelines.settings import Settings
+
+    root = tmp_path / "root"
+    labels = tmp_path / "labels.csv"
+    keys = sorted(path.relative_to(data).as_posix() for path in data.glob("*/*.jpg"))
+
+    def write(names):
+        rows = [f"{key},{names[number % 2]}" for number, key in enumerate(keys)]
+        labels.write_text("\n".join(["path,label", *rows]))
+
+    def run(folder):
+        """Returns the label texts of the newest execution, and how many there were."""
+        digest = list_folder(str(folder), str(labels), {}, {}, None).digest
+        settings = linked(
+            Settings(str(folder), str(root), "s", {"image_size": 9}, labels=str(labels))
+        )
+        component = ImageExampleGen(
+            settings.data_dir,
+            labels=settings.labels,
+            max_corrupt_fraction=0.0,
+            versions={"listing": digest},
+        )
+        tfx.orchestration.LocalDagRunner().run(
+            tfx.dsl.Pipeline(
+                "p",
+                str(root),
+                components=[component],
+                enable_cache=True,
+                metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+                    str(root / "metadata.sqlite")
+                ),
+            )
+        )
+        runs = sorted((root / "ImageExampleGen" / "examples").iterdir(), key=lambda p: int(p.name))
+        examples = tfx.types.standard_artifacts.Examples()
+        examples.uri = str(runs[-1])
+        return {label(e)[1] for e in records(examples, "train").values()}, len(runs)
+
+    write(("cat", "dog"))
+    assert run(data) == ({"cat", "dog"}, 1)
+    moved = data.rename(tmp_path / "moved")
+    assert run(moved) == ({"cat", "dog"}, 1)
+    write(("cat", "wolf"))
+    assert run(moved) == ({"cat", "wolf"}, 2)
+    (moved / "cat" / "00.jpg").unlink()
+    keys.remove("cat/00.jpg")
+    assert run(moved)[1] == 3

@@ -42,6 +42,8 @@ def full(images) -> RunSummary:
         EMPTY,
         outcome="pushed",
         labelled=True,
+        labels="folders",
+        accuracy_decides=True,
         version="1732412345",
         serving_path="/serving/photos",
         model={"architecture": "ResNet-18", "parameters": 11_173_962, "versions": {"keras": "2"}},
@@ -97,7 +99,15 @@ def test_a_full_page_says_what_there_is_and_not_what_is_missing(full):
         "8 .cr2, 4 .mov", "32 (8 to 64)", "last 24", "kNN 40.0 %", "24 November 2026, 00:43 UTC",
     ):  # fmt: skip
         assert re.sub(r"\s", "", expected) in re.sub(r"\s", "", text), expected
-    missing = ("There is no", "Not measured", "No model", "No history", "No corrupt", "recorded")
+    missing = (
+        "label-free measures decide",
+        "There is no",
+        "Not measured",
+        "No model",
+        "No history",
+        "No corrupt",
+        "recorded",
+    )
     assert not [phrase for phrase in missing if phrase in text]
 
 
@@ -105,7 +115,7 @@ def test_what_is_missing_is_said_in_a_sentence():
     text = Page(page.render(EMPTY)).text
     for sentence in (
         "The model did not pass and was not pushed.", "No model came out of this run.",
-        "This data has no labels, so no accuracy can be measured",
+        "This data has no labels by which accuracy could be measured",
         "No gate was evaluated in this run.", "No history: the training did not run",
         "No images were embedded", "no statistics of the data",
         "No corrupt file was recorded.", "None was recorded.", "Drift was not measured",
@@ -128,9 +138,40 @@ def test_unlabelled_data_has_no_empty_cards():
     assert "Labels" not in parsed.text
 
 
+@pytest.mark.parametrize(
+    ("labels", "labelled", "said"),
+    [
+        ("auto", True, "The subfolders were taken as classes for this report only"),
+        ("none", False, "Labels were ignored, as --labels=none asks"),
+        ("auto", False, "This data has no labels by which accuracy could be measured"),
+    ],
+)
+def test_without_a_gate_on_accuracy_the_page_says_what_became_of_labels(labels, labelled, said):
+    run = dataclasses.replace(EMPTY, labels=labels, labelled=labelled)
+    text = " ".join(Page(page.render(run)).text.split())
+    assert said in text and "label-free measures decide" in text
+    assert ("with --labels=folders" in text) == labelled
+    assert ("This data has no labels" in text) == (labels == "auto" and not labelled)
+
+
+def test_figures_of_training_have_other_names_than_the_gates():
+    """They are of other vectors: docs/evaluation.md lists all four."""
+    gates = [
+        Gate("representation std", 0.5, 0.1, None, True, "Of eval images."),
+        Gate("representation rank", 40, 2, None, True, "Of eval images."),
+    ]
+    rows = [history(1)[0]]
+    text = Page(page.render(dataclasses.replace(EMPTY, history=rows, gates=gates))).text
+    assert "Projection std" in text and "Rank in training" in text
+    assert "Spread" not in text and "Effective rank" not in text
+
+
 def test_labelled_data_without_a_measurement_is_not_called_unlabelled():
     text = Page(page.render(dataclasses.replace(EMPTY, labelled=True))).text
     assert "but this run measured no accuracy." in text
+    why = "the training set has one class; linear evaluation needs at least two."
+    run = dataclasses.replace(EMPTY, labelled=True, accuracy=[], unmeasured=why)
+    assert f"but this run measured no accuracy: {why}" in Page(page.render(run)).text
     assert "no labels," not in text and "Without labels" not in text
 
 

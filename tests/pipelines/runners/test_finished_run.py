@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from pipelines.runners import finished_run
-from pipelines.settings import Settings
+from pipelines.runners.input_links import linked
+from pipelines.settings import Settings, canonical
 
 
 @pytest.fixture
@@ -24,6 +25,36 @@ def settings(tmp_path) -> Settings:
 def test_the_same_run_again_is_recalled(settings):
     assert finished_run.recall(settings) == "Nothing new."
     assert finished_run.recall(dataclasses.replace(settings)) == "Nothing new."
+
+
+def test_the_same_data_and_labels_elsewhere_are_the_same_run(settings, tmp_path):
+    (tmp_path / "moved").mkdir()
+    labels = (tmp_path / "labels.csv").rename(tmp_path / "moved" / "labels.csv")
+    moved = dataclasses.replace(settings, data_dir="/moved", labels=str(labels))
+    assert finished_run.recall(moved) == "Nothing new."
+    # A folder that was not listed is known by its path only.
+    unlisted = dataclasses.replace(moved, listing_digest="")
+    finished_run.record(unlisted, "Nothing new.", [])
+    assert finished_run.recall(unlisted)
+    assert finished_run.recall(dataclasses.replace(unlisted, data_dir="/data")) is None
+
+
+def test_components_see_local_inputs_under_names_that_stay(settings, tmp_path):
+    (tmp_path / "data").mkdir()
+    settings = dataclasses.replace(
+        settings, data_dir=str(tmp_path / "data"), embed_data_dir="gs://bucket/corpus"
+    )
+    before = linked(settings)
+    assert before.data_dir != settings.data_dir and before.embed_data_dir == "gs://bucket/corpus"
+    assert canonical(before.data_dir) == canonical(settings.data_dir)
+    assert canonical(before.labels) == canonical(settings.labels)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    after = linked(dataclasses.replace(settings, data_dir=str(tmp_path / "moved")))
+    assert after == before and canonical(after.data_dir) == canonical(str(tmp_path / "moved"))
+    auto = linked(dataclasses.replace(settings, labels="auto"))
+    assert auto.labels == "auto"
+    remote = dataclasses.replace(settings, pipeline_root="gs://bucket/root")
+    assert linked(remote) == remote
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import sys
 from unittest import mock
 
@@ -103,6 +104,34 @@ def test_the_data_folder_decides_the_floor_and_the_digests(photos):
     assert settings.listing_digest == listing.digest(listing.find_files(str(photos), "**"))
     embedded = listing.find_files(str(photos / "b"), "**")
     assert settings.embed_listing_digest == listing.digest(embedded)
+
+
+def test_the_digest_is_of_the_folders_content_and_not_of_its_path(tmp_path):
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data", a=12, b=12)
+    before = look(tmp_path / "data").digest
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    assert look(moved).digest == before
+    shutil.copytree(moved, tmp_path / "copied")  # With the times.
+    assert look(tmp_path / "copied").digest == before
+    os.utime(tmp_path / "copied" / "a" / "0.jpg", (0, 0))
+    assert look(tmp_path / "copied").digest != before
+
+
+def test_labels_in_a_csv_file_are_a_part_of_the_data(photos, tmp_path_factory):
+    keys = [file.key for file in listing.find_files(str(photos), "**")]
+    labels = tmp_path_factory.mktemp("labels") / "labels.csv"
+
+    def digest(classes, order=1):
+        rows = [f"{key},{name}" for key, name in zip(keys, classes, strict=True)]
+        labels.write_text("\n".join(["path,label", *rows[::order]]) + "\n")
+        return look(photos, str(labels)).digest
+
+    classes = ["cat", "dog"] * (len(keys) // 2)
+    before = digest(classes)
+    assert digest(classes, order=-1) == before  # Another order of rows says the same.
+    assert digest(["dog", *classes[1:]]) != before
+    assert before != look(photos).digest
 
 
 def test_a_folder_that_is_not_listed_has_labels_only_if_told(photos):

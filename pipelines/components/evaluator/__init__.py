@@ -1,0 +1,1 @@
+"""TFX's Evaluator, for a classifier that may be missing."""
