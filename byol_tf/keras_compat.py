@@ -16,7 +16,7 @@ _KERAS_3 = int(keras.__version__.partition(".")[0]) >= 3
 # Whether `tf.train.Checkpoint` takes models, layers and optimizers as they are.
 TRACKABLE = not _KERAS_3
 # Keras's own LAMB; None where TensorFlow Addons have it.
-Lamb = keras.optimizers.Lamb if _KERAS_3 else None
+Lamb: Any = keras.optimizers.Lamb if _KERAS_3 else None
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -51,6 +51,20 @@ def add_counter(model: keras.Model, name: str) -> tf.Variable:
     # Assigned to an attribute, it is a weight of the model.
     aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
     return tf.Variable(0, trainable=False, dtype=tf.int64, name=name, aggregation=aggregation)
+
+
+class Model(keras.Model):
+    """A Keras model whose layers are built when it is made."""
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds the optimizer, before `fit` begins under a strategy.
+
+        Keras 3 would also call the model on the workers' mean batch. It cannot reduce a batch of
+        several worker processes, and nothing else needs to be built.
+        """
+        if self._distribute_strategy is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
 
 class Optimizer(keras.optimizers.Optimizer):

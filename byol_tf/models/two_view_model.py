@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
     projection: tf.Tensor
 
 
-class TwoViewModel(keras.Model):
+class TwoViewModel(keras_compat.Model):
     """An encoder and a head, trained by `fit()` on batches of two views.
 
     A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`,
@@ -211,7 +211,8 @@ class TwoViewModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Callable:
         """Returns Keras's function of a step, which after its first call has the views checked."""
-        step = super().make_train_function(force)
+        super().make_train_function(force)
+        step = self.train_function
         if self._view_check.reported:
             return step
 
@@ -379,12 +380,11 @@ class TwoViewModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "TwoViewModel":
         """Builds the model from the result of `get_config`."""
-        # Keras 3 finds only classes that have been imported: these, and the optimizer's next.
+        # Keras 3 finds only classes that have been imported.
         from byol_tf.images import augmentations  # noqa: F401
         from byol_tf.models import optimizers, schedules  # noqa: F401
 
         config = dict(config)
-        # Keras 2 names the class of a functional model by a module that Keras 3 does not have.
         for key in ("encoder", "augmentation"):
             if config[key] is not None:
                 config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects)

@@ -162,7 +162,8 @@ def _timed(
     model = build_model(config, steps_per_epoch, source.class_names, distribution)
     # As a training does: a step that makes the slots itself is traced twice. tfa's LAMB has to.
     if hasattr(model.optimizer, "build"):
-        model.optimizer.build(model.trainable_variables)
+        with distribution.scope():
+            model.optimizer.build(model.trainable_variables)
     timer = _Timer()
     views = distribution.distribute_datasets_from_function(
         lambda context: data.two_view_dataset(source, config, input_context=context)

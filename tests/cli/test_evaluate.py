@@ -8,8 +8,8 @@ from commands import refusal, run_command
 from pictures import copy_photos
 
 from byol_tf import build, export, runs
+from byol_tf.checkpoints import trackable
 from byol_tf.configs import cifar10_demo
-from byol_tf.keras_compat import trackable
 
 CLASSES = ("airplane", "bird", "frog")
 

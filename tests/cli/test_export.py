@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from byol_tf import build, runs
+from byol_tf.checkpoints import trackable
 from byol_tf.configs import cifar10_demo
-from byol_tf.keras_compat import trackable
 
 
 def export(*flags):

@@ -12,10 +12,10 @@ from pictures import copy_photos
 from sklearn.neighbors import KNeighborsClassifier
 
 from byol_tf import build, runs
+from byol_tf.checkpoints import trackable
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.features import Features
-from byol_tf.keras_compat import trackable
 from byol_tf.report import collect as module
 from byol_tf.report import run_page
 from byol_tf.report.collect import accuracy_by_class, collect
