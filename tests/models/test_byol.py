@@ -199,6 +199,11 @@ def test_loss_starts_near_four_and_falls_on_one_batch():
     assert last < 0.5 * first
 
 
+def test_fit_on_a_data_set_does_not_speak_of_shuffling(recwarn):
+    make_model().fit(make_batches(1), verbose=0)
+    assert not [warning for warning in recwarn if "shuffle" in str(warning.message)]
+
+
 def test_call_encodes_in_inference_mode():
     model = make_model()
     model.fit(make_batches(), verbose=0)
