@@ -34,7 +34,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help stack pipeline venv demo serve search test test-fast test-stack lint format bazel bench lock clean
+.PHONY: help stack pipeline venv demo serve search test test-fast test-stack trixie lint format bazel bench lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -91,6 +91,10 @@ test: venv  ## run every test; those of the pipeline where TFX is installed
 
 test-stack: venv  ## run the tests that say something about a stack: training, export, serving
 	$(PYTEST) --durations=25 $(STACK_TESTS)
+
+trixie:  ## run the demo and the pipeline's tests on TFX 1.21 in a Debian 13 root, on an older system; needs root
+	tools/trixie.sh make STACK=current DEMO=demo/trixie demo
+	tools/trixie.sh sh -c 'TF_NUM_INTRAOP_THREADS=1 "$$BYOL_VENVS/.venv-current/bin/python" -m pytest tests/pipelines'
 
 test-fast: venv  ## run only the tests that take seconds
 	$(PYTEST) -m "not slow"
