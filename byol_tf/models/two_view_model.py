@@ -63,6 +63,7 @@ class TwoViewModel(keras_compat.Model):
     CONFIG_FIELDS: Sequence[str] = ()
     display_name: str = ""
     loss_caption: str = ""
+    train_function: Any  # Keras sets it.
 
     def __init__(
         self,
