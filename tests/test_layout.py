@@ -136,13 +136,19 @@ def test_byol_tf_knows_neither_tfx_nor_its_users():
 
 
 def asks_for_a_version(tree: ast.AST) -> Iterator[int]:
-    """Lines that ask which Keras or TensorFlow is there; a record may quote a version."""
+    """Lines that ask which Keras or TensorFlow is there; a record or list may quote a version."""
     roots = re.compile(r"(keras|tf|tensorflow|tfa|keras_hub|keras_cv)\b")
     quoted = {
         value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Dict | ast.FormattedValue)
-        for value in (node.values if isinstance(node, ast.Dict) else [node.value])
+        if isinstance(node, ast.Dict | ast.List | ast.FormattedValue)
+        for value in (
+            node.values
+            if isinstance(node, ast.Dict)
+            else node.elts
+            if isinstance(node, ast.List)
+            else [node.value]
+        )
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in ("__version__", "VERSION"):
