@@ -290,7 +290,7 @@ def _infra_validator(
 ) -> tfx.components.InfraValidator:
     serving_spec = tfx.proto.ServingSpec(
         # TF Serving's images have the versions of TensorFlow.
-        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[f"{tf.__version__}"]),
+        tensorflow_serving=tfx.proto.TensorFlowServing(tags=[tf.__version__]),
         model_name=settings.model_name,
     )
     if settings.infra_validator == "docker":
