@@ -18,8 +18,9 @@ unset PYTHONDONTWRITEBYTECODE
 mkdir -p "$work/source/docs"
 cp -r byol_tf pipelines serving setup.cfg pyproject.toml LICENSE "$work/source"
 cp docs/description.md "$work/source/docs"
-# Build requirements from the lock, too: nothing is left for pip to choose that day.
-awk '/^[a-z]/ { build = /^(setuptools|wheel)==/ } build' "$lock" >"$work/build.lock"
+# Build requirements from the lock, too: nothing is left for pip to choose that day. wheel needs
+# packaging.
+awk '/^[a-z]/ { build = /^(packaging|setuptools|wheel)==/ } build' "$lock" >"$work/build.lock"
 # Constraints without hashes: pip asks for a hash of the wheel, too, if it sees any.
 sed -E '/^ +--hash=/d; s/ \\$//' "$lock" >"$work/versions.txt"
 "$python" -m venv "$work/build"
