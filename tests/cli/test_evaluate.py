@@ -22,7 +22,7 @@ error = functools.partial(refusal, "byol_tf.cli.evaluate")
 def data(images_dir, tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
     train = copy_photos(images_dir / "train", path / "train", CLASSES, 20)
-    test = copy_photos(images_dir / "test", path / "test", CLASSES, 8)
+    test = copy_photos(images_dir / "test", path / "test", CLASSES, 20)
     return f"--train_dir={train}", f"--test_dir={test}"
 
 
@@ -51,7 +51,7 @@ def test_a_run_becomes_a_table_and_a_record(run_dir, data):
     assert result.returncode == 0, result.stderr
     record = json.loads((run_dir / "evaluation.json").read_text())
     (row,) = record["rows"]
-    assert row["encoder"] == "BYOL" and row["linear"]["num_test"] == 24
+    assert row["encoder"] == "BYOL" and row["linear"]["num_test"] == 60
     assert f"| {100 * row['knn']['top_1']:.1f} " in result.stdout
     assert f"| {100 * row['linear']['top_1']:.1f} [" in result.stdout
     assert f"--run_dir={run_dir}" in record["command"] and record["command"] in result.stdout
