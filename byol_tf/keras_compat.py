@@ -139,6 +139,15 @@ class Optimizer(keras.optimizers.Optimizer):
         return config
 
 
+def build_optimizer(model: keras.Model) -> None:
+    """Creates the slots of the model's optimizer, which must exist to be restored."""
+    optimizer = model.optimizer
+    # A legacy optimizer, such as tfa's LAMB, has only the private method.
+    build = getattr(optimizer, "build", None) or optimizer._create_all_weights
+    with model.distribute_strategy.scope():
+        build(model.trainable_variables)
+
+
 def compute_gradients(
     optimizer: keras.optimizers.Optimizer,
     loss: tf.Tensor,

@@ -45,8 +45,8 @@ if keras_compat.Lamb is not None:
         Keras's own decays the weight outside of the trust ratio, and scales every variable.
         """
 
-        def __init__(self, coupled_decay: float = 0.0, **kwargs: Any):
-            super().__init__(**kwargs)
+        def __init__(self, coupled_decay: float = 0.0, name: str = "lamb", **kwargs: Any):
+            super().__init__(name=name, **kwargs)
             self.coupled_decay = coupled_decay
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

@@ -15,7 +15,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from byol_tf import data
+from byol_tf import data, keras_compat
 from byol_tf.build import build_model
 from byol_tf.evaluation.results import environment
 from byol_tf.evaluation.subsets import list_examples
@@ -160,10 +160,8 @@ def _timed(
     config = ml_collections.ConfigDict(config.to_dict() | {"batch_size": batch_size})
     steps_per_epoch = schedules.steps_per_epoch(source.num_examples, batch_size)
     model = build_model(config, steps_per_epoch, source.class_names, distribution)
-    # As a training does: a step that makes the slots itself is traced twice. tfa's LAMB has to.
-    if hasattr(model.optimizer, "build"):
-        with distribution.scope():
-            model.optimizer.build(model.trainable_variables)
+    # As a training does: a step that makes the slots itself is traced twice.
+    keras_compat.build_optimizer(model)
     timer = _Timer()
     views = distribution.distribute_datasets_from_function(
         lambda context: data.two_view_dataset(source, config, input_context=context)

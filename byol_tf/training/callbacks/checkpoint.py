@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from byol_tf import checkpoints
+from byol_tf import checkpoints, keras_compat
 from byol_tf.errors import UserError
 
 
@@ -34,8 +34,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if every_steps < 1:
             raise UserError(f"checkpoint_every_steps is {every_steps}; give at least 1.")
         self.every_steps = every_steps
-        with model.distribute_strategy.scope():  # The slots must exist to be restored.
-            model.optimizer.build(model.trainable_variables)
+        keras_compat.build_optimizer(model)
         self._checkpoint = tf.train.Checkpoint(
             model=checkpoints.trackable(model),
             optimizer=checkpoints.trackable(model.optimizer),
