@@ -353,10 +353,10 @@ def test_saved_model_file_restores_weights_and_config(tmp_path):
     for actual, wanted in zip(copy.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, wanted)
     assert int(copy.step) == int(copy.optimizer.iterations) == 3
-    assert len(copy.optimizer.momentums) == len(copy.trainable_weights)
+    assert len(copy.optimizer.slots[0]) == len(copy.trainable_weights)
     for actual, wanted in zip(copy.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(actual, wanted)
-    assert all(np.abs(momentum).max() > 0 for momentum in copy.optimizer.momentums[:2])
+    assert all(np.abs(momentum).max() > 0 for momentum in copy.optimizer.slots[0][:2])
     model.optimizer.learning_rate = copy.optimizer.learning_rate = 0.1
     for trained in (model, copy):
         trained.fit(
