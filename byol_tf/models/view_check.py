@@ -36,7 +36,7 @@ class ViewCheck:
         Args:
             views: Views `[B, H, W, 3]` of a step that is traced or run.
         """
-        if any(view.dtype.is_integer for view in views):
+        if any(tf.as_dtype(view.dtype).is_integer for view in views):  # Keras 3 gives arrays, too.
             self._warn(f"are {views[0].dtype.name}")
             return
 
