@@ -63,8 +63,7 @@ class Model(keras.Model):
         several worker processes, and nothing else needs to be built.
         """
         if self._distribute_strategy is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+            build_optimizer(self)
 
 
 class Optimizer(keras.optimizers.Optimizer):

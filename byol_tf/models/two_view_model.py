@@ -179,7 +179,7 @@ class TwoViewModel(keras_compat.Model):
         self.compile(
             keras.saving.deserialize_keras_object(config["optimizer"]), config["jit_compile"]
         )
-        self.optimizer.build(self.trainable_variables)
+        keras_compat.build_optimizer(self)
 
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves like `keras.Model.save`, as a .keras file.
