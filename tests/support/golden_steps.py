@@ -9,8 +9,9 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from tiny_byol import make_model
 
-from byol_tf.models import networks, optimizers, schedules
+from byol_tf.models import optimizers, schedules
 from byol_tf.models.byol import BYOL
 
 STEPS, BATCH = 3, 8
@@ -31,17 +32,7 @@ def all_weights(model: BYOL) -> list:
 
 def train(name: str) -> dict[str, np.ndarray]:
     """Returns the losses of the steps, and all weights after them."""
-    layers = [keras.Input((16, 16, 3))]
-    for _ in range(2):
-        layers += [
-            keras.layers.Conv2D(8, 3, 2, use_bias=False),
-            networks.BatchNorm(),
-            keras.layers.ReLU(),
-        ]
-    encoder = keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()])
-    model = BYOL(
-        encoder, total_steps=10, base_ema=0.9, projection_size=8, hidden_size=16, num_classes=3
-    )
+    model = make_model()
     model.compile(optimizer(name))
     rng = np.random.default_rng(0)
     for weight in all_weights(model):  # Positive where one is a variance.

@@ -9,8 +9,9 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from tiny_byol import make_model
 
-from byol_tf.models import networks, optimizers, schedules
+from byol_tf.models import optimizers, schedules
 from byol_tf.models.byol import BYOL
 from byol_tf.training.strategy import build_strategy
 
@@ -20,17 +21,7 @@ STEPS, BATCH = 3, 8
 def train(strategy: tf.distribute.Strategy) -> BYOL:
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        layers = [keras.Input((16, 16, 3))]
-        for _ in range(2):
-            layers += [
-                keras.layers.Conv2D(8, 3, 2, use_bias=False),
-                networks.BatchNorm(),
-                keras.layers.ReLU(),
-            ]
-        encoder = keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()])
-        model = BYOL(
-            encoder, total_steps=10, base_ema=0.9, projection_size=8, hidden_size=16, num_classes=3
-        )
+        model = make_model()
         model.compile(optimizers.LARS(schedules.WarmupCosine(1.0, 1, 10), trust_coefficient=0.02))
     rng = np.random.default_rng(0)
     views = rng.normal(size=(2, STEPS * BATCH, 16, 16, 3)).astype("float32")
