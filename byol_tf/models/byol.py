@@ -16,6 +16,7 @@ from byol_tf import keras_compat
 from byol_tf.errors import UserError
 from byol_tf.models import networks
 from byol_tf.models.losses import symmetric_loss
+from byol_tf.models.moving_statistics import batch_norms
 from byol_tf.models.schedules import cosine_ema
 from byol_tf.models.two_view_model import Outputs, TwoViewModel
 
@@ -165,15 +166,7 @@ def _copy(model: keras.Model) -> keras.Model:
         copy.build(model.input_shape)
     copy.set_weights(model.get_weights())
     # Keras 2.15 leaves `synchronized` out of BatchNormalization's config.
-    for layer, copied in zip(_batch_norms(model), _batch_norms(copy), strict=True):
+    for layer, copied in zip(batch_norms(model), batch_norms(copy), strict=True):
         if layer.synchronized and not copied.synchronized:
             copied.synchronized, copied.fused = True, False
     return copy
-
-
-def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    return [
-        layer
-        for layer in keras_compat.sublayers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]

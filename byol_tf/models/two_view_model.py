@@ -14,6 +14,7 @@ from absl import logging
 
 from byol_tf import keras_compat
 from byol_tf.errors import UserError
+from byol_tf.models import moving_statistics
 from byol_tf.models.collapse import spread
 from byol_tf.models.networks import check_flat
 from byol_tf.models.view_check import ViewCheck
@@ -41,7 +42,9 @@ class TwoViewModel(keras_compat.Model):
 
     A method implements `forward` and lists its networks in `trained` (and `targets`).
     `CONFIG_FIELDS` names the constructor's arguments that come from a config; `display_name` and
-    `loss_caption` are what reports print for it. `pretrain` then trains it by name.
+    `loss_caption` are what reports print for it. `pretrain` then trains it by name. `PASSES` is how
+    often `forward` takes a batch through each network, by which `moving_statistics` corrects
+    BatchNorm: 2 if the views go one after the other, 1 if they go together.
 
     Args:
         encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
@@ -61,6 +64,7 @@ class TwoViewModel(keras_compat.Model):
     """
 
     CONFIG_FIELDS: Sequence[str] = ()
+    PASSES: int = 2
     display_name: str = ""
     loss_caption: str = ""
     train_function: Any  # Keras sets it.
@@ -229,11 +233,18 @@ class TwoViewModel(keras_compat.Model):
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """Trains one step; returns running metrics, learning rate and what the method logs."""
         views, labels = self._unpack(data)
+        layers = [
+            layer
+            for network in [*self.trained, *self.targets]
+            for layer in moving_statistics.batch_norms(network)
+        ]
+        before = moving_statistics.read(layers)
         parts = [self._gradients(*part) for part in self._micro_batches(views, labels)]
         gradients = [_sum(gradients) for gradients in zip(*parts, strict=True)]
         rate = keras_compat.apply_gradients(self.optimizer, gradients, self.trainable_variables)
         logged = self.after_update()
         self.step.assign_add(1)
+        moving_statistics.debias(layers, before, self.step * self.PASSES * self.micro_batches)
         return keras_compat.step_logs(self._results() | {"lr": rate} | logged)
 
     def test_step(self, data: tuple) -> dict[str, tf.Tensor]:
