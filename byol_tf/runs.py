@@ -15,6 +15,7 @@ import tensorflow as tf
 from byol_tf import checkpoints, locks
 from byol_tf.build import build_encoder
 from byol_tf.checkpoints import restore, trackable
+from byol_tf.configs import defaults
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
 from byol_tf.models.precision import policy_scope
@@ -55,7 +56,8 @@ def locked(run_dir: str) -> Iterator[None]:
 def claim_run_dir(run_dir: str, config: dict) -> None:
     """Writes `config` to `run_dir`/config.json, or checks that the run there has the same config.
 
-    A run without a checkpoint has nothing to lose: its config is replaced.
+    A run without a checkpoint has nothing to lose: its config is replaced. Fields that are newer
+    than the run count as having been at their defaults.
 
     Raises:
         UserError: The run has another config (the message names the fields that differ), its
@@ -63,7 +65,9 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
     """
     path = os.path.join(run_dir, "config.json")
     if tf.io.gfile.exists(path) and checkpoints.saved(os.path.join(run_dir, "checkpoints")):
-        differing = _differences(_read_config(path), json.loads(json.dumps(config)))
+        differing = _differences(
+            _with_new_fields(_read_config(path)), json.loads(json.dumps(config))
+        )
         if differing:
             raise UserError(
                 f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give "
@@ -140,6 +144,17 @@ def _read_config(path: str) -> dict:
             "kept."
         )
     return config
+
+
+def _with_new_fields(config: dict, fields: dict | None = None) -> dict:
+    """Returns a run's config with the fields that its version did not have, at their defaults."""
+    if fields is None:
+        fields = json.loads(json.dumps(defaults.get_config().to_dict()))
+    completed = fields | config
+    for key, value in fields.items():
+        if isinstance(value, dict) and isinstance(completed[key], dict):
+            completed[key] = _with_new_fields(completed[key], value)
+    return completed
 
 
 def _unwritable(run_dir: str, error: Exception) -> UserError:

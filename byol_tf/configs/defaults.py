@@ -36,11 +36,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.micro_batches = 1  # N: smaller batches with the same optimization, for ablations
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "lars"  # or lamb
+    config.optimizer.name = "lars"  # or lamb, adamw, sgd
     config.optimizer.base_lr = 0.3  # for a batch of 256; scaled linearly
     config.optimizer.weight_decay = 1e-6
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # lamb and adamw: β₁
     config.optimizer.trust_coefficient = 1e-3  # lars only
+    config.optimizer.clip = False  # lars only: LARC, the trust ratio capped by the rate
     config.optimizer.warmup_epochs = 10.0
 
     config.augment = ml_collections.ConfigDict()

@@ -1,4 +1,4 @@
-"""LARS against a NumPy trajectory written from the formulas, and in use as a Keras optimizer."""
+"""Optimizers against NumPy trajectories written from the formulas, and in use in Keras."""
 
 import keras
 import ml_collections
@@ -177,12 +177,12 @@ def test_gradients_of_two_replicas_are_summed_before_the_trust_ratio(problem, tw
 
 
 def test_config_round_trip_keeps_every_argument():
-    optimizer = lars(schedules.WarmupCosine(0.3, 5, 50), clipnorm=1.0, name="mine")
+    optimizer = lars(schedules.WarmupCosine(0.3, 5, 50), clip=True, clipnorm=1.0, name="mine")
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(copy, optimizers.LARS)
     assert copy.get_config() == optimizer.get_config()
     assert copy.coupled_weight_decay == DECAY and copy.momentum == MOMENTUM
-    assert copy.trust_coefficient == TRUST and copy.clipnorm == 1.0
+    assert copy.trust_coefficient == TRUST and copy.clip and copy.clipnorm == 1.0
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,7 @@ def settings(name):
                 "weight_decay": 0.01,
                 "momentum": 0.9,
                 "trust_coefficient": 0.1,
+                "clip": False,
             }
         }
     )
@@ -243,6 +244,80 @@ def test_lamb_equals_its_formula(problem, zero):
     expected = numpy_lamb(weights, gradients, [float(schedule(k)) for k in range(6)])
     for actual, wanted in zip(variables, expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=2e-6)
+
+
+def numpy_larc(weights, gradients, rates, decay=1e-5):
+    """The step of solo-learn's `solo/utils/lars.py` with clip_lars_lr and exclude_bias_n_norm_lars.
+
+    Its divisor is ‖g‖ + λ‖w‖, ours ‖g + λ w‖: at solo-learn's λ the two differ by less than 1e-4.
+    """
+    weights = [w.astype(np.float64) for w in weights]
+    buffers = [np.zeros_like(w) for w in weights]
+    for step_gradients, rate in zip(gradients, rates, strict=True):
+        for i, g in enumerate(step_gradients):
+            d_p, w = g.astype(np.float64), weights[i]
+            if w.ndim > 1:
+                p_norm, g_norm = np.sqrt((w**2).sum()), np.sqrt((d_p**2).sum())
+                ratio = TRUST * p_norm / (g_norm + decay * p_norm + 1e-8)
+                ratio = min(ratio / rate, 1) if rate else 1.0
+                d_p = (d_p + decay * w) * ratio
+            buffers[i] = MOMENTUM * buffers[i] + d_p
+            weights[i] = w - rate * buffers[i]
+    return weights
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_clipped_lars_is_solo_learns_larc_whether_it_caps_or_not(problem, jit):
+    weights, gradients = problem
+    scales = (9, 9, 9, 0.01, 0.01, 1)
+    gradients = [
+        [np.float32(scale) * np.asarray(g, np.float32) for g in step]
+        for step, scale in zip(gradients, scales, strict=True)
+    ]
+    schedule = schedules.WarmupCosine(0.5, 2, 6)
+    expected = numpy_larc(weights, gradients, [float(schedule(k)) for k in range(6)])
+    optimizer = optimizers.LARS(schedule, 1e-5, MOMENTUM, TRUST, clip=True)
+    for actual, wanted in zip(run(optimizer, weights, gradients, jit), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-6)
+    unclipped = run(optimizers.LARS(schedule, 1e-5, MOMENTUM, TRUST), weights, gradients)
+    assert np.abs(unclipped[0] - expected[0]).max() > 1e-3  # The cap was reached.
+
+
+def test_sgd_is_pytorchs_with_a_changing_rate_and_no_decay_of_biases(problem):
+    weights, gradients = problem
+    schedule = schedules.WarmupCosine(0.5, 2, 6)
+    expected = [w.astype(np.float64) for w in weights]
+    buffers = [np.zeros_like(w) for w in expected]
+    for k, step_gradients in enumerate(gradients):
+        for i, g in enumerate(step_gradients):
+            d_p = g + (0.01 * expected[i] if expected[i].ndim > 1 else 0)
+            buffers[i] = 0.9 * buffers[i] + d_p
+            expected[i] = expected[i] - float(schedule(k)) * buffers[i]
+    optimizer = optimizers.build_optimizer(settings("sgd"), schedule)
+    for actual, wanted in zip(run(optimizer, weights, gradients), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_adamw_is_its_algorithm_2_and_spares_biases_and_norms(problem):
+    """arXiv 1711.05101; also after a round trip, as in a model that was saved."""
+    weights, gradients = problem
+    expected = [w.astype(np.float64) for w in weights]
+    m, v = ([np.zeros_like(w) for w in expected] for _ in range(2))
+    schedule = schedules.WarmupCosine(0.05, 2, 6)
+    for t, step_gradients in enumerate(gradients, start=1):
+        rate = float(schedule(t - 1))
+        for i, g in enumerate(step_gradients):
+            m[i] = 0.9 * m[i] + 0.1 * g
+            v[i] = 0.999 * v[i] + 0.001 * np.square(g, dtype=np.float64)
+            decay = 0.01 * expected[i] if expected[i].ndim > 1 else 0
+            update = m[i] / (1 - 0.9**t) / (np.sqrt(v[i] / (1 - 0.999**t)) + 1e-7)
+            expected[i] = expected[i] - rate * (update + decay)
+    built = optimizers.build_optimizer(settings("adamw"), schedule)
+    loaded = keras.optimizers.deserialize(keras.optimizers.serialize(built))
+    assert isinstance(loaded, optimizers.AdamW)
+    for optimizer in (built, loaded):
+        for actual, wanted in zip(run(optimizer, weights, gradients), expected, strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_lamb_without_addons_says_what_to_install(monkeypatch):

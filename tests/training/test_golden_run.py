@@ -4,14 +4,17 @@ The folder was written on TensorFlow 2.15.1 by
 `python tests/support/golden_run.py tests/golden/run-of-keras-2`.
 """
 
+import json
 import pathlib
 import shutil
 
 import golden_run
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from byol_tf import build, export, runs
+from byol_tf.errors import UserError
 from byol_tf.training.callbacks.checkpoint import TrainingCheckpoint
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "run-of-keras-2"
@@ -51,3 +54,15 @@ def test_the_encoder_is_exported(tmp_path):
     preprocessing = build.preprocessing_from_config(golden_run.config())
     export.save_encoder(encoder, path, preprocessing=preprocessing)  # Compares outputs itself.
     assert export.load_saved_model(str(path))[2]["embedding_size"] == 8
+
+
+def test_a_config_from_before_a_field_existed_is_the_one_with_its_default(tmp_path):
+    folder = str(shutil.copytree(GOLDEN, tmp_path / "run"))
+    before = json.loads((GOLDEN / "config.json").read_text())
+    given = golden_run.config()
+    assert "clip" in given.optimizer and "clip" not in before["optimizer"]
+    described = {"examples": before["examples"], "classes": before["classes"]}
+    runs.claim_run_dir(folder, given.to_dict() | described)
+    given.optimizer.clip = True
+    with pytest.raises(UserError, match=r"\(optimizer.clip: False there, True given\)"):
+        runs.claim_run_dir(folder, given.to_dict() | described)
