@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.method = "byol"  # or simclr, or the dotted name of a TwoViewModel of your own
     config.projection_size = 256
     config.hidden_size = 4096
+    config.projector_layers = 2  # Dense layers, the output's included
+    config.predictor_layers = 2
     config.base_ema = 0.99  # byol: τ₀
     config.constant_ema = False  # byol: τ stays τ₀, for ablations
     config.predictor = True  # byol: False only for ablations

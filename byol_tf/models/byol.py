@@ -41,6 +41,8 @@ class BYOL(TwoViewModel):
         constant_ema: Whether τ stays at τ₀ instead of following a cosine to 1; for ablations.
         projection_size: Width of projections and predictions.
         hidden_size: Hidden width of projector and predictor.
+        projector_layers: Number of Dense layers of the projector, at least 1; the paper has 2.
+        predictor_layers: The same of the predictor.
         predictor: Whether there is a predictor q. Without it the projection itself is compared with
             the target; for ablations (table 5b, where that collapses).
         **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
@@ -54,7 +56,15 @@ class BYOL(TwoViewModel):
         "Squared distance between prediction and target, both directions: 8 at most, 4 between "
         "random directions. It falls in a collapse too, so read it with the next two."
     )
-    CONFIG_FIELDS = ("base_ema", "constant_ema", "projection_size", "hidden_size", "predictor")
+    CONFIG_FIELDS = (
+        "base_ema",
+        "constant_ema",
+        "projection_size",
+        "hidden_size",
+        "projector_layers",
+        "predictor_layers",
+        "predictor",
+    )
 
     def __init__(
         self,
@@ -65,6 +75,8 @@ class BYOL(TwoViewModel):
         constant_ema: bool = False,
         projection_size: int = 256,
         hidden_size: int = 4096,
+        projector_layers: int = 2,
+        predictor_layers: int = 2,
         predictor: bool = True,
         **options: Any,
     ):
@@ -75,12 +87,16 @@ class BYOL(TwoViewModel):
         self.constant_ema = constant_ema
         self.projection_size = projection_size
         self.hidden_size = hidden_size
+        self.projector_layers = projector_layers
+        self.predictor_layers = predictor_layers
 
-        self.projector = networks.mlp(hidden_size, projection_size, name="projector")
+        self.projector = networks.mlp(hidden_size, projection_size, "projector", projector_layers)
         self.projector.build((None, self.representation_size))
         self.predictor = None
         if predictor:
-            self.predictor = networks.mlp(hidden_size, projection_size, name="predictor")
+            self.predictor = networks.mlp(
+                hidden_size, projection_size, "predictor", predictor_layers
+            )
             self.predictor.build((None, projection_size))
         self.target_encoder = _copy(encoder)
         self.target_projector = _copy(self.projector)

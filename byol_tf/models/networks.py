@@ -100,25 +100,41 @@ def resnet(
     return keras.Model(images, x, name=name or f"resnet{depth}_{width:g}x")
 
 
-def mlp(hidden_size: int, output_size: int, name: str) -> keras.Sequential:
+def mlp(
+    hidden_size: int,
+    output_size: int,
+    name: str,
+    num_layers: int = 2,
+    output_norm: bool = False,
+) -> keras.Sequential:
     """Returns a projector g_θ or predictor q_θ: Dense(bias) -> BatchNorm -> ReLU -> Dense(no bias).
 
     Its shapes are `[B, ...]` -> `[B, output_size]`; the paper uses 4096 and 256 (section 3.2).
 
     Args:
-        hidden_size: Width of the hidden layer.
+        hidden_size: Width of the hidden layers.
         output_size: Width of the output.
         name: Name of the model and prefix of its layers' names.
+        num_layers: Number of Dense layers, all but the last of them hidden; 1 is a linear map.
+        output_norm: Whether BatchNorm without scale and offset ends it, as in SimSiam's projector.
+
+    Raises:
+        UserError: `num_layers` is below 1.
     """
-    return keras.Sequential(
-        [
-            layers.Dense(hidden_size, name=f"{name}_hidden"),
-            BatchNorm(name=f"{name}_bn"),
-            layers.ReLU(name=f"{name}_relu"),
-            layers.Dense(output_size, use_bias=False, name=f"{name}_output"),
-        ],
-        name=name,
-    )
+    if num_layers < 1:
+        raise UserError(f"the {name} has {num_layers} layers; give 1 or more.")
+    parts = []
+    for number in range(1, num_layers):
+        suffix = "" if number == 1 else str(number)
+        parts += [
+            layers.Dense(hidden_size, name=f"{name}_hidden{suffix}"),
+            BatchNorm(name=f"{name}_bn{suffix}"),
+            layers.ReLU(name=f"{name}_relu{suffix}"),
+        ]
+    parts.append(layers.Dense(output_size, use_bias=False, name=f"{name}_output"))
+    if output_norm:
+        parts.append(BatchNorm(center=False, scale=False, name=f"{name}_output_bn"))
+    return keras.Sequential(parts, name=name)
 
 
 @keras.saving.register_keras_serializable("byol_tf")

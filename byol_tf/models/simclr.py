@@ -20,7 +20,8 @@ class SimCLR(TwoViewModel):
 
     Batches, calls and saving are those of `TwoViewModel`. The views of all replicas are each
     other's negatives (section 2.1); BatchNorm is synchronised as in the paper. The projector is
-    BYOL's MLP, as in the authors' comparison; SimCLR's own ends with one more BatchNorm.
+    BYOL's MLP, as in the authors' comparison; SimCLR's own, of 2 layers in the paper and 3 in its
+    published code, ends with one more BatchNorm.
 
     Args:
         encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
@@ -28,6 +29,7 @@ class SimCLR(TwoViewModel):
         temperature: Temperature of the softmax over similarities, above 0.
         projection_size: Width of projections.
         hidden_size: Hidden width of the projector.
+        projector_layers: Number of Dense layers of the projector, at least 1.
         **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:
@@ -39,7 +41,7 @@ class SimCLR(TwoViewModel):
         "NT-Xent: how badly an image's other view is told from the views of all other images of a "
         "batch of B; ln(2B − 1) where all views look alike, as in a collapse."
     )
-    CONFIG_FIELDS = ("temperature", "projection_size", "hidden_size")
+    CONFIG_FIELDS = ("temperature", "projection_size", "hidden_size", "projector_layers")
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class SimCLR(TwoViewModel):
         temperature: float = 0.1,
         projection_size: int = 128,
         hidden_size: int = 2048,
+        projector_layers: int = 2,
         **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
@@ -57,7 +60,8 @@ class SimCLR(TwoViewModel):
         self.temperature = temperature
         self.projection_size = projection_size
         self.hidden_size = hidden_size
-        self.projector = networks.mlp(hidden_size, projection_size, name="projector")
+        self.projector_layers = projector_layers
+        self.projector = networks.mlp(hidden_size, projection_size, "projector", projector_layers)
         self.projector.build((None, self.representation_size))
 
     @property

@@ -123,3 +123,21 @@ def test_images_need_not_be_square():
     assert encoder.input_shape == (None, 48, 64, 3) and encoder.output_shape == (None, 128)
     with pytest.raises(UserError, match="too small"):
         networks.resnet(depth=18, image_size=(64, 4), stem="small")
+
+
+@pytest.mark.parametrize("num_layers, widths", [(1, [8]), (2, [64, 8]), (3, [64, 64, 8])])
+def test_mlp_has_as_many_dense_layers_as_it_is_told(num_layers, widths):
+    mlp = networks.mlp(64, 8, "head", num_layers)
+    mlp.build((None, 16))
+    dense = [layer for layer in mlp.layers if isinstance(layer, keras.layers.Dense)]
+    assert [layer.units for layer in dense] == widths
+    assert [layer.use_bias for layer in dense] == [True] * (num_layers - 1) + [False]
+    kinds = [type(layer).__name__ for layer in mlp.layers]
+    assert kinds == ["Dense", "BatchNorm", "ReLU"] * (num_layers - 1) + ["Dense"]
+    with pytest.raises(UserError, match="the head has 0 layers; give 1 or more"):
+        networks.mlp(64, 8, "head", 0)
+
+
+def test_the_default_mlp_keeps_the_names_of_saved_models():
+    names = [layer.name for layer in networks.mlp(64, 8, "predictor").layers]
+    assert names == ["predictor_hidden", "predictor_bn", "predictor_relu", "predictor_output"]
