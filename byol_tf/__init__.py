@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from byol_tf.models import precision as precision
     from byol_tf.models import schedules as schedules
     from byol_tf.models import simclr as simclr
+    from byol_tf.models import simsiam as simsiam
     from byol_tf.models import stages as stages
     from byol_tf.models import two_view_model as two_view_model
+    from byol_tf.models import vicreg as vicreg
     from byol_tf.models.byol import BYOL as BYOL
     from byol_tf.training import callbacks as callbacks
     from byol_tf.training import pretrain as pretrain
@@ -58,9 +60,11 @@ _SHORT_NAMES = {
     "pretrain": "training.pretrain",
     "schedules": "models.schedules",
     "simclr": "models.simclr",
+    "simsiam": "models.simsiam",
     "stages": "models.stages",
     "strategy": "training.strategy",
     "two_view_model": "models.two_view_model",
+    "vicreg": "models.vicreg",
     "view_config": "images.view_config",
 }
 

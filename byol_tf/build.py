@@ -15,9 +15,11 @@ from byol_tf.models import networks, optimizers, schedules
 from byol_tf.models.byol import BYOL
 from byol_tf.models.precision import policy_scope
 from byol_tf.models.simclr import SimCLR
+from byol_tf.models.simsiam import SimSiam
 from byol_tf.models.two_view_model import TwoViewModel
+from byol_tf.models.vicreg import VICReg
 
-METHODS = {"byol": BYOL, "simclr": SimCLR}
+METHODS = {"byol": BYOL, "simclr": SimCLR, "simsiam": SimSiam, "vicreg": VICReg}
 
 
 def find_method(name: str) -> type[TwoViewModel]:

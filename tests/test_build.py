@@ -1,4 +1,4 @@
-"""Methods by name: SimCLR from its recipe, and a third one from outside byol_tf."""
+"""Methods by name: shipped ones from their recipes, and one from outside byol_tf."""
 
 import json
 
@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from byol_tf import build, encoders
-from byol_tf.configs import cifar10_demo, simclr_cifar10
+from byol_tf.configs import cifar10_demo, simclr_cifar10, simsiam_cifar10
 from byol_tf.errors import UserError
+from byol_tf.models import vicreg
 from byol_tf.runs import read_history
 from byol_tf.training import pretrain
 
@@ -25,8 +26,12 @@ def smoke(method, get_config=cifar10_demo.get_config):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    [smoke("simclr", simclr_cifar10.get_config), smoke("simsiam.SimSiam")],
-    ids=["simclr", "third method"],
+    [
+        smoke("simclr", simclr_cifar10.get_config),
+        smoke("simsiam", simsiam_cifar10.get_config),
+        smoke("barlow_twins.BarlowTwins"),
+    ],
+    ids=["simclr", "simsiam", "own method"],
 )
 def test_a_method_is_pretrained_resumed_and_evaluated_like_byol(config, images_dir, tmp_path):
     run_dir = str(tmp_path / "run")
@@ -38,24 +43,27 @@ def test_a_method_is_pretrained_resumed_and_evaluated_like_byol(config, images_d
     for actual, wanted in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, wanted)
     pretrained = encoders.from_run(run_dir)
-    assert pretrained.name == {"simclr": "SimCLR"}.get(config.method, "SimSiam")
+    assert pretrained.name == type(model).display_name
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     wanted = model.encoder(images, training=False)  # In bfloat16 where the machine prefers it.
     np.testing.assert_allclose(pretrained.encode(images), wanted, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize(
-    "name", ["vicreg", "nowhere.VICReg", "byol_tf.byol.Missing", "keras.Model", "", "."]
+    "name", ["barlow", "nowhere.VICReg", "byol_tf.byol.Missing", "keras.Model", "", "."]
 )
 def test_an_unknown_method_is_named(name):
-    with pytest.raises(UserError, match="is unknown; give one of byol, simclr, or module.Class"):
+    with pytest.raises(
+        UserError, match="is unknown; give one of byol, simclr, .*, or module.Class"
+    ):
         build.find_method(name)
 
 
 def test_the_class_of_a_method_is_found_by_its_dotted_name():
-    import simsiam
+    import barlow_twins
 
-    assert build.find_method("simsiam.SimSiam") is simsiam.SimSiam
+    assert build.find_method("barlow_twins.BarlowTwins") is barlow_twins.BarlowTwins
+    assert build.find_method("vicreg") is vicreg.VICReg
 
 
 def test_weights_of_the_other_networks_do_not_depend_on_the_online_classifier():

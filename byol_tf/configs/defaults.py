@@ -26,7 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.width = 1.0
     config.encoder.stem = "imagenet"  # or small
     config.encoder.zero_init_last_gamma = True
-    config.method = "byol"  # or simclr, or the dotted name of a TwoViewModel of your own
+    # or simclr, simsiam, vicreg, or the dotted name of a TwoViewModel of your own
+    config.method = "byol"
     config.projection_size = 256
     config.hidden_size = 4096
     config.projector_layers = 2  # Dense layers, the output's included
@@ -35,6 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.constant_ema = False  # byol: τ stays τ₀, for ablations
     config.predictor = True  # byol: False only for ablations
     config.temperature = 0.1  # simclr
+    config.invariance_weight = 25.0  # vicreg: λ, μ, ν
+    config.variance_weight = 25.0
+    config.covariance_weight = 1.0
     config.micro_batches = 1  # N: smaller batches with the same optimization, for ablations
 
     config.optimizer = ml_collections.ConfigDict()

@@ -1,4 +1,4 @@
-"""The losses of the methods: BYOL's regression (paper equation 2) and SimCLR's NT-Xent."""
+"""The losses of the methods: BYOL's regression (paper equation 2), SimCLR's NT-Xent, VICReg's."""
 
 import tensorflow as tf
 
@@ -75,6 +75,55 @@ def nt_xent_loss(projection_1: tf.Tensor, projection_2: tf.Tensor, temperature: 
         )
 
     return tf.reduce_mean(cross_entropy(z_1, all_1, all_2) + cross_entropy(z_2, all_2, all_1)) / 2
+
+
+def vicreg_loss(
+    projection_1: tf.Tensor,
+    projection_2: tf.Tensor,
+    invariance_weight: float,
+    variance_weight: float,
+    covariance_weight: float,
+) -> tf.Tensor:
+    """Computes VICReg's loss (arXiv 2105.04906, section 4.1 and algorithm 1), in float32.
+
+    It is λ s + μ v + ν c: s the mean squared difference of the two views' projections; v the mean
+    over the variables of max(0, 1 - √(variance + 1e-4)), averaged over the views (as in the
+    authors' code; the paper sums them); c the sum of the squared covariances of different
+    variables, divided by their number, summed over the views. Under a strategy, v and c are those
+    of all replicas' images.
+
+    Args:
+        projection_1, projection_2: Projections of the two views, float `[b, P]`; row i of both is
+            the same image.
+        invariance_weight: λ.
+        variance_weight: μ.
+        covariance_weight: ν.
+
+    Returns:
+        float32 scalar.
+    """
+    z_1, z_2 = (tf.cast(projection, tf.float32) for projection in (projection_1, projection_2))
+    invariance = tf.reduce_mean(tf.math.squared_difference(z_1, z_2))
+    all_1, all_2, _ = _of_all_replicas(z_1, z_2)
+    hinges, covariances = zip(
+        _hinge_and_covariance(all_1), _hinge_and_covariance(all_2), strict=True
+    )
+    return (
+        invariance_weight * invariance
+        + variance_weight * (hinges[0] + hinges[1]) / 2
+        + covariance_weight * (covariances[0] + covariances[1])
+    )
+
+
+def _hinge_and_covariance(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns VICReg's variance and covariance terms of one view `[B, P]`, scalars."""
+    count, size = tf.unstack(tf.cast(tf.shape(z), tf.float32))
+    centred = z - tf.reduce_mean(z, axis=0)
+    covariance = tf.matmul(centred, centred, transpose_a=True) / (count - 1)  # [P, P]
+    deviation = tf.sqrt(tf.linalg.diag_part(covariance) + 1e-4)
+    hinge = tf.reduce_mean(tf.nn.relu(1 - deviation))
+    others = tf.linalg.set_diag(covariance, tf.zeros_like(deviation))
+    return hinge, tf.reduce_sum(tf.square(others)) / size
 
 
 def _of_all_replicas(

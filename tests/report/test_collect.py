@@ -178,7 +178,7 @@ def test_images_without_a_checkpoint_are_an_error_only_where_asked_for(trained, 
     [
         ("byol", "BYOL", "8 at most", "base_ema"),
         ("simclr", "SimCLR", "ln(2B − 1)", "temperature"),
-        ("simsiam.SimSiam", "SimSiam", "the other view's stopped projection", "projection_size"),
+        ("barlow_twins.BarlowTwins", "Barlow Twins", "from the identity", "projection_size"),
         ("gone.Method", "gone.Method", "", None),  # Not importable where the page is made.
     ],
 )
