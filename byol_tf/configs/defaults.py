@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.invariance_weight = 25.0  # vicreg: λ, μ, ν
     config.variance_weight = 25.0
     config.covariance_weight = 1.0
-    config.micro_batches = 1  # N: smaller batches with the same optimization, for ablations
+    config.micro_batches = 1  # N: gradient accumulation over N parts of each batch, to save memory
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "lars"  # or lamb, adamw, sgd

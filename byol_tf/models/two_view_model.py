@@ -53,10 +53,10 @@ class TwoViewModel(keras_compat.Model):
             view 1 reports `online_accuracy`. It needs labels and never trains the encoder.
         augmentation: Layer `((crops_1, crops_2), seed=int32 [2])` -> views, such as
             `augmentations.TwoViews`; if given, it runs inside `train_step`, on the device.
-        micro_batches: N; each batch is cut into N independent micro-batches, with their own
-            BatchNorm statistics and loss, and the optimizer gets the mean of their gradients: batch
-            size B / N with the optimization of B, as in the paper's ablation of the batch size
-            (section 5).
+        micro_batches: N, gradient accumulation; each batch is cut into N independent micro-batches,
+            with their own BatchNorm statistics and loss, one after the other, and the optimizer
+            gets the mean of their gradients: the memory of B / N with the optimization of B, as in
+            the paper's ablation of the batch size (section 5).
         seed: Seed of the device-side augmentation.
 
     Raises:
@@ -239,8 +239,7 @@ class TwoViewModel(keras_compat.Model):
             for layer in moving_statistics.batch_norms(network)
         ]
         before = moving_statistics.read(layers)
-        parts = [self._gradients(*part) for part in self._micro_batches(views, labels)]
-        gradients = [_sum(gradients) for gradients in zip(*parts, strict=True)]
+        gradients = self._accumulated_gradients(views, labels)
         rate = keras_compat.apply_gradients(self.optimizer, gradients, self.trainable_variables)
         logged = self.after_update()
         self.step.assign_add(1)
@@ -254,6 +253,23 @@ class TwoViewModel(keras_compat.Model):
         self._classifier_loss(outputs.representation, labels)
         self._update_metrics(outputs)
         return keras_compat.step_logs(self._results())
+
+    def _accumulated_gradients(
+        self, views: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor | None
+    ) -> list[tf.Tensor | None]:
+        """Returns the sum of the micro-batches' parts of the gradients.
+
+        Each starts after the one before: otherwise TensorFlow would run them at the same time, with
+        the activations of all in memory.
+        """
+        first, *others = self._micro_batches(views, labels)
+        total = self._gradients(*first)
+        for part in others:
+            with tf.control_dependencies([gradient for gradient in total if gradient is not None]):
+                later = [None if tensor is None else tf.identity(tensor) for tensor in part]
+            pairs = zip(total, self._gradients(*later), strict=True)
+            total = [_sum(pair) for pair in pairs]
+        return total
 
     def _gradients(
         self, view_1: tf.Tensor, view_2: tf.Tensor, labels: tf.Tensor | None
