@@ -26,12 +26,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.width = 1.0
     config.encoder.stem = "imagenet"  # or small
     config.encoder.zero_init_last_gamma = True
+    config.encoder.norm = "batch"  # or group: no batch statistics, weight-standardised convolutions
     # or simclr, simsiam, vicreg, or the dotted name of a TwoViewModel of your own
     config.method = "byol"
     config.projection_size = 256
     config.hidden_size = 4096
     config.projector_layers = 2  # Dense layers, the output's included
     config.predictor_layers = 2
+    config.head_norm = "batch"  # or group
     config.base_ema = 0.99  # byol: τ₀
     config.constant_ema = False  # byol: τ stays τ₀, for ablations
     config.predictor = True  # byol: False only for ablations

@@ -43,6 +43,7 @@ class BYOL(TwoViewModel):
         hidden_size: Hidden width of projector and predictor.
         projector_layers: Number of Dense layers of the projector, at least 1; the paper has 2.
         predictor_layers: The same of the predictor.
+        head_norm: Norm of projector and predictor, `batch` or `group` (see `group_norm`).
         predictor: Whether there is a predictor q. Without it the projection itself is compared with
             the target; for ablations (table 5b, where that collapses).
         **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
@@ -63,6 +64,7 @@ class BYOL(TwoViewModel):
         "hidden_size",
         "projector_layers",
         "predictor_layers",
+        "head_norm",
         "predictor",
     )
 
@@ -77,6 +79,7 @@ class BYOL(TwoViewModel):
         hidden_size: int = 4096,
         projector_layers: int = 2,
         predictor_layers: int = 2,
+        head_norm: str = "batch",
         predictor: bool = True,
         **options: Any,
     ):
@@ -89,13 +92,16 @@ class BYOL(TwoViewModel):
         self.hidden_size = hidden_size
         self.projector_layers = projector_layers
         self.predictor_layers = predictor_layers
+        self.head_norm = head_norm
 
-        self.projector = networks.mlp(hidden_size, projection_size, "projector", projector_layers)
+        self.projector = networks.mlp(
+            hidden_size, projection_size, "projector", projector_layers, head_norm
+        )
         self.projector.build((None, self.representation_size))
         self.predictor = None
         if predictor:
             self.predictor = networks.mlp(
-                hidden_size, projection_size, "predictor", predictor_layers
+                hidden_size, projection_size, "predictor", predictor_layers, head_norm
             )
             self.predictor.build((None, projection_size))
         self.target_encoder = _copy(encoder)

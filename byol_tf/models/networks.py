@@ -13,6 +13,7 @@ from keras import layers
 
 from byol_tf import keras_compat
 from byol_tf.errors import UserError
+from byol_tf.models.group_norm import GroupNorm, check_norm, without_batch_norm
 
 # Numbers of blocks in the stages C2 to C5, and whether they are the three-convolution bottleneck
 # (He et al. 2016).
@@ -34,6 +35,7 @@ def resnet(
     image_size: int | tuple[int, int] = 224,
     stem: str = "imagenet",
     zero_init_last_gamma: bool = True,
+    norm: str = "batch",
     name: str | None = None,
 ) -> keras.Model:
     """Builds a ResNet v1 (stride on the 3x3 convolution) with global average pooling.
@@ -49,6 +51,8 @@ def resnet(
             stride 1, no pool), the usual choice for images of 32 to 64 pixels.
         zero_init_last_gamma: Whether each residual branch starts at zero (Goyal et al. 2017,
             section 5.1).
+        norm: `batch`, or `group`: GroupNorm and weight-standardised convolutions, without batch
+            statistics (see `group_norm`).
         name: Name of the model, by default `resnet{depth}_{width}x`.
 
     Returns:
@@ -56,8 +60,8 @@ def resnet(
         D = 512 · width for depths up to 34, 2048 · width above.
 
     Raises:
-        UserError: The depth or stem is unknown, the width gives no whole channel count, or the
-            image is smaller than the network's total stride.
+        UserError: The depth, stem or norm is unknown, the width gives no whole channel count, or
+            the image is smaller than the network's total stride.
     """
     if depth not in DEPTHS:
         raise UserError(f"ResNet depth {depth} is unknown; give one of {sorted(DEPTHS)}.")
@@ -67,6 +71,7 @@ def resnet(
         raise UserError(
             f"ResNet width {width} gives no whole number of channels; give a multiple of 1/64."
         )
+    check_norm(norm)
     smallest = STEM_STRIDES[stem] * 8  # C3, C4 and C5 halve the map once each.
     height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(height, width_px) < smallest:
@@ -97,7 +102,8 @@ def resnet(
             )
     # float32: the representation leaves the mixed-precision part of the network here.
     x = layers.GlobalAveragePooling2D(dtype="float32", name="representation")(x)
-    return keras.Model(images, x, name=name or f"resnet{depth}_{width:g}x")
+    model = keras.Model(images, x, name=name or f"resnet{depth}_{width:g}x")
+    return model if norm == "batch" else without_batch_norm(model)
 
 
 def mlp(
@@ -105,6 +111,7 @@ def mlp(
     output_size: int,
     name: str,
     num_layers: int = 2,
+    norm: str = "batch",
     output_norm: bool = False,
 ) -> keras.Sequential:
     """Returns a projector g_θ or predictor q_θ: Dense(bias) -> BatchNorm -> ReLU -> Dense(no bias).
@@ -116,24 +123,26 @@ def mlp(
         output_size: Width of the output.
         name: Name of the model and prefix of its layers' names.
         num_layers: Number of Dense layers, all but the last of them hidden; 1 is a linear map.
-        output_norm: Whether BatchNorm without scale and offset ends it, as in SimSiam's projector.
+        norm: `batch`, or `group` for GroupNorm in place of BatchNorm.
+        output_norm: Whether a norm without scale and offset ends it, as in SimSiam's projector.
 
     Raises:
-        UserError: `num_layers` is below 1.
+        UserError: `num_layers` is below 1, or the norm is unknown.
     """
     if num_layers < 1:
         raise UserError(f"the {name} has {num_layers} layers; give 1 or more.")
+    normalization, short = (BatchNorm, "bn") if check_norm(norm) == "batch" else (GroupNorm, "gn")
     parts = []
     for number in range(1, num_layers):
         suffix = "" if number == 1 else str(number)
         parts += [
             layers.Dense(hidden_size, name=f"{name}_hidden{suffix}"),
-            BatchNorm(name=f"{name}_bn{suffix}"),
+            normalization(name=f"{name}_{short}{suffix}"),
             layers.ReLU(name=f"{name}_relu{suffix}"),
         ]
     parts.append(layers.Dense(output_size, use_bias=False, name=f"{name}_output"))
     if output_norm:
-        parts.append(BatchNorm(center=False, scale=False, name=f"{name}_output_bn"))
+        parts.append(normalization(center=False, scale=False, name=f"{name}_output_{short}"))
     return keras.Sequential(parts, name=name)
 
 

@@ -30,6 +30,7 @@ class SimCLR(TwoViewModel):
         projection_size: Width of projections.
         hidden_size: Hidden width of the projector.
         projector_layers: Number of Dense layers of the projector, at least 1.
+        head_norm: Norm of the projector, `batch` or `group` (see `group_norm`).
         **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:
@@ -41,7 +42,13 @@ class SimCLR(TwoViewModel):
         "NT-Xent: how badly an image's other view is told from the views of all other images of a "
         "batch of B; ln(2B − 1) where all views look alike, as in a collapse."
     )
-    CONFIG_FIELDS = ("temperature", "projection_size", "hidden_size", "projector_layers")
+    CONFIG_FIELDS = (
+        "temperature",
+        "projection_size",
+        "hidden_size",
+        "projector_layers",
+        "head_norm",
+    )
 
     def __init__(
         self,
@@ -52,6 +59,7 @@ class SimCLR(TwoViewModel):
         projection_size: int = 128,
         hidden_size: int = 2048,
         projector_layers: int = 2,
+        head_norm: str = "batch",
         **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
@@ -61,7 +69,10 @@ class SimCLR(TwoViewModel):
         self.projection_size = projection_size
         self.hidden_size = hidden_size
         self.projector_layers = projector_layers
-        self.projector = networks.mlp(hidden_size, projection_size, "projector", projector_layers)
+        self.head_norm = head_norm
+        self.projector = networks.mlp(
+            hidden_size, projection_size, "projector", projector_layers, head_norm
+        )
         self.projector.build((None, self.representation_size))
 
     @property

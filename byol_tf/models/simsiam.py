@@ -26,6 +26,7 @@ class SimSiam(TwoViewModel):
         hidden_size: Hidden width of the projector, and four times that of the predictor.
         projector_layers: Number of Dense layers of the projector: 3, on CIFAR-10 2 in the paper.
         predictor_layers: Number of Dense layers of the predictor.
+        head_norm: Norm of projector and predictor, `batch` or `group` (see `group_norm`).
         **options: Arguments of `TwoViewModel`: num_classes, augmentation, micro_batches, seed.
 
     Raises:
@@ -37,7 +38,13 @@ class SimSiam(TwoViewModel):
         "1 minus the cosine of each prediction and the other view's projection: 0 at best, 1 "
         "between random directions. It is 0 in a collapse too, so read it with the next two."
     )
-    CONFIG_FIELDS = ("projection_size", "hidden_size", "projector_layers", "predictor_layers")
+    CONFIG_FIELDS = (
+        "projection_size",
+        "hidden_size",
+        "projector_layers",
+        "predictor_layers",
+        "head_norm",
+    )
 
     def __init__(
         self,
@@ -48,6 +55,7 @@ class SimSiam(TwoViewModel):
         hidden_size: int = 2048,
         projector_layers: int = 3,
         predictor_layers: int = 2,
+        head_norm: str = "batch",
         **options: Any,
     ):
         super().__init__(encoder, total_steps=total_steps, **options)
@@ -55,12 +63,13 @@ class SimSiam(TwoViewModel):
         self.hidden_size = hidden_size
         self.projector_layers = projector_layers
         self.predictor_layers = predictor_layers
+        self.head_norm = head_norm
         self.projector = networks.mlp(
-            hidden_size, projection_size, "projector", projector_layers, output_norm=True
+            hidden_size, projection_size, "projector", projector_layers, head_norm, output_norm=True
         )
         self.projector.build((None, self.representation_size))
         self.predictor = networks.mlp(
-            hidden_size // 4, projection_size, "predictor", predictor_layers
+            hidden_size // 4, projection_size, "predictor", predictor_layers, head_norm
         )
         self.predictor.build((None, projection_size))
 

@@ -24,6 +24,7 @@ class VICReg(TwoViewModel):
         projection_size: Width of projections; the paper has 8192.
         hidden_size: Hidden width of the projector, the same in the paper.
         projector_layers: Number of Dense layers of the projector; the paper has 3.
+        head_norm: Norm of the projector, `batch` or `group` (see `group_norm`).
         invariance_weight: λ >= 0, weight of the distance between the views.
         variance_weight: μ >= 0, weight of the hinge on each variable's standard deviation.
         covariance_weight: ν >= 0, weight of the covariances.
@@ -43,6 +44,7 @@ class VICReg(TwoViewModel):
         "projection_size",
         "hidden_size",
         "projector_layers",
+        "head_norm",
         "invariance_weight",
         "variance_weight",
         "covariance_weight",
@@ -56,6 +58,7 @@ class VICReg(TwoViewModel):
         projection_size: int = 8192,
         hidden_size: int = 8192,
         projector_layers: int = 3,
+        head_norm: str = "batch",
         invariance_weight: float = 25.0,
         variance_weight: float = 25.0,
         covariance_weight: float = 1.0,
@@ -65,13 +68,16 @@ class VICReg(TwoViewModel):
         self.projection_size = projection_size
         self.hidden_size = hidden_size
         self.projector_layers = projector_layers
+        self.head_norm = head_norm
         self.invariance_weight = invariance_weight
         self.variance_weight = variance_weight
         self.covariance_weight = covariance_weight
         for name in ("invariance_weight", "variance_weight", "covariance_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give a value of 0 or more.")
-        self.projector = networks.mlp(hidden_size, projection_size, "projector", projector_layers)
+        self.projector = networks.mlp(
+            hidden_size, projection_size, "projector", projector_layers, head_norm
+        )
         self.projector.build((None, self.representation_size))
 
     @property
