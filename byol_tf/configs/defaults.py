@@ -69,6 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.knn_every_epochs = 10  # 0 means never
     config.knn_examples = 5_000
     config.checkpoint_every_steps = 1_000
+    config.logger = ""  # or mlflow, wandb: an experiment tracker beside TensorBoard
     return config
 
 

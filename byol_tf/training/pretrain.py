@@ -29,7 +29,14 @@ from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.runs import load_config, restore_encoder
 from byol_tf.sources import Source
 from byol_tf.training import strategy as strategies
-from byol_tf.training.callbacks import checkpoint, collapse, history, online_eval, progress
+from byol_tf.training.callbacks import (
+    checkpoint,
+    collapse,
+    history,
+    online_eval,
+    progress,
+    trackers,
+)
 
 # Scripts use these names as `byol_tf.pretrain.…`.
 __all__ = [
@@ -85,6 +92,7 @@ def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strate
         raise UserError(f"epochs is {config.epochs}; give at least 1.")
     data.check_config(config)
     find_method(config.method)
+    trackers.check(config.logger)
     strategies.check_batch_size(config.batch_size, distribution)
 
 
@@ -141,8 +149,10 @@ def _train(
         bar = progress.ProgressBar(total_steps, config.batch_size, start_step)
         callbacks += [history.History(run_dir, start_step), bar]
     callbacks.append(saver)  # Last, so that every step a checkpoint counts has been logged.
+    tracker = trackers.tracked(config.logger if chief else "", run_dir, config)
     try:
-        with data.clean_errors(source):
+        with tracker as tracking, data.clean_errors(source):
+            callbacks[-1:-1] = tracking  # After the monitors, whose values it logs too.
             _fit(model, views, steps_per_epoch, start_step, config.epochs, callbacks)
     finally:
         if bar is not None:
