@@ -6,8 +6,8 @@ The numbers are those of Chen et al. 2020 (arXiv 2002.05709, sections 2.2 and 3.
 B.6): LARS, 0.3 per 256 images, weight decay 1e-6, temperature 0.1, projections of 128 values,
 colour distortion of strength 1, blur with probability 0.5, no solarization. We have not run it.
 
-It differs in the order of the colour distortions, which is random here and in BYOL's code, and in
-brightness, which is added instead of multiplied.
+The colour distortions are those of the paper's own code: in random order, the brightness added. The
+authors' later code (SimCLR v2, tf2/) multiplies the brightness. docs/recipes.md has what differs.
 """
 
 import ml_collections
