@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags, logging
 
 from byol_tf.choices import FORMATS
-from byol_tf.cli import import_tensorflow, run_main
+from byol_tf.cli import hidden_stderr, import_tensorflow, run_main
 from byol_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +110,14 @@ def _export_saved_model() -> str:
             f"the model card of '{path}' has no config to build a Keras model from; export the run "
             "instead, or save the Keras model with export.save_keras."
         )
-    _convert(encoder.build(), preprocessing, card)
+    try:
+        model = encoder.build()
+    except ValueError as error:
+        raise UserError(
+            f"the weights of '{path}' do not fit the encoder of its config ({error}); another "
+            "version of byol_tf exported it, so export the run again."
+        ) from error
+    _convert(model, preprocessing, card)
     return ""
 
 
@@ -130,7 +137,8 @@ def _convert(
     elif _FLAGS.format == "onnx":
         export.save_onnx(encoder, _FLAGS.output, **arguments)
     else:
-        export.save_tflite(encoder, _FLAGS.output, quantize=_FLAGS.quantize, **arguments)
+        with hidden_stderr():  # The converter counts operations there.
+            export.save_tflite(encoder, _FLAGS.output, quantize=_FLAGS.quantize, **arguments)
 
 
 def _images(preprocessing: "Preprocessing") -> np.ndarray:

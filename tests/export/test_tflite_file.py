@@ -142,15 +142,24 @@ def test_int8_is_smaller_and_close_and_the_card_says_how_close(path, encoder, ph
     np.testing.assert_allclose([scale, zero_point], [1, 0], atol=1e-6)
 
 
+class AsItIs(tf.Module):
+    """A `prepare` of a pipeline, which the file cannot hold, where it changes nothing."""
+
+    def __call__(self, image_bytes):
+        return image_bytes
+
+
 def test_a_saved_model_is_converted(photos, tmp_path):
     saved = tmp_path / "photos" / "1"
     whole = Preprocessing(SIZE, 1.0, PREPROCESSING.mean, PREPROCESSING.std)
-    export.save_encoder(small_encoder(), saved, preprocessing=whole)
+    export.save_encoder(small_encoder(), saved, preprocessing=whole, prepare=AsItIs())
     export.save_tflite(saved, tmp_path / "photos.tflite", images=photos[:3])
     pixels = tf.saved_model.load(str(saved)).signatures["pixels"]
     expected = pixels(images=tf.constant(photos))["embedding"]
     embedding = run(tmp_path / "photos.tflite", photos)
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
+    card = json.loads((tmp_path / "photos.tflite.card.json").read_text())
+    assert "a pipeline's Transform" in card["not_inside"]
 
 
 @pytest.mark.slow
