@@ -3,13 +3,14 @@
 Flags are parsed before TensorFlow is imported, so `--help` answers at once.
 """
 
+import contextlib
 import faulthandler
 import importlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -64,11 +65,20 @@ def import_tensorflow() -> None:
     """Imports TensorFlow and finds its devices, without what its C++ code writes of them.
 
     TF_CPP_MIN_LOG_LEVEL hides neither the errors of a cuDNN, cuFFT and cuBLAS that are registered
-    twice nor the lines of current releases (tensorflow/tensorflow issue 100442). If the import
-    fails, what was written is shown; if it kills the process, Python's stack is.
+    twice nor the lines of current releases (tensorflow/tensorflow issue 100442).
     """
-    if "tensorflow" in sys.modules:
-        return
+    if "tensorflow" not in sys.modules:
+        with hidden_stderr():
+            importlib.import_module("tensorflow").config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def hidden_stderr() -> Iterator[None]:
+    """Hides what the body, its C++ code included, writes to stderr.
+
+    If it raises anything but a `UserError`, what was written is shown; if it kills the process,
+    Python's stack is.
+    """
     traced = faulthandler.is_enabled()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(2), "wb") as terminal:
@@ -76,7 +86,9 @@ def import_tensorflow() -> None:
         if traced:
             faulthandler.enable(terminal)
         try:
-            importlib.import_module("tensorflow").config.list_physical_devices()
+            yield
+        except UserError:
+            raise
         except BaseException:
             hidden.seek(0)
             terminal.write(hidden.read())

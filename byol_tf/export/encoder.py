@@ -73,7 +73,7 @@ def save_encoder(
     """
     preprocessing = preprocessing or Preprocessing(image_size)
     check_new(path)
-    _check(encoder, preprocessing)
+    check_fits(encoder, preprocessing)
     encoder = in_float32(encoder)
     inputs = warmup_inputs(preprocessing.image_size)
     expected = _expected(encoder, preprocessing, prepare, inputs)
@@ -83,7 +83,7 @@ def save_encoder(
             module,
             signatures,
             path,
-            card=_card(encoder, preprocessing) | (metadata or {}),
+            card=describe(encoder, preprocessing) | (metadata or {}),
             inputs=inputs,
             expected=expected,
             model_name=model_name,
@@ -210,7 +210,8 @@ def _in_parts(embed: Callable, inputs: tf.Tensor, dimensions: int) -> tf.Tensor:
     return embeddings
 
 
-def _card(encoder: keras.Model, preprocessing: Preprocessing) -> dict[str, Any]:
+def describe(encoder: keras.Model, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Returns the entries of the model card that every format has."""
     return {
         "architecture": encoder.name,
         "parameters": encoder.count_params(),
@@ -234,15 +235,21 @@ def _expected(
             "one image file for each, string [B]."
         )
     embedding = encoder(preprocessing.from_bytes(files), training=False).numpy()
-    if not np.isfinite(embedding).all():
-        raise UserError(
-            f"the encoder '{encoder.name}' gives values that are not finite for a plain image; its "
-            "weights have diverged, so export an earlier checkpoint."
-        )
+    check_finite(embedding, encoder.name)
     return embedding
 
 
-def _check(encoder: keras.Model, preprocessing: Preprocessing) -> None:
+def check_finite(embedding: np.ndarray, name: str) -> None:
+    """Raises `UserError` if the encoder `name` gave values that are not finite."""
+    if not np.isfinite(embedding).all():
+        raise UserError(
+            f"the encoder '{name}' gives values that are not finite for a plain image; its "
+            "weights have diverged, so export an earlier checkpoint."
+        )
+
+
+def check_fits(encoder: keras.Model, preprocessing: Preprocessing) -> None:
+    """Raises `UserError` unless the encoder is `[B, S, S, 3]` -> `[B, D]`, S as preprocessed."""
     check_flat(encoder.output_shape)
     size = preprocessing.image_size
     if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, size, size, 3]):

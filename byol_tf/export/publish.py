@@ -1,6 +1,7 @@
-"""Atomic writes of exported models, which are reloaded and compared before they get their name.
+"""Atomic writes of exported models, which are compared before they get their name.
 
-Beside the graph, `assets.extra/` holds warm-up requests and `model_card.json`.
+A SavedModel has warm-up requests and `model_card.json` in `assets.extra/`; a format of one file has
+its card beside it, as FILE.card.json.
 """
 
 import contextlib
@@ -15,15 +16,47 @@ import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.export.warmup import write_warmup
+from byol_tf.files import write_atomically
 
 CARD_PATH = "assets.extra/model_card.json"
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 
 def check_new(path: str | os.PathLike) -> None:
     """Raises `UserError` if `path` exists."""
     if tf.io.gfile.exists(path):
-        raise UserError(f"'{path}' exists already; give a new version number, or remove it first.")
+        raise UserError(f"'{path}' exists already; give a new version or name, or remove it first.")
+
+
+def card_beside(path: str | os.PathLike) -> str:
+    """Returns the path of the model card of a single file."""
+    return f"{os.fspath(path)}.card.json"
+
+
+def relative_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference of `[N, D]`, relative to the largest value if that exceeds 1.
+
+    It is infinite if a value is not finite; an export is right up to `TOLERANCE`.
+    """
+    difference = np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max())
+    return float(difference) if np.isfinite(difference) else float("inf")
+
+
+def publish_file(content: bytes, path: str | os.PathLike, card: dict[str, Any]) -> None:
+    """Writes a converted model that its caller has compared, and its card beside it.
+
+    Raises:
+        UserError: The path cannot be written; neither file is there then.
+    """
+    path = os.fspath(path)
+    with _writing(path):
+        tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+        write_atomically(card_beside(path), _json(card))
+        try:
+            write_atomically(path, content)
+        except (OSError, tf.errors.OpError):
+            tf.io.gfile.remove(card_beside(path))
+            raise
 
 
 def publish(
@@ -60,7 +93,7 @@ def publish(
             tf.saved_model.save(module, temporary, signatures=signatures)
             write_warmup(temporary, model_name, inputs)
             with tf.io.gfile.GFile(os.path.join(temporary, CARD_PATH), "w") as file:
-                file.write(json.dumps(card, indent=2, sort_keys=True) + "\n")
+                file.write(_json(card))
         _compare(temporary, inputs, expected)
         with _writing(path):
             tf.io.gfile.rename(temporary, path)
@@ -75,12 +108,16 @@ def _compare(folder: str, inputs: dict[str, dict[str, np.ndarray]], expected: np
     for signature_name, values in inputs.items():
         tensors = {name: tf.constant(value) for name, value in values.items()}
         (output,) = model.signatures[signature_name](**tensors).values()
-        difference = np.abs(output.numpy() - expected).max()
-        if difference > _TOLERANCE * max(1.0, np.abs(expected).max()):
+        difference = relative_difference(output.numpy(), expected)
+        if difference > TOLERANCE:
             raise RuntimeError(
                 f"the exported signature {signature_name} differs from the model in memory by up "
                 f"to {difference}; no model was written."
             )
+
+
+def _json(card: dict[str, Any]) -> str:
+    return json.dumps(card, indent=2, sort_keys=True) + "\n"
 
 
 @contextlib.contextmanager

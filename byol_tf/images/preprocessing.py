@@ -5,9 +5,12 @@ saw. Everything is TensorFlow graph code: it works eagerly, in tf.data and insid
 """
 
 import dataclasses
+import fractions
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
@@ -175,12 +178,35 @@ class Preprocessing:
         """Returns (images - mean) / std for float `[..., 3]` in [0, 1], as float32."""
         return normalize(images, self.mean, self.std)
 
-    def _center_crop(self, images: tf.Tensor) -> tf.Tensor:
+    def unnormalized(self) -> "Preprocessing":
+        """Returns this preprocessing without the normalisation, to values in [0, 1]."""
+        zeros: Any = (0.0,) * len(self.mean)
+        ones: Any = (1.0,) * len(self.std)
+        return dataclasses.replace(self, mean=zeros, std=ones)
+
+    def crop_box(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns top, left and side of the centre crop of `[..., H, W, C]`, scalars int32."""
         shape = tf.shape(images)
         height, width = shape[-3], shape[-2]
-        shorter = tf.cast(tf.minimum(height, width), tf.float64)
+        shorter = tf.minimum(height, width)
         # Truncated, as in the authors' code (dataset.py:_decode_and_center_crop).
-        side = tf.maximum(tf.cast(self.crop_fraction * shorter, tf.int32), 1)
+        side = tf.maximum(_truncated_product(self.crop_fraction, shorter), 1)
         # An odd remainder puts the extra pixel above and to the left, as in the authors' code.
-        top, left = (height - side + 1) // 2, (width - side + 1) // 2
+        return (height - side + 1) // 2, (width - side + 1) // 2, side
+
+    def _center_crop(self, images: tf.Tensor) -> tf.Tensor:
+        top, left, side = self.crop_box(images)
         return images[..., top : top + side, left : left + side, :]
+
+
+def _truncated_product(fraction: float, length: tf.Tensor) -> tf.Tensor:
+    """Returns int(fraction · length) in float64, without float64 where integers give the same.
+
+    Runtimes that exports are converted for, such as TensorRT, have no float64.
+    """
+    ratio = fractions.Fraction(fraction).limit_denominator(1000)
+    lengths = np.arange(2**14)
+    equal = (fraction * lengths).astype(int) == lengths * ratio.numerator // ratio.denominator
+    if equal.all():
+        return length * ratio.numerator // ratio.denominator
+    return tf.cast(fraction * tf.cast(length, tf.float64), tf.int32)

@@ -2,13 +2,16 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import refusal
 
 from byol_tf import build, runs
 from byol_tf.checkpoints import trackable
 from byol_tf.configs import cifar10_demo
+from byol_tf.export import save_encoder
 
 
 def export(*flags):
@@ -92,3 +95,48 @@ def test_a_missing_run_gets_a_sentence(tmp_path):
 def test_missing_flags_are_named(tmp_path):
     result = export(f"--run_dir={tmp_path}")
     assert result.returncode == 1 and "Flag --output must have a value" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--output=1"], "give either --run_dir or --saved_model"),
+        (["--run_dir=r", "--saved_model=m", "--output=1"], "give either --run_dir or"),
+        (["--saved_model=m", "--output=1"], "'m' is a SavedModel already; give another --format"),
+        (["--run_dir=r", "--output=a.onnx"], "add --format=onnx, or give a folder"),
+        (["--run_dir=r", "--format=onnx", "--quantize=int8", "--output=a.onnx"], "is for --format"),
+        (["--run_dir=r", "--format=tflite", "--quantize=int8", "--output=a.tflite"], "needs --ima"),
+        (["--run_dir=r", "--images=i", "--output=1"], "--images is for the other formats"),
+        (["--saved_model=m", "--checkpoint=c", "--output=a.onnx", "--format=onnx"], "--checkpoint"),
+    ],
+)
+def test_flags_that_contradict_each_other_get_a_sentence(flags, sentence):
+    assert sentence in refusal("byol_tf.cli.export", *flags)
+
+
+def test_a_pushed_saved_model_becomes_a_keras_file(run_dir, image, tmp_path):
+    config = runs.load_config(str(run_dir))
+    preprocessing = build.preprocessing_from_config(config)
+    encoder = runs.restore_encoder(str(run_dir))
+    metadata = {"config": config.to_dict(), "code": "abc"}
+    save_encoder(encoder, tmp_path / "1", preprocessing=preprocessing, metadata=metadata)
+    path = tmp_path / "photos.keras"
+    result = export(f"--saved_model={tmp_path / '1'}", "--format=keras", f"--output={path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"The encoder is in {path}.\n"
+    images = preprocessing.from_bytes(tf.constant([image]))
+    np.testing.assert_allclose(
+        keras.models.load_model(path)(images, training=False),
+        encoder(images, training=False),
+        rtol=0,
+        atol=1e-5,
+    )
+    assert json.loads((tmp_path / "photos.keras.card.json").read_text())["code"] == "abc"
+
+
+def test_a_saved_model_without_a_config_gets_a_sentence(tmp_path):
+    pool = keras.layers.GlobalAveragePooling2D()
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), pool])
+    save_encoder(encoder, tmp_path / "1", image_size=8)
+    flags = [f"--saved_model={tmp_path / '1'}", "--format=keras", "--output=a.keras"]
+    assert "has no config to build a Keras model from" in refusal("byol_tf.cli.export", *flags)
