@@ -18,6 +18,8 @@ from byol_tf.images import orientation
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+RESIZES = ("bicubic", "bilinear")
+
 # TensorFlow's default is the fast transform, up to 14 levels off. The accurate one is as fast and
 # equals Pillow's, so that a client that decodes by itself gets the same embedding.
 JPEG_DCT = "INTEGER_ACCURATE"
@@ -90,6 +92,29 @@ def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
     )
 
 
+def resize_shorter_side(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes as Pillow and torchvision do: bilinear, antialiased, levels rounded in between.
+
+    Args:
+        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        size: Shorter side of the result, in pixels; the longer one is truncated.
+
+    Returns:
+        float32 of whole levels, `[H', W', 3]` or `[B, H', W', 3]`.
+    """
+    shape = tf.shape(images)
+    height, width = shape[-3], shape[-2]
+    shorter = tf.minimum(height, width)
+    new_height, new_width = size * height // shorter, size * width // shorter
+
+    def resize(levels, sides):
+        resized = tf.image.resize(levels, sides, antialias=True)
+        return tf.floor(resized + 0.5)
+
+    # Pillow rounds to levels after each direction, the horizontal one first.
+    return resize(resize(images, [height, new_width]), [new_height, new_width])
+
+
 def to_unit_range(images: tf.Tensor) -> tf.Tensor:
     """Maps float `[...]` in about [0, 255] to [0, 1] and clips the overshoot of a resize."""
     return tf.clip_by_value(images * (1.0 / 255.0), 0.0, 1.0)
@@ -117,7 +142,7 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The preprocessing of a frozen encoder: centre crop, bicubic resize, normalisation.
+    """The preprocessing of a frozen encoder: centre crop and resize, normalisation.
 
     Attributes:
         image_size: Side S of the result, in pixels, at least 1.
@@ -125,15 +150,19 @@ class Preprocessing:
             image's shorter side; 0.875 is 224 of 256, the paper's evaluation crop (appendix C.1).
         mean: Mean of each channel of RGB in [0, 1], which is subtracted.
         std: Standard deviation of each channel of RGB in [0, 1], positive, which divides.
+        resize: `bicubic` crops, then resizes without antialiasing, as the authors' code does;
+            `bilinear` resizes the shorter side to S / crop_fraction with antialiasing, then crops,
+            as torchvision does.
 
     Raises:
-        UserError: A value is out of range.
+        UserError: A value is out of range or unknown.
     """
 
     image_size: int
     crop_fraction: float = 0.875
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resize: str = "bicubic"
 
     def __post_init__(self):
         # Configs and JSON give lists, which are not equal to tuples and have no hash.
@@ -148,6 +177,8 @@ class Preprocessing:
                 "crop_fraction must be in (0, 1], the fraction of the shorter side that is kept; "
                 f"got {self.crop_fraction!r}."
             )
+        if self.resize not in RESIZES:
+            raise UserError(f"resize '{self.resize}' is unknown; give one of {', '.join(RESIZES)}.")
         check_normalization(self.mean, self.std)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
@@ -160,7 +191,10 @@ class Preprocessing:
             float32 `[S, S, 3]` or `[B, S, S, 3]`, normalised.
         """
         images = tf.convert_to_tensor(images, tf.uint8)
-        resized = resize_bicubic(self._center_crop(images), self.image_size)
+        if self.resize == "bilinear":
+            resized = self._crop_resized(images)
+        else:
+            resized = resize_bicubic(self._center_crop(images), self.image_size)
         return self.normalize(to_unit_range(resized))
 
     def from_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
@@ -184,3 +218,12 @@ class Preprocessing:
         # An odd remainder puts the extra pixel above and to the left, as in the authors' code.
         top, left = (height - side + 1) // 2, (width - side + 1) // 2
         return images[..., top : top + side, left : left + side, :]
+
+    def _crop_resized(self, images: tf.Tensor) -> tf.Tensor:
+        size = self.image_size
+        resized = resize_shorter_side(images, round(size / self.crop_fraction))
+        shape = tf.shape(resized)
+        # Rounded to even, as in torchvision's center_crop.
+        top, left = (tf.cast(tf.round((shape[axis] - size) / 2), tf.int32) for axis in (-3, -2))
+        crop = resized[..., top : top + size, left : left + size, :]
+        return tf.ensure_shape(crop, [*images.shape[:-3], size, size, 3])
