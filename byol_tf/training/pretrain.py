@@ -81,7 +81,9 @@ def pretrain(
         }
         if config.encoder.get("weights"):
             described["started_from"] = (
-                start.describe() if start else runs.load_config(run_dir).get("started_from")
+                start.describe()
+                if start
+                else runs.load_config(run_dir).to_dict().get("started_from")
             )
         runs.claim_run_dir(run_dir, described)
         return _train(config, source, run_dir, distribution, start, chief=True)

@@ -37,7 +37,7 @@ def read(name: str) -> EncoderWeights:
         name,
     )
     try:
-        model = build(include_top=False, weights="imagenet")
+        model = build(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
     # Keras raises a plain Exception when a download fails.
     except Exception as error:
         raise UserError(

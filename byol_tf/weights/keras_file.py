@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from byol_tf.errors import UserError
+from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.weights.encoder_weights import EncoderWeights
 from byol_tf.weights.keras_model import network_of
 
@@ -63,7 +64,9 @@ def read_model(path: str) -> EncoderWeights:
     network = network_of(names, layers, path)
     kind = f"{saved['class_name']}'s encoder" if of_method else "an encoder"
     method = str(saved["class_name"]).lower() if of_method else "imported"
-    return EncoderWeights(path, f"a .keras file of {kind}", layers, network, None, method)
+    size = _image_size(encoder["config"]["layers"][0]["config"])
+    preprocessing = Preprocessing(size) if size else None  # The file does not have it.
+    return EncoderWeights(path, f"a .keras file of {kind}", layers, network, preprocessing, method)
 
 
 class WeightsFile(EncoderWeights):
@@ -153,6 +156,13 @@ def _array(variable: h5py.Dataset) -> np.ndarray:
     ):
         raise UserError(f"'{variable.name}' in the HDF5 file is not an array that Keras wrote.")
     return np.asarray(variable)
+
+
+def _image_size(config: dict[str, Any]) -> int | None:
+    """Returns the side of the square images that an input layer takes, None if it takes others."""
+    shape = config.get("batch_shape") or config.get("batch_input_shape") or []
+    square = len(shape) == 4 and shape[1] == shape[2] and isinstance(shape[1], int)
+    return shape[1] if square else None
 
 
 def _listed(configs: list[dict[str, Any]]) -> list[_Layer]:

@@ -44,7 +44,8 @@ def _tensor(path: str, base: int, size: int, entry: dict) -> Tensor:
     start, end = (int(offset) for offset in entry["data_offsets"])
     dtype = _TYPES[entry["dtype"]]
     width = 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
-    if not 0 <= start <= end <= size - base or end - start != math.prod(shape) * width:
+    fits = 0 <= start <= end <= size - base and end - start == math.prod(shape) * width
+    if not fits or min(shape, default=0) < 0:
         raise ValueError("a tensor does not fit its bytes")
     return Tensor(shape, _reader(path, base + start, end - start, dtype, shape))
 

@@ -5,7 +5,7 @@ from absl import logging
 
 from byol_tf.weights import imagenet
 from byol_tf.weights.encoder_weights import EncoderWeights
-from byol_tf.weights.read import read
+from byol_tf.weights.formats import read
 
 
 def read_start(config: ml_collections.ConfigDict) -> EncoderWeights | None:
