@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from byol_tf.errors import UserError
-from byol_tf.images import orientation
+from byol_tf.images import orientation, pillow
 
 # Statistics of RGB in [0, 1] on ImageNet's training set (DeepMind's byol,
 # dataset.py:normalize_images).
@@ -90,29 +90,6 @@ def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
         lambda: resize(tf.cast(images, tf.float32)),
         lambda: resize(images),
     )
-
-
-def resize_shorter_side(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes as Pillow and torchvision do: bilinear, antialiased, levels rounded in between.
-
-    Args:
-        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
-        size: Shorter side of the result, in pixels; the longer one is truncated.
-
-    Returns:
-        float32 of whole levels, `[H', W', 3]` or `[B, H', W', 3]`.
-    """
-    shape = tf.shape(images)
-    height, width = shape[-3], shape[-2]
-    shorter = tf.minimum(height, width)
-    new_height, new_width = size * height // shorter, size * width // shorter
-
-    def resize(levels, sides):
-        resized = tf.image.resize(levels, sides, antialias=True)
-        return tf.floor(resized + 0.5)
-
-    # Pillow rounds to levels after each direction, the horizontal one first.
-    return resize(resize(images, [height, new_width]), [new_height, new_width])
 
 
 def to_unit_range(images: tf.Tensor) -> tf.Tensor:
@@ -221,7 +198,7 @@ class Preprocessing:
 
     def _crop_resized(self, images: tf.Tensor) -> tf.Tensor:
         size = self.image_size
-        resized = resize_shorter_side(images, round(size / self.crop_fraction))
+        resized = pillow.resize_shorter_side(images, round(size / self.crop_fraction))
         shape = tf.shape(resized)
         # Rounded to even, as in torchvision's center_crop.
         top, left = (tf.cast(tf.round((shape[axis] - size) / 2), tf.int32) for axis in (-3, -2))
