@@ -76,8 +76,9 @@ def load(
         UserError: It is no pickle, or cut short, or uses what no checkpoint needs.
     """
     machine = _Machine(builders, persistent)
+    bounded = cast(BinaryIO, _Bounded(file, size))
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(_bounded(file, size))):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
             if count > _MOST_OPERATIONS:
                 raise ValueError("it has too many parts")
             machine.run(opcode.name, argument)
@@ -91,12 +92,9 @@ def load(
         ) from error
 
 
-def _bounded(file: BinaryIO, size: int) -> BinaryIO:
-    """Returns a file whose reads never ask for more bytes than it has."""
-    return cast(BinaryIO, _Bounded(file, size))
-
-
 class _Bounded:
+    """A file whose reads never ask for more bytes than it has."""
+
     def __init__(self, file: BinaryIO, size: int):
         self._file = file
         self._left = size

@@ -26,6 +26,19 @@ class _PickledType:
         return np.dtype(f"{self._order}{self._code}")
 
 
+class PickledBytes:
+    """Bytes as protocol 2 has them, text to be encoded: once they are used, to save memory."""
+
+    def __init__(self, text: str, encoding: str):
+        if encoding != "latin1":
+            raise ValueError("it has bytes in an unknown encoding")
+        self._text = text
+
+    def content(self) -> bytes:
+        """Returns the bytes."""
+        return self._text.encode("latin1")
+
+
 class PickledArray:
     """A numpy.ndarray of a pickle."""
 
@@ -43,17 +56,12 @@ class PickledArray:
             ValueError: Its parts do not fit.
         """
         _, shape, dtype, fortran, content = self._state
+        if isinstance(content, PickledBytes):
+            content = content.content()
         numbers = np.frombuffer(content, dtype.numpy())
         if math.prod(shape) != numbers.size:
             raise ValueError("an array in it has another shape than bytes")
         return numbers.reshape(shape, order="F" if fortran else "C")
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Python 3 writes bytes in protocol 2 as text to be encoded."""
-    if encoding != "latin1":
-        raise ValueError("it has bytes in an unknown encoding")
-    return text.encode("latin1")
 
 
 def _create_array(made_by: Any, args: Any, state: Any, *rest: Any) -> PickledArray:
@@ -64,7 +72,7 @@ def _create_array(made_by: Any, args: Any, state: Any, *rest: Any) -> PickledArr
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
-    "_codecs encode": _encode,
+    "_codecs encode": PickledBytes,
     "dill._dill _create_array": _create_array,
     "dill.dill _create_array": _create_array,
     "numpy dtype": _PickledType,
