@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from byol_tf import export as export
     from byol_tf import runs as runs
     from byol_tf import sources as sources
+    from byol_tf import weights as weights
     from byol_tf.images import augmentations as augmentations
     from byol_tf.images import preprocessing as preprocessing
     from byol_tf.images import view_config as view_config

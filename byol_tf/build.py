@@ -1,7 +1,7 @@
 """Builds the parts of a config: method, encoder, augmentation, preprocessing."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import ml_collections
@@ -51,6 +51,7 @@ def build_model(
     steps_per_epoch: int,
     class_names: Sequence[str] | None,
     distribution: tf.distribute.Strategy,
+    start: Callable[[keras.Model], None] | None = None,
 ) -> TwoViewModel:
     """Returns the compiled model of `config`, its weights drawn from `config.seed`.
 
@@ -59,14 +60,18 @@ def build_model(
         steps_per_epoch: Number of steps per epoch, for the schedules.
         class_names: Class names of the data, or None for unlabelled images.
         distribution: Strategy under whose scope the model is built.
+        start: Sets the weights of the encoder, before the method copies it for its target.
     """
     total_steps = steps_per_epoch * config.epochs
     augmentation = build_augmentation(config) if config.augment.run_on == "device" else None
     keras.utils.set_random_seed(config.seed)
     with distribution.scope(), policy_scope(config.precision):
         method = find_method(config.method)
+        encoder = build_encoder(config)
+        if start is not None:
+            start(encoder)
         model = method(
-            build_encoder(config),
+            encoder,
             total_steps=total_steps,
             num_classes=len(class_names) if class_names and config.online_classifier else None,
             augmentation=augmentation,
@@ -93,7 +98,9 @@ def build_model(
 
 def build_encoder(config: ml_collections.ConfigDict) -> keras.Model:
     """Returns the encoder of `config.encoder`, newly initialised."""
-    return networks.resnet(image_size=config.image_size, **config.encoder)
+    arguments = config.encoder.to_dict()
+    arguments.pop("weights", None)  # Where a training starts; the network is the same.
+    return networks.resnet(image_size=config.image_size, **arguments)
 
 
 def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:
@@ -109,5 +116,9 @@ def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:
 def preprocessing_from_config(config: ml_collections.ConfigDict) -> Preprocessing:
     """Returns the preprocessing for evaluating and serving an encoder trained with `config`."""
     return Preprocessing(
-        config.image_size, config.eval_crop_fraction, config.normalize.mean, config.normalize.std
+        config.image_size,
+        config.eval_crop_fraction,
+        config.normalize.mean,
+        config.normalize.std,
+        config.get("eval_resize", "bicubic"),  # Runs from before there was another do not say it.
     )

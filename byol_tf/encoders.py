@@ -16,6 +16,7 @@ from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder, fingerprint
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.models.precision import policy_scope
 from byol_tf.models.two_view_model import TwoViewModel
+from byol_tf.weights.exported import keras_encoder
 
 
 def from_run(run_dir: str, checkpoint: str | None = None) -> EvaluatedEncoder:
@@ -46,11 +47,7 @@ def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.Config
     config = ml_collections.ConfigDict(card["config"]) if card.get("config") else None
 
     def build() -> keras.Model:
-        with policy_scope("float32"):
-            encoder = build_encoder(config)
-        for weight, saved in zip(export.saved_weights(encoder), model.weights, strict=True):
-            weight.assign(saved)
-        return encoder
+        return keras_encoder(model, config)
 
     encoder = EvaluatedEncoder(
         method_name(config) if config else "encoder",

@@ -24,9 +24,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder = ml_collections.ConfigDict()
     config.encoder.depth = 50
     config.encoder.width = 1.0
-    config.encoder.stem = "imagenet"  # or small
+    config.encoder.stem = "imagenet"  # or small, lightly, solo-learn
     config.encoder.zero_init_last_gamma = True
     config.encoder.norm = "batch"  # or group: no batch statistics, weight-standardised convolutions
+    config.encoder.padding = "same"  # or symmetric, PyTorch's
+    config.encoder.c2_projection = False  # True: as in the authors' ResNet-18 and 34
+    # A file, a run, a SavedModel or imagenet, to start from; see docs/weights.md.
+    config.encoder.weights = ml_collections.config_dict.placeholder(str)
     # or simclr, simsiam, vicreg, or the dotted name of a TwoViewModel of your own
     config.method = "byol"
     config.projection_size = 256
@@ -60,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.normalize.mean = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in [0, 1]
     config.normalize.std = (0.229, 0.224, 0.225)
     config.eval_crop_fraction = 0.875  # of the shorter side, for evaluation and serving
+    config.eval_resize = "bicubic"  # or bilinear, torchvision's
 
     config.data = ml_collections.ConfigDict()
     config.data.shuffle_buffer = 10_000  # records; TFRecord and TFDS sources only

@@ -7,6 +7,7 @@ more than the tolerance of an export. Here the same sums are gathers and product
 
 import tensorflow as tf
 
+from byol_tf.errors import UserError
 from byol_tf.images.preprocessing import Preprocessing, to_unit_range
 
 # Of TensorFlow's kernel (resize_bicubic_op.cc): steps between two pixels, and Keys's parameter.
@@ -23,7 +24,16 @@ def preprocess(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
 
     Returns:
         float32 `[B, S, S, C]`, normalised.
+
+    Raises:
+        UserError: The preprocessing is not bicubic.
     """
+    if preprocessing.resize != "bicubic":
+        raise UserError(
+            f"the preprocessing resizes '{preprocessing.resize}', as PyTorch's encoders want it, "
+            "which this format cannot hold; use --format=saved_model, or tflite, which takes images "
+            "that are already resized."
+        )
     pixels = tf.cast(images, tf.float32)  # First: TensorRT does nothing else with uint8.
     top, left, side = preprocessing.crop_box(pixels)
     rows = _resample(pixels, 1, top, side, preprocessing.image_size)

@@ -14,12 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
-from byol_tf.images import orientation
+from byol_tf.images import orientation, pillow
 
 # Statistics of RGB in [0, 1] on ImageNet's training set (DeepMind's byol,
 # dataset.py:normalize_images).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+RESIZES = ("bicubic", "bilinear")
 
 # TensorFlow's default is the fast transform, up to 14 levels off. The accurate one is as fast and
 # equals Pillow's, so that a client that decodes by itself gets the same embedding.
@@ -120,7 +122,7 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The preprocessing of a frozen encoder: centre crop, bicubic resize, normalisation.
+    """The preprocessing of a frozen encoder: centre crop and resize, normalisation.
 
     Attributes:
         image_size: Side S of the result, in pixels, at least 1.
@@ -128,15 +130,19 @@ class Preprocessing:
             image's shorter side; 0.875 is 224 of 256, the paper's evaluation crop (appendix C.1).
         mean: Mean of each channel of RGB in [0, 1], which is subtracted.
         std: Standard deviation of each channel of RGB in [0, 1], positive, which divides.
+        resize: `bicubic` crops, then resizes without antialiasing, as the authors' code does;
+            `bilinear` resizes the shorter side to S / crop_fraction with antialiasing, then crops,
+            as torchvision does.
 
     Raises:
-        UserError: A value is out of range.
+        UserError: A value is out of range or unknown.
     """
 
     image_size: int
     crop_fraction: float = 0.875
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resize: str = "bicubic"
 
     def __post_init__(self):
         # Configs and JSON give lists, which are not equal to tuples and have no hash.
@@ -151,6 +157,8 @@ class Preprocessing:
                 "crop_fraction must be in (0, 1], the fraction of the shorter side that is kept; "
                 f"got {self.crop_fraction!r}."
             )
+        if self.resize not in RESIZES:
+            raise UserError(f"resize '{self.resize}' is unknown; give one of {', '.join(RESIZES)}.")
         check_normalization(self.mean, self.std)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
@@ -163,7 +171,10 @@ class Preprocessing:
             float32 `[S, S, 3]` or `[B, S, S, 3]`, normalised.
         """
         images = tf.convert_to_tensor(images, tf.uint8)
-        resized = resize_bicubic(self._center_crop(images), self.image_size)
+        if self.resize == "bilinear":
+            resized = self._crop_resized(images)
+        else:
+            resized = resize_bicubic(self._center_crop(images), self.image_size)
         return self.normalize(to_unit_range(resized))
 
     def from_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
@@ -198,6 +209,14 @@ class Preprocessing:
         top, left, side = self.crop_box(images)
         return images[..., top : top + side, left : left + side, :]
 
+    def _crop_resized(self, images: tf.Tensor) -> tf.Tensor:
+        size = self.image_size
+        resized = pillow.resize_shorter_side(images, round(size / self.crop_fraction))
+        shape = tf.shape(resized)
+        # Rounded to even, as in torchvision's center_crop.
+        top, left = (tf.cast(tf.round((shape[axis] - size) / 2), tf.int32) for axis in (-3, -2))
+        crop = resized[..., top : top + size, left : left + size, :]
+        return tf.ensure_shape(crop, [*images.shape[:-3], size, size, 3])
 
 def _truncated_product(fraction: float, length: tf.Tensor) -> tf.Tensor:
     """Returns int(fraction · length) in float64, without float64 where integers give the same.

@@ -26,7 +26,8 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
     200: ((3, 24, 36, 3), True),
 }
-STEM_STRIDES = {"imagenet": 4, "small": 1}
+STEM_STRIDES = {"imagenet": 4, "small": 1, "lightly": 1, "solo-learn": 1}
+PADDINGS = ("same", "symmetric")
 
 
 def resnet(
@@ -36,6 +37,8 @@ def resnet(
     stem: str = "imagenet",
     zero_init_last_gamma: bool = True,
     norm: str = "batch",
+    padding: str = "same",
+    c2_projection: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Builds a ResNet v1 (stride on the 3x3 convolution) with global average pooling.
@@ -48,11 +51,19 @@ def resnet(
             6035).
         image_size: Side of the square input, or its height and width, in pixels.
         stem: `imagenet` (7x7 of stride 2 and a 3x3 max pool of stride 2) or `small` (one 3x3 of
-            stride 1, no pool), the usual choice for images of 32 to 64 pixels.
+            stride 1, no pool), the usual choice for images of 32 to 64 pixels. For weights from
+            there: `lightly` is small without ReLU, which a Sequential of the children of lightly's
+            ResNetGenerator leaves out, and `solo-learn` is small with a border of two pixels, as
+            that library has it for CIFAR-10.
         zero_init_last_gamma: Whether each residual branch starts at zero (Goyal et al. 2017,
             section 5.1).
         norm: `batch`, or `group`: GroupNorm and weight-standardised convolutions, without batch
             statistics (see `group_norm`).
+        padding: What surrounds the input of a layer of stride 2: `same` is TensorFlow's, which pads
+            an even side below and to the right only; `symmetric` is PyTorch's, and what weights
+            from there need to give the same features.
+        c2_projection: Whether the first block has a convolution in its shortcut where the depth
+            does not ask for one (18 and 34), as in the authors' code.
         name: Name of the model, by default `resnet{depth}_{width}x`.
 
     Returns:
@@ -60,13 +71,15 @@ def resnet(
         D = 512 · width for depths up to 34, 2048 · width above.
 
     Raises:
-        UserError: The depth, stem or norm is unknown, the width gives no whole channel count, or
-            the image is smaller than the network's total stride.
+        UserError: The depth, stem, norm or padding is unknown, the width gives no whole channel
+            count, or the image is smaller than the network's total stride.
     """
     if depth not in DEPTHS:
         raise UserError(f"ResNet depth {depth} is unknown; give one of {sorted(DEPTHS)}.")
     if stem not in STEM_STRIDES:
         raise UserError(f"stem '{stem}' is unknown; give one of {sorted(STEM_STRIDES)}.")
+    if padding not in PADDINGS:
+        raise UserError(f"padding '{padding}' is unknown; give one of {sorted(PADDINGS)}.")
     if width <= 0 or 64 * width != int(64 * width):
         raise UserError(
             f"ResNet width {width} gives no whole number of channels; give a multiple of 1/64."
@@ -85,11 +98,15 @@ def resnet(
     block = _bottleneck_block if bottleneck else _basic_block
     channels = int(64 * width)
     images = keras.Input((height, width_px, 3), name="images")
+    x = images
+    if stem == "solo-learn":
+        x = layers.ZeroPadding2D(1, name="stem_border")(x)
     if stem == "imagenet":
-        x = _conv_bn_relu(images, channels, 7, "stem", strides=2)
-        x = layers.MaxPool2D(3, strides=2, padding="same", name="stem_pool")(x)
+        x = _conv_bn_relu(x, channels, 7, "stem", 2, padding)
+        x, pool_padding = _padded(x, 3, 2, padding, "stem_pool_pad")
+        x = layers.MaxPool2D(3, strides=2, padding=pool_padding, name="stem_pool")(x)
     else:
-        x = _conv_bn_relu(images, channels, 3, "stem")
+        x = _conv_bn_relu(x, channels, 3, "stem", relu=stem != "lightly")
     for stage, count in enumerate(blocks):
         for index in range(count):
             strides = 2 if stage > 0 and index == 0 else 1
@@ -97,7 +114,9 @@ def resnet(
                 x,
                 channels * 2**stage,
                 strides,
+                padding,
                 zero_init_last_gamma,
+                c2_projection and stage == index == 0,
                 f"c{stage + 2}_block{index + 1}",
             )
     # float32: the representation leaves the mixed-precision part of the network here.
@@ -160,21 +179,32 @@ class BatchNorm(keras_compat.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
 
-def _conv(x, channels, kernel_size, strides, name):
+def _padded(x, kernel_size, strides, padding, name):
+    """Returns `x` with the border that the next layer needs, and that layer's own padding."""
+    if padding == "same" or strides == 1 or kernel_size == 1:
+        return x, "same"  # Both are the same then.
+    # Zeros suit the max pool too: its input, after a ReLU, is nowhere below them.
+    return layers.ZeroPadding2D(kernel_size // 2, name=name)(x), "valid"
+
+
+def _conv(x, channels, kernel_size, strides, name, padding="same"):
+    x, padding = _padded(x, kernel_size, strides, padding, f"{name}_pad")
     return layers.Conv2D(
         channels,
         kernel_size,
         strides,
-        padding="same",
+        padding=padding,
         use_bias=False,
         kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal"),
         name=name,
     )(x)
 
 
-def _conv_bn_relu(x, channels, kernel_size, name, strides=1, suffix=""):
-    x = _conv(x, channels, kernel_size, strides, f"{name}_conv{suffix}")
+def _conv_bn_relu(x, channels, kernel_size, name, strides=1, padding="same", suffix="", relu=True):
+    x = _conv(x, channels, kernel_size, strides, f"{name}_conv{suffix}", padding)
     x = BatchNorm(name=f"{name}_bn{suffix}")(x)
+    if not relu:
+        return x
     return layers.ReLU(name=f"{name}_relu{suffix}")(x)
 
 
@@ -182,27 +212,27 @@ def _last_bn(x, zero_gamma, name):
     return BatchNorm(gamma_initializer="zeros" if zero_gamma else "ones", name=name)(x)
 
 
-def _shortcut(x, channels, strides, name):
-    if strides == 1 and x.shape[-1] == channels:
+def _shortcut(x, channels, strides, project, name):
+    if strides == 1 and x.shape[-1] == channels and not project:
         return x
     x = _conv(x, channels, 1, strides, f"{name}_shortcut_conv")
     return BatchNorm(name=f"{name}_shortcut_bn")(x)
 
 
-def _basic_block(x, channels, strides, zero_gamma, name):
-    branch = _conv_bn_relu(x, channels, 3, name, strides, suffix="1")
+def _basic_block(x, channels, strides, padding, zero_gamma, project, name):
+    branch = _conv_bn_relu(x, channels, 3, name, strides, padding, suffix="1")
     branch = _conv(branch, channels, 3, 1, f"{name}_conv2")
     branch = _last_bn(branch, zero_gamma, f"{name}_bn2")
-    x = layers.Add(name=f"{name}_add")([_shortcut(x, channels, strides, name), branch])
+    x = layers.Add(name=f"{name}_add")([_shortcut(x, channels, strides, project, name), branch])
     return layers.ReLU(name=f"{name}_relu2")(x)
 
 
-def _bottleneck_block(x, channels, strides, zero_gamma, name):
+def _bottleneck_block(x, channels, strides, padding, zero_gamma, project, name):
     branch = _conv_bn_relu(x, channels, 1, name, suffix="1")
-    branch = _conv_bn_relu(branch, channels, 3, name, strides, suffix="2")
+    branch = _conv_bn_relu(branch, channels, 3, name, strides, padding, suffix="2")
     branch = _conv(branch, 4 * channels, 1, 1, f"{name}_conv3")
     branch = _last_bn(branch, zero_gamma, f"{name}_bn3")
-    x = layers.Add(name=f"{name}_add")([_shortcut(x, 4 * channels, strides, name), branch])
+    x = layers.Add(name=f"{name}_add")([_shortcut(x, 4 * channels, strides, project, name), branch])
     return layers.ReLU(name=f"{name}_relu3")(x)
 
 

@@ -45,6 +45,8 @@ def stage_outputs(
             config["strides"] = (1, 1)
             if config["kernel_size"] == (3, 3):
                 config["dilation_rate"] = (2, 2)
+        elif dilated_c5 and layer.name.startswith("c5_") and "padding" in config:
+            config["padding"] = (2, 2)  # The border of that convolution, where it is a layer.
         return layer.__class__.from_config(config)
 
     images = keras.Input((image_size, image_size, 3), name="images")

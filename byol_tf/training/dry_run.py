@@ -15,7 +15,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from byol_tf import data, keras_compat
+from byol_tf import data, keras_compat, weights
 from byol_tf.build import build_model
 from byol_tf.evaluation.results import environment
 from byol_tf.evaluation.subsets import list_examples
@@ -159,7 +159,9 @@ def _timed(
     """Returns the name of the encoder, and the seconds of a few training steps."""
     config = ml_collections.ConfigDict(config.to_dict() | {"batch_size": batch_size})
     steps_per_epoch = schedules.steps_per_epoch(source.num_examples, batch_size)
-    model = build_model(config, steps_per_epoch, source.class_names, distribution)
+    start = weights.read_start(config)
+    assign = start.assign_to if start else None
+    model = build_model(config, steps_per_epoch, source.class_names, distribution, assign)
     # As a training does: a step that makes the slots itself is traced twice.
     keras_compat.build_optimizer(model)
     timer = _Timer()

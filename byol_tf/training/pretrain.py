@@ -13,7 +13,7 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from byol_tf import data, files, runs
+from byol_tf import checkpoints, data, files, runs, weights
 from byol_tf.build import (
     METHODS,
     build_augmentation,
@@ -75,16 +75,25 @@ def pretrain(
     config.precision = resolve_precision(config.precision)
     _check(config, distribution)
     source = data.open_source(data_dir)
+    # A checkpoint has all weights: the file that the run started from need not be there any more.
+    resumes = bool(checkpoints.saved(os.path.join(run_dir, "checkpoints")))
+    start = None if resumes else weights.read_start(config)
     if not strategies.is_chief(distribution):
         with _full_disk_named(run_dir):
-            return _train(config, source, run_dir, distribution, chief=False)
+            return _train(config, source, run_dir, distribution, start, chief=False)
     with runs.locked(run_dir), _full_disk_named(run_dir):
         described = config.to_dict() | {
             "examples": source.num_examples,
             "classes": list(source.class_names or []),
         }
+        if config.encoder.get("weights"):
+            described["started_from"] = (
+                start.describe()
+                if start
+                else runs.load_config(run_dir).to_dict().get("started_from")
+            )
         runs.claim_run_dir(run_dir, described)
-        return _train(config, source, run_dir, distribution, chief=True)
+        return _train(config, source, run_dir, distribution, start, chief=True)
 
 
 def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strategy) -> None:
@@ -114,10 +123,12 @@ def _train(
     source: Source,
     run_dir: str,
     distribution: tf.distribute.Strategy,
+    start: weights.EncoderWeights | None,
     chief: bool,
 ) -> TwoViewModel:
     steps_per_epoch = schedules.steps_per_epoch(source.num_examples, config.batch_size)
-    model = build_model(config, steps_per_epoch, source.class_names, distribution)
+    assign = start.assign_to if start else None
+    model = build_model(config, steps_per_epoch, source.class_names, distribution, assign)
     saver = checkpoint.TrainingCheckpoint(
         os.path.join(run_dir, "checkpoints"), model, config.checkpoint_every_steps, chief
     )

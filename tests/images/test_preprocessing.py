@@ -100,6 +100,29 @@ def test_normalize_uses_imagenet_statistics_by_default():
     np.testing.assert_allclose(result[0, 0], [2.2489083, 2.4285715, 2.64], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "height, width, top, left", [(20, 25, 0, 2), (27, 20, 4, 0), (20, 20, 0, 0)]
+)
+def test_the_crop_after_a_resize_rounds_to_even_as_torchvision_does(height, width, top, left):
+    image = photo(height, width)
+    plain = preprocessing.Preprocessing(20, 1.0, (0.0,) * 3, (1.0,) * 3, "bilinear")
+    wanted = image[top : top + 20, left : left + 20] / 255.0
+    np.testing.assert_allclose(plain(image), wanted, atol=1e-6)
+    np.testing.assert_array_equal(plain(image[np.newaxis])[0], plain(image))
+
+
+def test_a_fraction_keeps_the_centre_of_the_resized_image():
+    """224 of 256: what torchvision's ImageNet preset keeps."""
+    image = photo(256, 256)
+    plain = preprocessing.Preprocessing(224, 0.875, (0.0,) * 3, (1.0,) * 3, "bilinear")
+    np.testing.assert_allclose(plain(image), image[16:240, 16:240] / 255.0, atol=1e-6)
+
+
+def test_an_unknown_resize_is_refused():
+    with pytest.raises(UserError, match="resize 'nearest' is unknown; give one of bicubic, bilin"):
+        preprocessing.Preprocessing(8, resize="nearest")
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_decodes_as_pillow_does(name):
     mode, image_format, options = FORMATS[name]

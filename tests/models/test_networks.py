@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.models import networks
+from byol_tf.models.stages import stage_outputs
 
 # torchvision's published parameter counts without the 1000-class layer (512 or 2048 inputs, with
 # bias). BatchNorm's moving statistics are not parameters there.
@@ -48,6 +49,50 @@ def test_stems_have_their_strides():
     assert large.get_layer("c2_block1_relu2").output.shape[1:3] == (16, 16)
     assert small.get_layer("c2_block1_relu2").output.shape[1:3] == (64, 64)
     assert small.get_layer("c5_block2_relu2").output.shape[1:3] == (8, 8)
+
+
+def test_the_authors_project_in_the_first_block_of_depth_18():
+    """One 1x1 convolution of 64 channels and its BatchNorm: 4,224 parameters."""
+    plain, projected = (
+        trainable(networks.resnet(18, image_size=32, c2_projection=projects))
+        for projects in (False, True)
+    )
+    assert projected - plain == 64 * 64 + 2 * 64
+    deeper = trainable(networks.resnet(50, image_size=32, c2_projection=True))
+    assert deeper == PUBLISHED[50]  # It has one anyway.
+
+
+@pytest.mark.parametrize("depth, stem", [(10, "imagenet"), (50, "small")])
+def test_paddings_agree_where_every_map_has_an_odd_side(depth, stem):
+    """There TensorFlow's SAME is symmetric too; an even side is where PyTorch differs."""
+    same, symmetric = (
+        networks.resnet(depth, 1 / 64, 65, stem, False, padding) for padding in networks.PADDINGS
+    )
+    symmetric.set_weights(same.get_weights())
+    images = np.random.default_rng(0).normal(size=(2, 65, 65, 3)).astype("float32")
+    np.testing.assert_allclose(same(images), symmetric(images), rtol=1e-5, atol=1e-6)
+    dilated = [stage_outputs(model, 65, dilated_c5=True)(images) for model in (same, symmetric)]
+    for stage, maps in dilated[0].items():
+        np.testing.assert_allclose(maps, dilated[1][stage], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_convolution_has_pytorchs_border():
+    model = networks.resnet(10, 1 / 64, 64, padding="symmetric")
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    found = keras.Model(model.inputs, model.get_layer("stem_conv").output)(images)
+    border = [[0, 0], [3, 3], [3, 3], [0, 0]]
+    wanted = tf.nn.conv2d(images, model.get_layer("stem_conv").get_weights()[0], 2, border)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_stems_of_other_libraries_are_small_ones_with_another_border_or_no_relu():
+    small, lightly, solo = (
+        networks.resnet(10, 1 / 64, 32, stem) for stem in ("small", "lightly", "solo-learn")
+    )
+    assert trainable(small) == trainable(lightly) == trainable(solo)
+    assert solo.get_layer("stem_conv").output.shape[1:3] == (34, 34)
+    names = [{layer.name for layer in model.layers} for model in (small, lightly)]
+    assert names[0] - names[1] == {"stem_relu"}
 
 
 def test_zero_init_makes_the_residual_branches_silent():
@@ -107,6 +152,7 @@ def test_mixed_precision_gives_a_float32_representation():
     [
         ({"depth": 42}, "depth 42"),
         ({"stem": "tiny"}, "stem 'tiny'"),
+        ({"padding": "valid"}, "padding 'valid'"),
         ({"width": 0.3}, "width 0.3"),
         ({"width": 0}, "width 0"),
         ({"image_size": 16}, "stem='small'"),

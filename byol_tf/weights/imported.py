@@ -1,0 +1,63 @@
+"""Builds the encoder that weights belong to, and the config that says how to build it again."""
+
+from collections.abc import Sequence
+
+import keras
+import ml_collections
+
+from byol_tf.build import build_encoder, preprocessing_from_config
+from byol_tf.errors import UserError
+from byol_tf.images.preprocessing import Preprocessing
+from byol_tf.models.precision import policy_scope
+from byol_tf.weights.encoder_weights import EncoderWeights
+
+
+def build(
+    weights: EncoderWeights,
+    *,
+    image_size: int | None = None,
+    crop_fraction: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    stem: str | None = None,
+) -> tuple[keras.Model, ml_collections.ConfigDict]:
+    """Returns the encoder with the weights, in float32, and its config.
+
+    The config has the fields that evaluation and fine-tuning read: method, seed, encoder and
+    preprocessing. None takes what the weights' source says.
+
+    Args:
+        weights: Weights of a `networks.resnet`.
+        image_size: Side of the input, in pixels.
+        crop_fraction: Side of the centre crop, as a fraction of the shorter side.
+        mean: Mean of RGB in [0, 1].
+        std: Standard deviation of RGB in [0, 1].
+        stem: Stem of the network, of those with the same kernel.
+
+    Raises:
+        UserError: The network is not known from the weights.
+    """
+    if weights.encoder is None:
+        raise UserError(
+            f"'{weights.path}' does not say which network its weights are of; give it as "
+            "--config.encoder.weights to byol-pretrain, with the encoder in the config."
+        )
+    source = weights.preprocessing or Preprocessing(
+        224 if weights.encoder["stem"] == "imagenet" else 32
+    )
+    config = ml_collections.ConfigDict(
+        {
+            "method": weights.method,
+            "seed": 0,
+            "image_size": image_size or source.image_size,
+            "encoder": weights.encoder | ({"stem": stem} if stem else {}),
+            "normalize": {"mean": tuple(mean or source.mean), "std": tuple(std or source.std)},
+            "eval_crop_fraction": crop_fraction or source.crop_fraction,
+            "eval_resize": source.resize,
+        }
+    )
+    preprocessing_from_config(config)  # Refuses numbers that are out of range.
+    with policy_scope("float32"):
+        encoder = build_encoder(config)
+    weights.assign_to(encoder)
+    return encoder, config
