@@ -111,13 +111,13 @@ format: venv  ## format the code and sort imports
 bazel: venv  ## build every Bazel target, test one per package, with Debian's Bazel, offline
 	VENV=$(VENV) tools/bazel.sh $(if $(filter core,$(SET)),//tests/report //tests/serving:search)
 
-bench: venv  ## run the benchmarks; TORCH_PYTHON=VENV/bin/python adds the PyTorch rival
+bench: venv  ## run the benchmarks, the other stack beside this where it is set up; TORCH_PYTHON=VENV/bin/python adds PyTorch
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(if $(filter full,$(SET)),$(BIN)/python benchmarks/pipeline.py --data_dir=$(DATA)/train --sizes 500 2500 --rounds 1)
 	$(BIN)/python benchmarks/serving.py --network=resnet18
 	$(BIN)/python benchmarks/linear_sweep.py
 	$(BIN)/python benchmarks/logistic_regression.py --images=$(DATA)/train --examples=2000
-	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON))
+	$(BIN)/python benchmarks/train_step.py $(if $(TORCH_PYTHON),--torch_python=$(TORCH_PYTHON)) $(if $(BYOL_OTHER_PYTHON),--other_python=$(BYOL_OTHER_PYTHON))
 
 lock:  ## resolve requirements/*.lock and their hashes again, keeping pins that still fit (needs uv)
 	UV='$(UV)' tools/lock.sh $(STACK)

@@ -1,17 +1,19 @@
-"""Measures a BYOL step, the overhead of `fit()`, and PyTorch with the same network and step.
+"""Measures a BYOL step, the overhead of `fit()`, the other stack, and PyTorch with the same step.
 
     python benchmarks/train_step.py --torch_python=TORCH_VENV/bin/python
+    python benchmarks/train_step.py --other_python=.venv-current/bin/python
     python benchmarks/train_step.py --network=resnet50 --torch_python=...
 
 Rivals, each a separate process, timed in turns while the others wait:
   tf-fit-*      `fit()` on views in memory      tf-step-*    the compiled `train_step` alone
   tf-eigen-float32                              the same step without oneDNN's kernels
+  other-fit-*                                   `fit()` with the Keras of --other_python
   torch-eager-* and torch-compile-*             channels_last, the step of torch_byol.py
 in float32 and bfloat16 (Keras mixed_bfloat16, torch.autocast). The views are random: the input
 pipeline has a separate benchmark. On a GPU both sides use it, TensorFlow with XLA.
 
-Targets: fit at most 3 % slower than the bare step; TensorFlow's best at least 2 times as fast as
-PyTorch's best on a CPU with AMX.
+Targets: fit at most 3 % slower than the bare step; neither stack slower than the other beyond the
+spread; TensorFlow's best at least 2 times as fast as PyTorch's best on a CPU with AMX.
 """
 
 import argparse
@@ -93,7 +95,7 @@ def torch_worker(network: str, precision: str, compiled: bool) -> Callable[[int]
 def serve(name: str, network: str) -> None:
     """Runs in a rival's process: trains the number of steps on each line of standard input."""
     side, kind, precision = name.split("-")
-    if side == "tf":
+    if side in ("tf", "other"):
         train = tf_worker(network, precision, kind == "fit")
     else:
         train = torch_worker(network, precision, kind == "compile")
@@ -139,12 +141,23 @@ def measure(
     return results
 
 
+def versions(python: str, *packages: str) -> dict[str, str]:
+    """Returns the versions of packages in another environment."""
+    script = "import importlib.metadata, sys; print(*map(importlib.metadata.version, sys.argv[1:]))"
+    command = [python, "-c", script, *packages]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(zip(packages, answer.split(), strict=True))
+
+
 def main() -> None:
     """Runs the benchmark, prints and records the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
     parser.add_argument(
         "--torch_python", help="Python of an environment with torch; without it no PyTorch rivals"
+    )
+    parser.add_argument(
+        "--other_python", help="Python of the other stack's environment; without it no such rival"
     )
     parser.add_argument("--steps", type=int, default=4, help="steps per round (default 4)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds per rival (default 5)")
@@ -158,10 +171,14 @@ def main() -> None:
 
     names = ["tf-eigen-float32"]
     names += [f"tf-{kind}-{p}" for p in PRECISIONS for kind in ("fit", "step")]
+    if args.other_python:
+        names += [f"other-fit-{p}" for p in PRECISIONS]
     if args.torch_python:
         names += [f"torch-{kind}-{p}" for p in PRECISIONS for kind in ("eager", "compile")]
-    pythons = {"tf": sys.executable, "torch": args.torch_python}
+    pythons = {"tf": sys.executable, "other": args.other_python, "torch": args.torch_python}
     context = recording.context("tensorflow", "keras")
+    if args.other_python:
+        context["other_versions"] = versions(args.other_python, "tensorflow", "keras")
     results = measure(names, args.network, pythons, args.steps, args.rounds)
 
     print(
@@ -191,6 +208,18 @@ def main() -> None:
         strict=True,
     )
     ratios["oneDNN / Eigen, float32"] = statistics.median(dnn / eigen for dnn, eigen in pairs)
+    if args.other_python:
+        for precision in PRECISIONS:
+            pairs = zip(
+                *(
+                    results[f"{side}-fit-{precision}"]["images_per_second"]
+                    for side in ("tf", "other")
+                ),
+                strict=True,
+            )
+            ratios[f"this stack / other, {precision}"] = statistics.median(
+                this / other for this, other in pairs
+            )
     if args.torch_python:
         best = {
             side: max(v for k, v in medians.items() if k.startswith(side))

@@ -115,9 +115,8 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
         UserError: There is no such checkpoint, it is damaged, or it has another architecture.
     """
     try:
-        status = checkpoint.restore(path)
-        status.assert_existing_objects_matched()
-        status.expect_partial()  # No warning if only the encoder is restored.
+        # Partial: no warnings if only the encoder is restored, or after what is raised here.
+        checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
     except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
         logging.debug("restore: %s", error)
         raise UserError(_why_not(path)) from error

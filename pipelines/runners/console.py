@@ -12,7 +12,14 @@ from collections.abc import Iterator
 
 from absl import logging
 
+import byol_tf
+import pipelines
 from byol_tf.errors import UserError
+
+# Their full paths: a checkout, which may hold the environment, is often in a folder `byol_tf`.
+_OURS = tuple(
+    os.path.join(folder, "") for package in (byol_tf, pipelines) for folder in package.__path__
+)
 
 
 @contextlib.contextmanager
@@ -74,7 +81,7 @@ def quiet(rest: str = os.devnull) -> Iterator[None]:
 
 def _is_ours(record: std_logging.LogRecord) -> bool:
     """Whether a message is ours; errors are raised, not logged."""
-    return any(f"{os.sep}{name}{os.sep}" in record.pathname for name in ("byol_tf", "pipelines"))
+    return record.pathname.startswith(_OURS)
 
 
 class _Running(std_logging.Handler):

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import os
 
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from tfx import v1 as tfx
 
 from byol_tf.errors import UserError
@@ -17,6 +18,11 @@ from pipelines.report.collect import collect
 from pipelines.runners import finished_run
 from pipelines.runners.input_links import linked
 from pipelines.settings import Settings
+
+# From 2.68 on Beam's DirectRunner downloads Prism, a program to run in, unless Python is
+# interactive. There is no option for it, and an argument for Beam would make TFX build a package of
+# itself for each component.
+SwitchingDirectRunner._is_interactive = True  # type: ignore[attr-defined]
 
 
 def run(settings: Settings) -> str:

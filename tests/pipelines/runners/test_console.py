@@ -7,6 +7,7 @@ import sys
 import pytest
 from absl import logging
 
+from byol_tf.training import pretrain
 from pipelines.runners import console
 
 
@@ -42,8 +43,8 @@ def component(name: str, cached: bool) -> None:
 def test_the_terminal_has_our_messages_and_the_components_that_run(tmp_path, shown):
     with console.log_to(str(tmp_path)):
         os.write(2, b"E cuda_dnn.cc:9261] Unable to register cuDNN factory\n")
-        say("/site-packages/google/cloud/models.py", "will be removed")
-        say("/site-packages/byol_tf/training/pretrain.py", "58 images, %s steps", "3")
+        say("/clones/byol_tf/.venv/site-packages/google/cloud/models.py", "will be removed")
+        say(pretrain.__file__, "58 images, %s steps", "3")
         component("StatisticsGen", cached=True)
         component("Trainer", cached=False)
         print("100% of a progress bar", file=sys.stderr)

@@ -5,7 +5,9 @@ import random
 import subprocess
 import sys
 
+import apache_beam as beam
 import pytest
+from apache_beam.runners.portability import prism_runner
 
 from byol_tf.errors import UserError
 from pipelines import run_metadata
@@ -48,6 +50,17 @@ def test_damaged_metadata_is_one_sentence(settings, damage):
         local_run.run(settings)
     with open(settings.metadata_path, "rb") as file:
         assert file.read() == content
+
+
+def test_beam_runs_in_this_process_and_downloads_no_other_runner(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(
+        prism_runner.PrismRunner, "run_pipeline", lambda *arguments: begun.append(arguments)
+    )
+    path = tmp_path / "process"
+    with beam.Pipeline() as pipeline:
+        _ = pipeline | beam.Create([path]) | beam.Map(lambda p: p.write_text(str(os.getpid())))
+    assert path.read_text() == str(os.getpid()) and not begun
 
 
 @pytest.mark.exhaustive  # ML Metadata tries again for half a minute.
