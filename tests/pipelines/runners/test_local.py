@@ -373,7 +373,8 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     assert len(table["embedding"][0]) == 128
     report = next((pipeline.root / "reports").glob("*.html")).read_text()
     assert "Labels were ignored" in report and "LinearProbe" not in report
-    assert f"{weights}, a Keras file" in report and f"artifact 1, {weights}" in report
+    assert f"{weights}, a .keras file of" in report
+    assert re.search(rf"StartingWeights result.*artifact \d+, {weights}", report, re.DOTALL)
 
     # An unreachable floor rejects the encoder as if it had collapsed.
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
