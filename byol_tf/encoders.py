@@ -9,7 +9,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from byol_tf import export, runs
+from byol_tf import export, runs, weights
 from byol_tf.build import build_encoder, find_method, preprocessing_from_config
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder, fingerprint
@@ -65,6 +65,27 @@ def of_keras(
     """Returns an evaluated encoder of the Keras model that `build` makes; calls it once here."""
     encoder = build()
     return EvaluatedEncoder(name, encoder, preprocessing, fingerprint(encoder), build)
+
+
+def before_training(
+    config: ml_collections.ConfigDict, preprocessing: Preprocessing
+) -> EvaluatedEncoder | None:
+    """Returns the encoder of the weights that a training of `config` starts from; None without.
+
+    Raises:
+        UserError: The weights cannot be read, or are of another architecture.
+    """
+    start = weights.read_start(config)
+    if start is None:
+        return None
+
+    def build() -> keras.Model:
+        with policy_scope("float32"):
+            encoder = build_encoder(config)
+        start.assign_to(encoder)
+        return encoder
+
+    return of_keras("before this training", build, preprocessing)
 
 
 def random_encoder(

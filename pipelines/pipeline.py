@@ -16,8 +16,9 @@ from pipelines.components.model_pusher.component import ModelPusher
 from pipelines.components.representation_check.component import RepresentationCheck
 from pipelines.components.serving_check.component import ServingCheck
 from pipelines.digests import code_digest
-from pipelines.resolvers import LatestIfAny
+from pipelines.resolvers import LastPushed, LatestIfAny
 from pipelines.settings import Settings
+from pipelines.warm_start import LAST, is_path
 
 # All features except images and their keys: statistics of image bytes would shuffle every image.
 METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]
@@ -78,10 +79,13 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
     )
     transform.add_upstream_node(gate)
     transformed = transform.outputs["transformed_examples"]
+    start = _start(settings)
+    base_model = start.outputs["model" if settings.weights == LAST else "result"] if start else None
     trainer = tfx.components.Trainer(
         run_fn="pipelines.modules.training.run_fn",
         examples=transformed,
         transform_graph=transform.outputs["transform_graph"],
+        base_model=base_model,
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         custom_config={
@@ -100,6 +104,7 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
         probe = LinearProbe(
             examples=transformed,
             encoder=encoder,
+            start=base_model,
             views=settings.views,
             decides=settings.accuracy_decides,
             code=code,
@@ -154,6 +159,7 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
         gate,
         records_schema,
         transform,
+        *([start] if start else []),
         trainer,
         *judges,
         serving_check,
@@ -271,6 +277,25 @@ def _metadata(settings: Settings) -> mlmd.proto.ConnectionConfig:
     connection.sqlite.filename_uri = settings.metadata_path
     connection.sqlite.connection_mode = mlmd.proto.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
     return connection
+
+
+def _start(settings: Settings) -> tfx.types.BaseNode | None:
+    """Returns the node that finds the weights to start from; None for random ones and imagenet."""
+    if settings.weights == LAST:
+        return tfx.dsl.Resolver(
+            strategy_class=LastPushed,
+            model=tfx.dsl.Channel(
+                type=tfx.types.standard_artifacts.Model, producer_component_id="Trainer"
+            ),
+            pushed_model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.PushedModel),
+        ).with_id("LastPushedModel")
+    if settings.weights and is_path(settings.weights):
+        return tfx.dsl.Importer(
+            source_uri=settings.weights,
+            artifact_type=tfx.types.standard_artifacts.Model,
+            custom_properties={"digest": settings.weights_digest},
+        ).with_id("StartingWeights")
+    return None
 
 
 def _last_blessed_model(model_producer: str, blessing_producer: str) -> tfx.dsl.Resolver:

@@ -58,6 +58,7 @@ class Settings:
             last blessed model, in [0, 1].
         embed_data_dir: Folder of images to embed with the blessed encoder.
         embed_listing_digest: Digest of the names, sizes and times of those images.
+        weights_digest: Digest of the file or folder of `weights`.
         infra_validator: One of `INFRA_VALIDATORS`: `none` for ServingCheck, or where TFX's
             InfraValidator runs TF Serving's image.
         enable_cache: Whether to reuse the outputs of components whose inputs have not changed.
@@ -91,6 +92,7 @@ class Settings:
     max_measure_loss: float = 0.02
     embed_data_dir: str | None = None
     embed_listing_digest: str = ""
+    weights_digest: str = ""
     infra_validator: str = "none"
     enable_cache: bool = True
     beam_args: tuple[str, ...] = ()
@@ -137,6 +139,11 @@ class Settings:
                 f"shorter_side {self.shorter_side} is below the encoder's image_size "
                 f"{self.config['image_size']}; give at least the image_size."
             )
+
+    @property
+    def weights(self) -> str | None:
+        """`config.encoder.weights`: a path, `imagenet`, or `last`, the encoder pushed last."""
+        return self.config.get("encoder", {}).get("weights")
 
     @property
     def accuracy_decides(self) -> bool:

@@ -12,7 +12,7 @@ import tensorflow_transform as tft
 
 from byol_tf import build, export, runs
 from byol_tf.training import pretrain
-from pipelines import training_runs
+from pipelines import training_runs, warm_start
 
 if TYPE_CHECKING:  # TFX is slow to import, and needed for an annotation only.
     from tfx import v1 as tfx
@@ -46,12 +46,15 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     """
     options = fn_args.custom_config
     config = ml_collections.ConfigDict(options["config"])
+    start = fn_args.base_model and os.path.dirname(fn_args.base_model)  # Without TFX's subfolder.
+    warm_start.set_weights(config, start)
     (train_files,) = fn_args.train_files
     identity = {
         "config": options["config"],
         "code": options["code"],
         "examples": train_files,
         "transform_graph": fn_args.transform_graph_path,
+        "start": start,
     }
     run_dir = training_runs.open_run(options["training_dir"], identity)
     pretrain.pretrain(config, train_files, run_dir, options["strategy"])
@@ -61,7 +64,11 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
         preprocessing=build.preprocessing_from_config(config),
         prepare=Prepare(fn_args.transform_graph_path),
         model_name=options["model_name"],
-        metadata={"config": options["config"], "code": options["code"]},
+        metadata={
+            "config": options["config"],
+            "code": options["code"],
+            "started_from": runs.load_config(run_dir).to_dict().get("started_from"),
+        },
     )
     _keep_curves(run_dir, fn_args.model_run_dir)
     training_runs.close_run(run_dir)

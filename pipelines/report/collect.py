@@ -268,6 +268,7 @@ def _lineage(settings: Settings, nodes: Mapping[str, Node], code: str) -> list[t
         ("data", settings.data_dir),
         ("listing of the data", settings.listing_digest),
         ("config", fingerprint(dict(settings.config))),
+        ("started from", _started_from(nodes)),
         ("code", code),
         ("commit", about["commit"] or "unknown"),
         ("hardware", ", ".join(hardware["gpus"]) or f"{hardware['cpus']} × {hardware['cpu']}"),
@@ -278,6 +279,16 @@ def _lineage(settings: Settings, nodes: Mapping[str, Node], code: str) -> list[t
             for artifact in artifacts:
                 rows.append((f"{node_id} {key}", f"artifact {artifact.id}, {artifact.uri}"))
     return rows
+
+
+def _started_from(nodes: Mapping[str, Node]) -> str:
+    """Returns what the training's first weights were, from the config of its run."""
+    path = os.path.join(_uri(nodes, "Trainer", "model_run"), "config.json")
+    with tf.io.gfile.GFile(path) as file:
+        start = json.load(file).get("started_from")
+    if not start:
+        return "random weights"
+    return f"{start['from']}, {start['source']}, fingerprint {start['fingerprint']}"
 
 
 def _gallery(examples: str, embed: Callable[..., dict[str, tf.Tensor]]) -> Gallery:

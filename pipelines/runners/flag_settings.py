@@ -202,6 +202,14 @@ def from_flags(
                     f"a CSV file, or omit --{name}."
                 )
     here = canonical if folder else str
+    weights_digest = ""
+    if folder:
+        from pipelines import warm_start
+        from pipelines.runners.weights_digest import weights_digest as digest_of
+
+        if config.encoder.get("weights") and warm_start.is_path(config.encoder.weights):
+            config.encoder.weights = here(config.encoder.weights)
+            weights_digest = digest_of(config.encoder.weights)
     return Settings(
         data_dir=here(_FLAGS.data_dir.rstrip("/")),
         pipeline_root=here(_FLAGS.pipeline_root),
@@ -224,6 +232,7 @@ def from_flags(
         min_spread=_FLAGS.min_spread,
         max_measure_loss=_FLAGS.max_measure_loss,
         embed_data_dir=_FLAGS.embed_data_dir and here(_FLAGS.embed_data_dir),
+        weights_digest=weights_digest,
         infra_validator=_FLAGS.infra_validator,
         enable_cache=_FLAGS.cache,
         beam_args=tuple(beam_args),

@@ -105,6 +105,11 @@ def compile_pipeline(settings: Settings, image: str, output: str) -> int:
             f"--infra_validator={settings.infra_validator} cannot be compiled: TFX has no "
             "InfraValidator for Kubeflow v2; omit the flag to use ServingCheck instead."
         )
+    if settings.weights == "last":
+        raise UserError(
+            "encoder.weights is 'last', the encoder pushed last, which Kubeflow v2 cannot look up; "
+            "give the path of its SavedModel."
+        )
     folder, name = os.path.split(os.path.abspath(output))
     temporary = os.path.join(folder, f".{uuid.uuid4().hex[:8]}.{name}")  # TFX looks at the suffix.
     try:

@@ -18,6 +18,9 @@ class LinearProbeSpec(component_spec.ComponentSpec):
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Examples),
         "encoder": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model),
+        "start": component_spec.ChannelParameter(
+            type=tfx.types.standard_artifacts.Model, optional=True
+        ),
     }
     OUTPUTS = {"model": component_spec.ChannelParameter(type=tfx.types.standard_artifacts.Model)}
 
@@ -27,11 +30,13 @@ class LinearProbe(tfx.types.BaseComponent):
 
     The output `model` is encoder and classifier as one SavedModel; Evaluator calls its signature
     `examples`. `evaluation.json` in the same folder has kNN and linear accuracy on the eval split,
-    of the encoder and of two baselines (a random encoder, raw pixels).
+    of the encoder and of its baselines: a random encoder, raw pixels, and before them the encoder
+    that training started from, if it did not start from random weights.
 
     Args:
         examples: Channel of transformed examples with labels and the splits train and eval.
         encoder: Channel of Trainer's model.
+        start: Channel of the weights that Trainer started from, None if there are none.
         views: Random crops and flips per image to train on; 0 takes centre crops.
         decides: Whether accuracy decides on the model. If not, labels that allow no measurement,
             such as a class without a readable training image, end in a model with the property
@@ -46,6 +51,7 @@ class LinearProbe(tfx.types.BaseComponent):
         self,
         examples: tfx.types.BaseChannel,
         encoder: tfx.types.BaseChannel,
+        start: tfx.types.BaseChannel | None,
         views: int,
         decides: bool,
         code: str,
@@ -54,6 +60,7 @@ class LinearProbe(tfx.types.BaseComponent):
             LinearProbeSpec(
                 examples=examples,
                 encoder=encoder,
+                start=start,
                 views=views,
                 decides=int(decides),
                 code=code,

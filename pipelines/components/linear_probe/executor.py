@@ -18,6 +18,7 @@ from byol_tf.evaluation.cache import FeatureCache
 from byol_tf.evaluation.splits import Splits
 from byol_tf.export import classifier
 from byol_tf.files import write_atomically
+from pipelines import warm_start
 
 EVALUATION = "evaluation.json"
 UNMEASURED = "unmeasured"  # Property of the model: why there is no classifier.
@@ -59,6 +60,9 @@ class Executor(base_executor.BaseExecutor):
         )
         pretrained, config = encoders.from_saved_model(encoder_path)
         assert config is not None  # Trainer exports it with the model.
+        weights = input_dict.get("start")
+        warm_start.set_weights(config, weights[0].uri if weights else None)
+        before = encoders.before_training(config, pretrained.preprocessing)
         train, test = (
             os.path.join(artifact_utils.get_split_uri(input_dict["examples"], split), "*")
             for split in ("train", "eval")
@@ -76,6 +80,7 @@ class Executor(base_executor.BaseExecutor):
                 }
             }
             for baseline in (
+                *([before] if before else []),
                 encoders.random_encoder(config, pretrained.preprocessing),
                 encoders.raw_pixels(pretrained.preprocessing),
             ):

@@ -19,8 +19,8 @@ class Executor(executor.Executor):
 
     TFX's own executor copies file by file into the version's folder, where a server may find only
     some of the files, and pushes a model again whenever it has been blessed again. The artifact has
-    TFX's properties `pushed`, `pushed_destination` and `pushed_version`, and `unchanged` (1 if the
-    destination had the model already).
+    TFX's properties `pushed`, `pushed_destination` and `pushed_version`, `unchanged` (1 if the
+    destination had the model already) and `model_id` (of the model, if the destination has it).
     """
 
     def Do(
@@ -41,6 +41,7 @@ class Executor(executor.Executor):
         json_format.Parse(
             exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
         )
+        pushed.set_int_custom_property("model_id", input_dict["model"][0].id)
         base = destination.filesystem.base_directory
         model = self.GetModelPath(input_dict)
         newest = max(versions(base), default=0)

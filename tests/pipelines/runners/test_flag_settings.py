@@ -1,6 +1,7 @@
 """The flags of the runners as Settings, and what the data folder adds to them."""
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import sys
@@ -104,6 +105,20 @@ def test_the_data_folder_decides_the_floor_and_the_digests(photos):
     assert settings.listing_digest == listing.digest(listing.find_files(str(photos), "**"))
     embedded = listing.find_files(str(photos / "b"), "**")
     assert settings.embed_listing_digest == listing.digest(embedded)
+
+
+def test_weights_to_start_from_are_known_by_their_content(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "start.weights.h5"
+    file.write_bytes(b"one")
+    settings = parsed(photos, "--config.encoder.weights=start.weights.h5")
+    assert settings.weights == str(file)
+    assert settings.weights_digest == hashlib.sha256(b"one").hexdigest()
+    for name in ("last", "imagenet"):
+        settings = parsed(photos, f"--config.encoder.weights={name}")
+        assert (settings.weights, settings.weights_digest) == (name, "")
+    with pytest.raises(UserError, match="there are no weights '.*nowhere' to start from"):
+        parsed(photos, "--config.encoder.weights=nowhere")
 
 
 def test_the_digest_is_of_the_folders_content_and_not_of_its_path(tmp_path):

@@ -65,6 +65,7 @@ def command(tmp_path: pathlib.Path, **changes) -> subprocess.CompletedProcess:
         ({"infra_validator": "docker"}, "--infra_validator=docker cannot be compiled"),
         ({"output": "byol.txt"}, "--output is 'byol.txt'; give a file that ends with .json"),
         ({"output": "/dev/null/byol.json"}, "--output '/dev/null/byol.json' cannot be written"),
+        ({"config.encoder.weights": "last"}, "which Kubeflow v2 cannot look up"),
         ({"image": None}, "--image"),
         ({"output": None}, "--output"),
     ],

@@ -6,6 +6,7 @@ command's flags give.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -15,11 +16,14 @@ import subprocess
 import sys
 import time
 
+import ml_collections
 import pytest
 import tensorflow as tf
 
+from byol_tf.build import build_encoder
 from byol_tf.configs import cifar10
 from byol_tf.errors import UserError
+from pipelines.runners.weights_digest import weights_digest
 from pipelines.settings import Settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -138,6 +142,10 @@ class Pipeline:
 
         self.root.mkdir(exist_ok=True)  # As the command does, for its log.
         return local_run.run(self.settings(**changes))
+
+    def newest(self, node: str, output: str) -> pathlib.Path:
+        """Returns the artifact of a component's last execution."""
+        return max((self.root / node / output).iterdir(), key=lambda path: int(path.name))
 
     @property
     def versions(self) -> list[str]:
@@ -292,6 +300,25 @@ def test_runs_of_other_components_follow_from_what_changed(pipeline):
     assert not any((pipeline.root / "training").iterdir())
 
 
+def test_training_starts_from_the_encoder_that_was_pushed_last(pipeline):
+    """Its row "before this training" is what was measured of it after the training before."""
+    trained, measured = pipeline.newest("Trainer", "model"), pipeline.newest("LinearProbe", "model")
+    config = pipeline.settings().config
+    config["encoder"]["weights"] = "last"
+    assert "pushed" in pipeline.run_here(config=config)
+    started = f"{trained}/Format-Serving"
+    ours = pipeline.newest("Trainer", "model_run") / "config.json"
+    assert json.loads(ours.read_text())["started_from"]["from"] == started
+    report = max((pipeline.root / "reports").glob("*.html")).read_text()
+    assert f"{started}, a SavedModel of byol-export, fingerprint" in report
+    rows, before = (
+        json.loads((folder / "evaluation.json").read_text())["rows"]
+        for folder in (pipeline.newest("LinearProbe", "model"), measured)
+    )
+    assert [row["encoder"] for row in rows][1] == "before this training"
+    assert rows[1]["cells"] == before[0]["cells"] and rows[0]["cells"] != before[0]["cells"]
+
+
 def test_model_that_is_not_good_enough_is_not_pushed(pipeline):
     before = pipeline.versions
     printed = pipeline.run_here(min_accuracy=0.999)
@@ -332,6 +359,12 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
 
     pipeline = Pipeline(tmp_path, photos)
     unlabelled = {"labels": "none", "labelled": False}
+    # The training starts from a file of weights.
+    config = pipeline.settings().config
+    weights = tmp_path / "start.keras"
+    build_encoder(ml_collections.ConfigDict(config)).save(weights)
+    config["encoder"]["weights"] = str(weights)
+    unlabelled |= {"config": config, "weights_digest": weights_digest(str(weights))}
     printed = pipeline.run_here(**unlabelled, min_spread=0.001, embed_data_dir=str(photos / "cat"))
     assert "was pushed" in printed
     (folder,) = (tmp_path / "root" / "CorpusEmbedder" / "embeddings").iterdir()
@@ -340,6 +373,8 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     assert len(table["embedding"][0]) == 128
     report = next((pipeline.root / "reports").glob("*.html")).read_text()
     assert "Labels were ignored" in report and "LinearProbe" not in report
+    assert f"{weights}, a .keras file of" in report
+    assert re.search(rf"StartingWeights result.*artifact \d+, {weights}", report, re.DOTALL)
 
     # An unreachable floor rejects the encoder as if it had collapsed.
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
