@@ -30,9 +30,8 @@ def preprocess(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     """
     if preprocessing.resize != "bicubic":
         raise UserError(
-            f"the preprocessing resizes '{preprocessing.resize}', as PyTorch's encoders want it, "
-            "which this format cannot hold; use --format=saved_model, or tflite, which takes images "
-            "that are already resized."
+            f"the preprocessing resizes '{preprocessing.resize}', for weights from PyTorch, which "
+            "this format cannot hold; export a SavedModel, or TFLite, whose images come resized."
         )
     pixels = tf.cast(images, tf.float32)  # First: TensorRT does nothing else with uint8.
     top, left, side = preprocessing.crop_box(pixels)

@@ -218,6 +218,7 @@ class Preprocessing:
         crop = resized[..., top : top + size, left : left + size, :]
         return tf.ensure_shape(crop, [*images.shape[:-3], size, size, 3])
 
+
 def _truncated_product(fraction: float, length: tf.Tensor) -> tf.Tensor:
     """Returns int(fraction · length) in float64, without float64 where integers give the same.
 

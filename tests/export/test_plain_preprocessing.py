@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from byol_tf.errors import UserError
 from byol_tf.export.plain_preprocessing import preprocess
 from byol_tf.images.preprocessing import Preprocessing
 
@@ -24,3 +25,9 @@ def test_it_equals_tensorflows_kernel(size, crop_fraction):
 def test_no_images_give_none():
     nothing = np.zeros((0, 40, 30, 3), np.uint8)
     assert preprocess(Preprocessing(32), nothing).shape == (0, 32, 32, 3)
+
+
+def test_a_preprocessing_like_pytorchs_is_refused():
+    images = np.zeros((1, 40, 30, 3), np.uint8)
+    with pytest.raises(UserError, match="resizes 'bilinear'.*TFLite"):
+        preprocess(Preprocessing(32, resize="bilinear"), images)
