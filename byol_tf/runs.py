@@ -15,6 +15,7 @@ import tensorflow as tf
 from byol_tf import checkpoints, locks
 from byol_tf.build import build_encoder
 from byol_tf.checkpoints import restore, trackable
+from byol_tf.configs import defaults
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
 from byol_tf.models.precision import policy_scope
@@ -55,7 +56,8 @@ def locked(run_dir: str) -> Iterator[None]:
 def claim_run_dir(run_dir: str, config: dict) -> None:
     """Writes `config` to `run_dir`/config.json, or checks that the run there has the same config.
 
-    A run without a checkpoint has nothing to lose: its config is replaced.
+    A run without a checkpoint has nothing to lose: its config is replaced. A field that a run from
+    before it existed does not say has its default.
 
     Raises:
         UserError: The run has another config (the message names the fields that differ), its
@@ -63,7 +65,7 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
     """
     path = os.path.join(run_dir, "config.json")
     if tf.io.gfile.exists(path) and checkpoints.saved(os.path.join(run_dir, "checkpoints")):
-        differing = _differences(_read_config(path), json.loads(json.dumps(config)))
+        differing = _differences(_completed(_read_config(path)), _completed(config))
         if differing:
             raise UserError(
                 f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give "
@@ -144,6 +146,23 @@ def _read_config(path: str) -> dict:
 
 def _unwritable(run_dir: str, error: Exception) -> UserError:
     return UserError(f"the run folder '{run_dir}' cannot be written ({error}); choose another.")
+
+
+def _completed(config: dict) -> dict:
+    """Returns the config as JSON gives it back, with the default of every field it lacks."""
+    fields = defaults.get_config().to_dict()
+    if config.get("encoder", {}).get("name", "resnet") != "resnet":
+        del fields["encoder"]  # They are resnet's arguments.
+
+    def fill(given, default):
+        below = {
+            key: fill(value, default[key])
+            for key, value in given.items()
+            if isinstance(value, dict) and isinstance(default.get(key), dict)
+        }
+        return default | given | below
+
+    return json.loads(json.dumps(fill(config, fields)))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

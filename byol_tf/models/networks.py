@@ -135,6 +135,11 @@ class BatchNorm(keras_compat.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
 
+def synchronize(layer: keras.layers.BatchNormalization) -> None:
+    """Makes a BatchNorm that is already built compute its statistics over all replicas."""
+    layer.synchronized, layer.fused = True, False  # Keras 2's fused kernel sees one replica.
+
+
 def _conv(x, channels, kernel_size, strides, name):
     return layers.Conv2D(
         channels,
