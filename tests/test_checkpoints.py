@@ -88,7 +88,7 @@ class Unnamed(keras.layers.Layer):
     """A layer whose weight has no name, as ConvNeXt's layer scale."""
 
     def build(self, input_shape):
-        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones")
+        self.gamma = self.add_weight(name="variable", shape=(input_shape[-1],), initializer="ones")
 
     def call(self, inputs):
         return inputs * self.gamma
