@@ -16,7 +16,7 @@ from byol_tf.errors import UserError
 # Otherwise `--help` would list the flag under this module instead of the command.
 flags.disclaim_key_flags()
 
-_RECIPES = "imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10"
+_RECIPES = "imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10, vit_small"
 _HELP = (
     f"A recipe of byol_tf/configs ({_RECIPES}), "
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "

@@ -88,6 +88,8 @@ def test_the_recipes_encoder_by_its_name_keeps_the_recipes_fields(tmp_path):
         tmp_path, "--config=cifar10", "--config.encoder.name=resnet", "--config.encoder.width=0.5"
     )
     assert resnet["depth"] == 18 and resnet["width"] == 0.5
+    back = encoder_of(tmp_path, "--config=vit_small", "--config.encoder.name=resnet")
+    assert back["depth"] == 50 and back["stem"] == "imagenet"  # resnet's own defaults.
 
 
 def test_a_mistake_in_a_field_of_resnet_is_still_found_at_once(tmp_path):
