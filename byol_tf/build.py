@@ -11,7 +11,7 @@ from absl import logging
 from byol_tf.errors import UserError
 from byol_tf.images.augmentations import TwoViews
 from byol_tf.images.preprocessing import Preprocessing
-from byol_tf.models import networks, optimizers, schedules
+from byol_tf.models import backbones, optimizers, schedules
 from byol_tf.models.byol import BYOL
 from byol_tf.models.precision import policy_scope
 from byol_tf.models.simclr import SimCLR
@@ -97,10 +97,17 @@ def build_model(
 
 
 def build_encoder(config: ml_collections.ConfigDict) -> keras.Model:
-    """Returns the encoder of `config.encoder`, newly initialised."""
+    """Returns the encoder of `config.encoder`, newly initialised.
+
+    Its field `name` says which (`backbones.build`); the others are that encoder's arguments.
+
+    Raises:
+        UserError: There is no such encoder, or it cannot be built like this.
+    """
     arguments = config.encoder.to_dict()
     arguments.pop("weights", None)  # Where a training starts; the network is the same.
-    return networks.resnet(image_size=config.image_size, **arguments)
+    name = arguments.pop("name", "resnet")  # Runs from before there were others do not say it.
+    return backbones.build(name, config.image_size, arguments)
 
 
 def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:

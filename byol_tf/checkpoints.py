@@ -187,13 +187,23 @@ def _children(part: Any, made: dict[int, tf.train.Checkpoint]) -> dict[str, Any]
     children = {name: _as_keras_2(value, made) for name, value in parts.items()}
     below = {id(keras_compat.native(v)) for value in parts.values() for v in value.variables}
     own = part.variables if isinstance(part, keras.metrics.Metric) else part.weights
-    for variable in map(keras_compat.native, own):
+    for weight in own:
+        variable = keras_compat.native(weight)
         if id(variable) not in below:
-            name = variable.name.rpartition("/")[2].partition(":")[0]
+            name = _keras_2_name(part, weight)
             while name in children:
                 name += "_"
             children[name] = variable
     return children
+
+
+def _keras_2_name(part: keras.layers.Layer, weight: Any) -> str:
+    """Returns the attribute that holds a weight of this layer of Keras 3 in Keras 2."""
+    name = keras_compat.native(weight).name.rpartition("/")[2].partition(":")[0]
+    if re.fullmatch(r"variable(_\d+)?", name):  # It has no name of its own, as in ConvNeXt.
+        name = next((key for key, value in vars(part).items() if value is weight), name)
+    depthwise = isinstance(part, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D)
+    return "depthwise_kernel" if depthwise and name == "kernel" else name
 
 
 @functools.cache

@@ -56,8 +56,8 @@ def locked(run_dir: str) -> Iterator[None]:
 def claim_run_dir(run_dir: str, config: dict) -> None:
     """Writes `config` to `run_dir`/config.json, or checks that the run there has the same config.
 
-    A run without a checkpoint has nothing to lose: its config is replaced. Fields that are newer
-    than the run count as having been at their defaults.
+    A run without a checkpoint has nothing to lose: its config is replaced. A field that a run from
+    before it existed does not say has its default.
 
     Raises:
         UserError: The run has another config (the message names the fields that differ), its
@@ -65,9 +65,7 @@ def claim_run_dir(run_dir: str, config: dict) -> None:
     """
     path = os.path.join(run_dir, "config.json")
     if tf.io.gfile.exists(path) and checkpoints.saved(os.path.join(run_dir, "checkpoints")):
-        differing = _differences(
-            _with_new_fields(_read_config(path)), json.loads(json.dumps(config))
-        )
+        differing = _differences(_completed(_read_config(path)), _completed(config))
         if differing:
             raise UserError(
                 f"'{run_dir}' holds a run with another config ({'; '.join(differing)}); give "
@@ -146,19 +144,25 @@ def _read_config(path: str) -> dict:
     return config
 
 
-def _with_new_fields(config: dict, fields: dict | None = None) -> dict:
-    """Returns a run's config with the fields that its version did not have, at their defaults."""
-    if fields is None:
-        fields = json.loads(json.dumps(defaults.get_config().to_dict()))
-    completed = fields | config
-    for key, value in fields.items():
-        if isinstance(value, dict) and isinstance(completed[key], dict):
-            completed[key] = _with_new_fields(completed[key], value)
-    return completed
-
-
 def _unwritable(run_dir: str, error: Exception) -> UserError:
     return UserError(f"the run folder '{run_dir}' cannot be written ({error}); choose another.")
+
+
+def _completed(config: dict) -> dict:
+    """Returns the config as JSON gives it back, with the default of every field it lacks."""
+    fields = defaults.get_config().to_dict()
+    if config.get("encoder", {}).get("name", "resnet") != "resnet":
+        del fields["encoder"]  # They are resnet's arguments.
+
+    def fill(given, default):
+        below = {
+            key: fill(value, default[key])
+            for key, value in given.items()
+            if isinstance(value, dict) and isinstance(default.get(key), dict)
+        }
+        return default | given | below
+
+    return json.loads(json.dumps(fill(config, fields)))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:

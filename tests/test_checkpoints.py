@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -81,3 +82,31 @@ def test_a_damaged_checkpoint_given_by_name_is_called_damaged(folder):
     saved = tf.train.Checkpoint(vector=tf.Variable(np.zeros(1000, "float32")))
     with pytest.raises(UserError, match="ckpt-2' is damaged"):
         checkpoints.restore(saved, str(folder / "ckpt-2"))
+
+
+class Unnamed(keras.layers.Layer):
+    """A layer whose weight has no name, as ConvNeXt's layer scale."""
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(name="variable", shape=(input_shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.gamma
+
+
+def test_layers_of_other_packages_have_the_same_names_on_either_keras(tmp_path):
+    """The names of Keras 2.15, of the layers that keras.applications has and our ResNet has not."""
+    layers = [keras.layers.Normalization(), keras.layers.DepthwiseConv2D(3), Unnamed()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    saved = tf.train.Checkpoint(model=checkpoints.trackable(model)).write(str(tmp_path / "c"))
+    keys = tf.train.load_checkpoint(saved).get_variable_to_shape_map()
+    names = {
+        key.removeprefix("model/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+        for key in keys
+        if key.startswith("model/")
+    }
+    assert names == {
+        *(f"layer_with_weights-0/{name}" for name in ("mean", "variance", "count")),
+        *(f"layer_with_weights-1/{name}" for name in ("depthwise_kernel", "bias")),
+        "layer_with_weights-2/gamma",
+    }

@@ -10,6 +10,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from byol_tf.configs import defaults
 from byol_tf.errors import UserError
 
 # Otherwise `--help` would list the flag under this module instead of the command.
@@ -17,19 +18,23 @@ flags.disclaim_key_flags()
 
 _RECIPES = (
     "imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10, simsiam, simsiam_cifar10, vicreg, "
-    "vicreg_cifar10"
+    "vicreg_cifar10, vit_small"
 )
 _HELP = (
     f"A recipe of byol_tf/configs ({_RECIPES}), "
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
     "get_config. Override any field: --config.epochs=50 --config.encoder.depth=34. The defaults "
-    "are the paper's."
+    "are the paper's. --config.encoder.name=ConvNeXtTiny takes another encoder: vit, one of "
+    "keras.applications or KerasHub, or module.function of your own; its arguments are fields too."
 )
 
 
 def define_config(help_string: str = _HELP) -> flags.FlagHolder:
     """Defines the flags `--config` and `--config.FIELD`."""
-    return config_flags.DEFINE_config_file("config", help_string=help_string)
+    holder = config_flags.DEFINE_config_file("config", help_string=help_string)
+    flag = flags.FLAGS[holder.name]
+    flag.parser = _RecipeParser(flag.parser)
+    return holder
 
 
 def resolve_config(holder: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:
@@ -76,6 +81,53 @@ def command_line(program: str) -> str:
     recipes = str(importlib.resources.files("byol_tf.configs"))
     pattern = re.compile(rf"^(--?config=){re.escape(recipes)}/(\w+)\.py")
     return shlex.join([program, *(pattern.sub(r"\1\2", argument) for argument in sys.argv[1:])])
+
+
+class _RecipeParser(flags.ArgumentParser):
+    """Makes room for the arguments of the encoder that the command line names.
+
+    ml_collections takes only fields that the recipe has. Those of `config.encoder` are arguments of
+    the recipe's encoder; another one comes with its own, which are known only once TensorFlow is
+    imported. `build.build_encoder` checks them.
+
+    Args:
+        parser: Parser of ml_collections.
+    """
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        """Returns the recipe's config, locked, with a field for each argument given."""
+        config = self._parser.parse(argument)
+        # A file that is missing gives something else, an error for later.
+        if not isinstance(config, ml_collections.ConfigDict) or "encoder" not in config:
+            return config
+        given = _encoder_fields(sys.argv)
+        before = config.encoder.get("name", "resnet")
+        name = given.get("name") or before
+        with config.unlocked():
+            if name != before:
+                defaults.set_encoder(config, name)
+            for field in given if name != "resnet" else ():
+                if field not in config.encoder:
+                    config.encoder[field] = ml_collections.config_dict.placeholder(object)
+        return config
+
+    def flag_type(self) -> str:
+        """Returns what `--help` calls such a value."""
+        return self._parser.flag_type()
+
+
+def _encoder_fields(argv: Sequence[str]) -> dict[str, str]:
+    """Returns the overrides of `config.encoder` on a command line, as text by field."""
+    fields = {}
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(
+            r"--?(?:no)?config\.encoder\.(\w+)(?:=(.*))?", argument, re.DOTALL
+        ):
+            fields[match[1]] = following if match[2] is None else match[2]
+    return fields
 
 
 def _with_path(value: str) -> str:

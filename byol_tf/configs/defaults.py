@@ -5,6 +5,7 @@ The numbers are those of the paper's appendix B and of its authors' code.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
@@ -22,6 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.precision = "auto"  # or float32, mixed_bfloat16, mixed_float16
 
     config.encoder = ml_collections.ConfigDict()
+    # Or vit, ConvNeXtTiny (keras.applications), ViTBackbone (KerasHub), module.function; the other
+    # fields are its arguments, these are resnet's.
+    config.encoder.name = "resnet"
     config.encoder.depth = 50
     config.encoder.width = 1.0
     config.encoder.stem = "imagenet"  # or small, lightly, solo-learn
@@ -94,6 +98,20 @@ def check_argument(recipe: str, arg: str, known: Sequence[str] = ("smoke",)) -> 
             f"the recipe {recipe}:{arg} is unknown; give "
             f"{', '.join([recipe, *(f'{recipe}:{one}' for one in known)])}."
         )
+
+
+def set_encoder(config: ml_collections.ConfigDict, name: str, **arguments: Any) -> None:
+    """Replaces the encoder of a config, whose fields only that encoder takes, by another.
+
+    Args:
+        config: Config to change.
+        name: Name of the encoder, see `backbones.build`.
+        **arguments: Arguments that differ from the encoder's own defaults.
+    """
+    fields = get_config().encoder.to_dict()
+    if name != "resnet":
+        fields = {"name": name, "weights": fields["weights"]}
+    config.encoder = ml_collections.ConfigDict(fields | arguments)
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -190,5 +190,5 @@ def _copy(model: keras.Model) -> keras.Model:
     # Keras 2.15 leaves `synchronized` out of BatchNormalization's config.
     for layer, copied in zip(batch_norms(model), batch_norms(copy), strict=True):
         if layer.synchronized and not copied.synchronized:
-            copied.synchronized, copied.fused = True, False
+            networks.synchronize(copied)
     return copy

@@ -179,6 +179,11 @@ class BatchNorm(keras_compat.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
 
+def synchronize(layer: keras.layers.BatchNormalization) -> None:
+    """Makes a BatchNorm that is already built compute its statistics over all replicas."""
+    layer.synchronized, layer.fused = True, False  # Keras 2's fused kernel sees one replica.
+
+
 def _padded(x, kernel_size, strides, padding, name):
     """Returns `x` with the border that the next layer needs, and that layer's own padding."""
     if padding == "same" or strides == 1 or kernel_size == 1:

@@ -73,6 +73,6 @@ def _last_layer(encoder: keras.Model, stage: str) -> str:
         raise UserError(
             f"the encoder '{getattr(encoder, 'name', encoder)}' has no layers {stage}_block1_relu1 "
             "and so on, whose feature maps dense tasks need; give a ResNet of "
-            "byol_tf.networks.resnet."
+            "byol_tf.networks.resnet, which a run with encoder.name=resnet has."
         )
     return max(matches, key=lambda match: (int(match[1]), int(match[2]))).string

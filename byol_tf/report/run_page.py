@@ -151,7 +151,10 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """Yields (what, value) about the training and the page, as far as known."""
     config = dict(page.flat(run.config))
     fields: dict[str, Sequence[str]] = {
-        "encoder": ("encoder.depth", "encoder.width", "encoder.stem"),
+        "encoder": sorted(
+            (name for name in config if name.startswith("encoder.")),
+            key=lambda name: name != "encoder.name",
+        ),
         "training": ("epochs", "batch_size", "image_size", "precision", "seed"),
         "optimizer": ("optimizer.name", "optimizer.base_lr", "optimizer.warmup_epochs"),
         run.method: run.method_fields,

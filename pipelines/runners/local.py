@@ -58,8 +58,11 @@ def main(argv: list[str]) -> None:
         settings = flag_settings.from_flags(config, argv[1:], folder)
         printed = finished_run.recall(settings)
         if printed is None:
+            from byol_tf import build
             from pipelines.runners import local_run
 
+            # An encoder that cannot be built fails here, and not after the images have been read.
+            build.build_encoder(config)
             printed = local_run.run(settings)
     print(printed)
 

@@ -1,5 +1,6 @@
 """The shared `--config` flag and flags for another program, in a command of a few lines."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -48,6 +49,53 @@ def test_a_field_that_the_default_recipe_does_not_have_gets_a_sentence(tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.startswith("error: a --config override does not fit")
     assert 'Did you mean "batch_size" instead of "batchsize"?' in result.stderr
+
+
+ENCODER = COMMAND.replace("config.batch_size, config.epochs, argv[1:]", "config.encoder.to_json()")
+
+
+def encoder_of(tmp_path, *arguments):
+    command = tmp_path / "encoder.py"
+    command.write_text(ENCODER.format(default="None", passes_on=""))
+    result = subprocess.run(
+        [sys.executable, command, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_another_encoder_takes_its_own_arguments_and_not_the_recipes(tmp_path):
+    named = encoder_of(tmp_path, "--config=cifar10", "--config.encoder.name=ConvNeXtTiny")
+    assert named == {"name": "ConvNeXtTiny"}
+    flags = ["vit", "depth=2", "patch_size=4", "size=(1, 2)", "ratio=0.5", "kind=wide"]
+    given = encoder_of(
+        tmp_path,
+        "--config=cifar10:smoke",
+        "--config.encoder.name",
+        flags[0],
+        *(f"--config.encoder.{flag}" for flag in flags[1:]),
+        "--config.encoder.frozen",
+        "--noconfig.encoder.biased",
+    )
+    assert given == {
+        "name": "vit", "depth": 2, "patch_size": 4, "size": [1, 2], "ratio": 0.5, "kind": "wide",
+        "frozen": True, "biased": False,
+    }  # fmt: skip
+
+
+def test_the_recipes_encoder_by_its_name_keeps_the_recipes_fields(tmp_path):
+    resnet = encoder_of(
+        tmp_path, "--config=cifar10", "--config.encoder.name=resnet", "--config.encoder.width=0.5"
+    )
+    assert resnet["depth"] == 18 and resnet["width"] == 0.5
+    back = encoder_of(tmp_path, "--config=vit_small", "--config.encoder.name=resnet")
+    assert back["depth"] == 50 and back["stem"] == "imagenet"  # resnet's own defaults.
+
+
+def test_a_mistake_in_a_field_of_resnet_is_still_found_at_once(tmp_path):
+    result = demo(tmp_path, "--config=cifar10", "--config.encoder.dept=34")
+    assert result.returncode == 1
+    assert 'Did you mean "depth" instead of "dept"?' in result.stderr
 
 
 def test_a_record_names_the_recipe_and_no_path_of_this_machine(monkeypatch):
