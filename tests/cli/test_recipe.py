@@ -66,7 +66,7 @@ def encoder_of(tmp_path, *arguments):
 
 def test_another_encoder_takes_its_own_arguments_and_not_the_recipes(tmp_path):
     named = encoder_of(tmp_path, "--config=cifar10", "--config.encoder.name=ConvNeXtTiny")
-    assert named == {"name": "ConvNeXtTiny"}
+    assert named == {"name": "ConvNeXtTiny", "weights": None}
     flags = ["vit", "depth=2", "patch_size=4", "size=(1, 2)", "ratio=0.5", "kind=wide"]
     given = encoder_of(
         tmp_path,
@@ -79,7 +79,7 @@ def test_another_encoder_takes_its_own_arguments_and_not_the_recipes(tmp_path):
     )
     assert given == {
         "name": "vit", "depth": 2, "patch_size": 4, "size": [1, 2], "ratio": 0.5, "kind": "wide",
-        "frozen": True, "biased": False,
+        "frozen": True, "biased": False, "weights": None,
     }  # fmt: skip
 
 
