@@ -9,9 +9,8 @@ from byol_tf.errors import UserError
 from byol_tf.weights.encoder_weights import EncoderWeights
 from byol_tf.weights.keras_model import of_model
 
-# What brings images into the range of the network. Where an encoder has its preprocessing outside,
-# it has no such layers.
-_OF_PREPROCESSING = re.compile(r"^(normalization|rescaling)(_\d+)?$")
+# In EfficientNet V1. Our images are normalised before, so it must change nothing.
+_NORMALIZATION = re.compile(r"^normalization(_\d+)?$")
 
 
 def read(name: str) -> EncoderWeights:
@@ -45,6 +44,8 @@ def read(name: str) -> EncoderWeights:
             "that can, and give its path as config.encoder.weights."
         ) from error
     weights = of_model(model, "imagenet", f"keras.applications.{name} on ImageNet")
-    for layer in [layer for layer in weights.layers if _OF_PREPROCESSING.match(layer)]:
-        del weights.layers[layer]
+    for layer, arrays in weights.layers.items():
+        if _NORMALIZATION.match(layer):
+            mean, variance = arrays[:2]
+            mean[...], variance[...] = 0, 1
     return weights

@@ -16,7 +16,7 @@ import tensorflow as tf
 from byol_tf import build, encoders, export, runs, weights
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
-from byol_tf.models import networks
+from byol_tf.models import backbones, networks
 from byol_tf.training import dry_run, pretrain
 from byol_tf.weights import imagenet
 
@@ -184,12 +184,11 @@ def write_legacy_h5(model, path):
 
 
 IN_A_NEW_PROCESS = """
-import keras
 from absl import logging
+from byol_tf.models import backbones
 from byol_tf.weights import imagenet
 logging.set_verbosity(logging.INFO)
-network = keras.applications.MobileNetV2
-encoder = network((64, 64, 3), include_top=False, weights=None, pooling="avg")
+encoder = backbones.build("MobileNetV2", 64, {})
 imagenet.read("MobileNetV2").assign_to(encoder)
 print(set(encoder.get_layer("Conv1").get_weights()[0].ravel()) == {0.5})
 """
@@ -212,6 +211,25 @@ def test_imagenet_is_what_keras_has_in_its_cache(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | home)
     assert result.stdout.strip().endswith("True"), result.stderr
     assert "ImageNet weights of MobileNetV2" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_network_that_normalises_by_itself_gets_images_that_are_normalised(monkeypatch):
+    """EfficientNet's own normalisation is among its weights, and would come on top."""
+    network = keras.applications.EfficientNetB0
+    loaded = network(include_top=False, weights=None)
+    normalization = next(layer for layer in loaded.layers if layer.name[:13] == "normalization")
+    normalization.set_weights([values + 3 for values in normalization.get_weights()])
+    stem = loaded.get_layer("stem_conv").get_weights()[0]
+    monkeypatch.setattr(keras.applications, "EfficientNetB0", lambda **_: loaded)
+    weights = imagenet.read("EfficientNetB0")
+    monkeypatch.setattr(keras.applications, "EfficientNetB0", network)
+    encoder = backbones.build("EfficientNetB0", 32, {})
+    weights.assign_to(encoder)
+    np.testing.assert_array_equal(encoder.get_layer("stem_conv").get_weights()[0], stem)
+    (ours,) = (layer for layer in encoder.layers if layer.name[:13] == "normalization")
+    image = tf.random.normal([1, 32, 32, 3])
+    np.testing.assert_allclose(ours(image), image, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["resnet", "imagenet_utils", "NoSuchNet", ""])
