@@ -28,7 +28,10 @@ def test_help_explains_every_flag():
         (["--data_dir=x", "--run_dir=y", "--strategy=horovod"], "horovod"),
         (["--run_dir=y"], "data_dir"),
         ([], "Flags --config, --data_dir, --run_dir must have values"),
-        (["--data_dir=x", "--run_dir=y", "--config=cifar10:foo"], "give cifar10, cifar10:larc, cifar10:smoke."),
+        (
+            ["--data_dir=x", "--run_dir=y", "--config=cifar10:foo"],
+            "give cifar10, cifar10:larc, cifar10:smoke.",
+        ),
         (
             ["--data_dir=x", "--run_dir=y", "--config=cifar10", "extra"],
             "unexpected argument 'extra'",
