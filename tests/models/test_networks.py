@@ -66,7 +66,8 @@ def test_the_authors_project_in_the_first_block_of_depth_18():
 def test_paddings_agree_where_every_map_has_an_odd_side(depth, stem):
     """There TensorFlow's SAME is symmetric too; an even side is where PyTorch differs."""
     same, symmetric = (
-        networks.resnet(depth, 1 / 64, 65, stem, False, padding) for padding in networks.PADDINGS
+        networks.resnet(depth, 1 / 64, 65, stem, False, padding=padding)
+        for padding in networks.PADDINGS
     )
     symmetric.set_weights(same.get_weights())
     images = np.random.default_rng(0).normal(size=(2, 65, 65, 3)).astype("float32")
