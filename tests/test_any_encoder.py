@@ -64,14 +64,14 @@ def test_the_whole_path(name, photos, tmp_path):
     assert np.isfinite(float(row["loss"])) and float(row["projection_std"]) > 0.01
 
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert written["encoder"] == {"name": name} | ENCODERS[name]
+    assert written["encoder"] == {"name": name, "weights": None} | ENCODERS[name]
     again = pretrain.pretrain(config, photos, run_dir)  # Nothing left to train.
     for actual, wanted in zip(again.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, wanted)
 
     restored = runs.restore_encoder(run_dir)
     wanted = model.encoder(IMAGES, training=False)
-    np.testing.assert_allclose(restored(IMAGES, training=False), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(restored(IMAGES, training=False), wanted, rtol=1e-4, atol=1e-4)
     path = tmp_path / "exported" / "1"
     export.save_encoder(
         restored,
@@ -81,7 +81,7 @@ def test_the_whole_path(name, photos, tmp_path):
     )
     exported, _ = encoders.from_saved_model(str(path))
     for served in (exported.encode(IMAGES), exported.trainable()(IMAGES, training=False)):
-        np.testing.assert_allclose(served, wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(served, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_from_before_encoders_had_names_is_a_resnet_and_goes_on(tmp_path):
@@ -114,7 +114,7 @@ def test_a_run_of_another_encoder_has_that_encoders_fields_only(tmp_path):
 def test_fields_of_the_recipes_encoder_are_refused_by_another():
     config = cifar10_demo.get_config("smoke")
     config.encoder.name = "vit"
-    with pytest.raises(UserError, match=r"'vit' takes no 'stem', 'zero_init.*set_encoder"):
+    with pytest.raises(UserError, match=r"'vit' takes no .*'stem', 'zero_init.*set_encoder"):
         build.build_encoder(config)
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications.convnext import LayerScale  # It has no public name.
 
 from byol_tf import checkpoints
 from byol_tf.errors import UserError
@@ -84,19 +85,10 @@ def test_a_damaged_checkpoint_given_by_name_is_called_damaged(folder):
         checkpoints.restore(saved, str(folder / "ckpt-2"))
 
 
-class Unnamed(keras.layers.Layer):
-    """A layer whose weight has no name, as ConvNeXt's layer scale."""
-
-    def build(self, input_shape):
-        self.gamma = self.add_weight(name="variable", shape=(input_shape[-1],), initializer="ones")
-
-    def call(self, inputs):
-        return inputs * self.gamma
-
-
 def test_layers_of_other_packages_have_the_same_names_on_either_keras(tmp_path):
     """The names of Keras 2.15, of the layers that keras.applications has and our ResNet has not."""
-    layers = [keras.layers.Normalization(), keras.layers.DepthwiseConv2D(3), Unnamed()]
+    scale = LayerScale(1e-6, 3)  # Its weight has no name in Keras 3.
+    layers = [keras.layers.Normalization(), keras.layers.DepthwiseConv2D(3), scale]
     model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
     saved = tf.train.Checkpoint(model=checkpoints.trackable(model)).write(str(tmp_path / "c"))
     keys = tf.train.load_checkpoint(saved).get_variable_to_shape_map()
