@@ -110,6 +110,12 @@ def build_encoder(config: ml_collections.ConfigDict) -> keras.Model:
     return backbones.build(name, config.image_size, arguments)
 
 
+def build_float32_encoder(config: ml_collections.ConfigDict) -> keras.Model:
+    """Returns `build_encoder(config)`, computing in float32 whatever precision it is trained in."""
+    with policy_scope("float32"):
+        return build_encoder(config)
+
+
 def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:
     """Returns the layer for the views of `config.augment`, normalised by `config.normalize`."""
     return TwoViews(

@@ -10,11 +10,10 @@ import ml_collections
 import tensorflow as tf
 
 from byol_tf import export, runs, weights
-from byol_tf.build import build_encoder, find_method, preprocessing_from_config
+from byol_tf.build import build_float32_encoder, find_method, preprocessing_from_config
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder, fingerprint
 from byol_tf.images.preprocessing import Preprocessing
-from byol_tf.models.precision import policy_scope
 from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.weights.exported import keras_encoder
 
@@ -80,8 +79,7 @@ def before_training(
         return None
 
     def build() -> keras.Model:
-        with policy_scope("float32"):
-            encoder = build_encoder(config)
+        encoder = build_float32_encoder(config)
         start.assign_to(encoder)
         return encoder
 
@@ -95,8 +93,7 @@ def random_encoder(
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(config.seed)
-        with policy_scope("float32"):
-            return build_encoder(config)
+        return build_float32_encoder(config)
 
     return of_keras("random encoder", build, preprocessing)
 

@@ -13,12 +13,11 @@ import ml_collections
 import tensorflow as tf
 
 from byol_tf import checkpoints, locks
-from byol_tf.build import build_encoder
+from byol_tf.build import build_float32_encoder
 from byol_tf.checkpoints import restore, trackable
 from byol_tf.configs import defaults
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
-from byol_tf.models.precision import policy_scope
 
 
 def latest_checkpoint(run_dir: str) -> str | None:
@@ -109,8 +108,7 @@ def restore_encoder(run_dir: str, path: str | None = None) -> keras.Model:
         raise UserError(
             f"'{run_dir}' has no checkpoint yet; run byol-pretrain until it saves the first."
         )
-    with policy_scope("float32"):
-        encoder = build_encoder(config)
+    encoder = build_float32_encoder(config)
     restore(tf.train.Checkpoint(model=tf.train.Checkpoint(encoder=trackable(encoder))), path)
     return encoder
 

@@ -17,8 +17,7 @@ from pipelines.components.representation_check.component import RepresentationCh
 from pipelines.components.serving_check.component import ServingCheck
 from pipelines.digests import code_digest
 from pipelines.resolvers import LastPushed, LatestIfAny
-from pipelines.settings import Settings
-from pipelines.warm_start import LAST, is_path
+from pipelines.settings import LAST, Settings, is_path
 
 # All features except images and their keys: statistics of image bytes would shuffle every image.
 METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]

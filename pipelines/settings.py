@@ -20,6 +20,14 @@ def canonical(path: str) -> str:
     return path.rstrip("/") if "://" in path else os.path.realpath(path)
 
 
+LAST = "last"  # `config.encoder.weights` for the encoder that was pushed last.
+
+
+def is_path(weights: str) -> bool:
+    """Whether `config.encoder.weights` is the path of a file or folder."""
+    return weights not in (LAST, "imagenet")
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of one pipeline.

@@ -9,12 +9,7 @@ import os
 import ml_collections
 import tensorflow as tf
 
-LAST = "last"
-
-
-def is_path(weights: str) -> bool:
-    """Whether `config.encoder.weights` is the path of a file or folder."""
-    return weights not in (LAST, "imagenet")
+from pipelines.settings import LAST
 
 
 def set_weights(config: ml_collections.ConfigDict, model_uri: str | None) -> None:

@@ -72,6 +72,13 @@ def import_tensorflow() -> None:
             importlib.import_module("tensorflow").config.list_physical_devices()
 
 
+def warn_of_version(output: str) -> None:
+    """Warns if the folder of a new SavedModel is not called by a number."""
+    version = os.path.basename(output.rstrip("/"))
+    if not version.isdecimal():
+        logging.warning("TF Serving needs a number as version, and '%s' is not a number.", version)
+
+
 @contextlib.contextmanager
 def hidden_stderr() -> Iterator[None]:
     """Hides what the body, its C++ code included, writes to stderr.

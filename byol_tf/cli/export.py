@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags, logging
 
 from byol_tf.choices import FORMATS
-from byol_tf.cli import hidden_stderr, import_tensorflow, run_main
+from byol_tf.cli import hidden_stderr, import_tensorflow, run_main, warn_of_version
 from byol_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ def _export_run() -> str:
         "evaluation": _evaluation(checkpoint),
     }
     if _FLAGS.format == "saved_model":
-        version = os.path.basename(_FLAGS.output.rstrip("/"))
-        if not version.isdecimal():
-            logging.warning(
-                "TF Serving needs a number as version, and '%s' is not a number.", version
-            )
+        warn_of_version(_FLAGS.output)
         export.save_encoder(encoder, _FLAGS.output, preprocessing=preprocessing, metadata=metadata)
     else:
         _convert(encoder, preprocessing, metadata)

@@ -10,11 +10,9 @@ byol-export writes it: byol-serve serves it, byol-evaluate --saved_model evaluat
 it, and --config.encoder.weights starts a training from it. docs/weights.md says what was proved.
 """
 
-import os
-
 from absl import flags, logging
 
-from byol_tf.cli import import_tensorflow, run_main
+from byol_tf.cli import import_tensorflow, run_main, warn_of_version
 from byol_tf.errors import UserError
 
 _FLAGS = flags.FLAGS
@@ -37,9 +35,7 @@ def main(argv: list[str]) -> None:
         std=_numbers("std"),
         stem=_FLAGS.stem,
     )
-    version = os.path.basename(_FLAGS.output.rstrip("/"))
-    if not version.isdecimal():
-        logging.warning("TF Serving needs a number as version, and '%s' is not a number.", version)
+    warn_of_version(_FLAGS.output)
     preprocessing = preprocessing_from_config(config)
     export.save_encoder(
         encoder,

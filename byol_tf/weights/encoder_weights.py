@@ -1,6 +1,7 @@
 """The weights of an encoder by layer, whatever file they came from, and loading them into one."""
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -32,7 +33,7 @@ class EncoderWeights:
     preprocessing: Preprocessing | None = None
     method: str = "imported"
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that identify the numbers, not the file's format."""
         digest = hashlib.sha256()

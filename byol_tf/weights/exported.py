@@ -6,9 +6,8 @@ import keras
 import ml_collections
 
 from byol_tf import export, runs
-from byol_tf.build import build_encoder, preprocessing_from_config
+from byol_tf.build import build_float32_encoder, preprocessing_from_config
 from byol_tf.errors import UserError
-from byol_tf.models.precision import policy_scope
 from byol_tf.weights.encoder_weights import EncoderWeights
 from byol_tf.weights.keras_model import of_model
 
@@ -55,8 +54,7 @@ def keras_encoder(model: Any, config: ml_collections.ConfigDict) -> keras.Model:
         model: What `export.load_saved_model` returned.
         config: The config on its card.
     """
-    with policy_scope("float32"):
-        encoder = build_encoder(config)
+    encoder = build_float32_encoder(config)
     for weight, saved in zip(export.saved_weights(encoder), model.weights, strict=True):
         weight.assign(saved)
     return encoder

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import keras
 import ml_collections
 
-from byol_tf.build import build_encoder, preprocessing_from_config
+from byol_tf.build import build_float32_encoder, preprocessing_from_config
 from byol_tf.errors import UserError
 from byol_tf.images.preprocessing import Preprocessing
-from byol_tf.models.precision import policy_scope
 from byol_tf.weights.encoder_weights import EncoderWeights
 
 
@@ -57,7 +56,6 @@ def build(
         }
     )
     preprocessing_from_config(config)  # Refuses numbers that are out of range.
-    with policy_scope("float32"):
-        encoder = build_encoder(config)
+    encoder = build_float32_encoder(config)
     weights.assign_to(encoder)
     return encoder, config

@@ -10,7 +10,7 @@ from byol_tf.choices import STRATEGIES
 from byol_tf.cli import recipe
 from byol_tf.errors import UserError
 from pipelines.runners.data_folder import DataFolder, list_folder
-from pipelines.settings import INFRA_VALIDATORS, LABELS, SEVERITIES, Settings, canonical
+from pipelines.settings import INFRA_VALIDATORS, LABELS, SEVERITIES, Settings, canonical, is_path
 
 # Otherwise `--help` would list the flags as this module's and not as the command's.
 flags.disclaim_key_flags()
@@ -204,10 +204,9 @@ def from_flags(
     here = canonical if folder else str
     weights_digest = ""
     if folder:
-        from pipelines import warm_start
         from pipelines.runners.weights_digest import weights_digest as digest_of
 
-        if config.encoder.get("weights") and warm_start.is_path(config.encoder.weights):
+        if config.encoder.get("weights") and is_path(config.encoder.weights):
             config.encoder.weights = here(config.encoder.weights)
             weights_digest = digest_of(config.encoder.weights)
     return Settings(

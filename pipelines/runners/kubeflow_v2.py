@@ -20,7 +20,7 @@ from absl import flags
 from byol_tf.cli import import_tensorflow, recipe, run_main
 from byol_tf.errors import UserError
 from pipelines.runners import flag_settings
-from pipelines.settings import Settings
+from pipelines.settings import LAST, Settings
 
 _FLAGS = flags.FLAGS
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -105,7 +105,7 @@ def compile_pipeline(settings: Settings, image: str, output: str) -> int:
             f"--infra_validator={settings.infra_validator} cannot be compiled: TFX has no "
             "InfraValidator for Kubeflow v2; omit the flag to use ServingCheck instead."
         )
-    if settings.weights == "last":
+    if settings.weights == LAST:
         raise UserError(
             "encoder.weights is 'last', the encoder pushed last, which Kubeflow v2 cannot look up; "
             "give the path of its SavedModel."

@@ -260,7 +260,7 @@ def test_a_refused_config_does_not_block_the_folder_and_a_cut_one_can_be_replace
 def test_checkpoint_of_another_architecture_is_refused(tiny, photos, tmp_path, monkeypatch):
     pretrain.pretrain(tiny, photos, str(tmp_path / "run"))
     monkeypatch.setattr(
-        runs, "build_encoder", lambda config: networks.resnet(18, 0.125, 32, "small")
+        runs, "build_float32_encoder", lambda config: networks.resnet(18, 0.125, 32, "small")
     )
     with pytest.raises(UserError, match="another architecture"):
         runs.restore_encoder(str(tmp_path / "run"))
