@@ -20,7 +20,13 @@ from pipelines.resolvers import LastPushed, LatestIfAny
 from pipelines.settings import LAST, Settings, is_path
 
 # All features except images and their keys: statistics of image bytes would shuffle every image.
-METADATA_FEATURES = ["image/format", "image/height", "image/width", "image/label_text"]
+METADATA_FEATURES = [
+    "image/format",
+    "image/pixels",
+    "image/height",
+    "image/width",
+    "image/label_text",
+]
 _SERVING_REQUESTS = 16  # Images that ServingCheck or InfraValidator makes requests of.
 
 
@@ -72,7 +78,12 @@ def create_pipeline(settings: Settings) -> tfx.dsl.Pipeline:
         examples=examples,
         schema=records_schema.outputs["schema"],
         preprocessing_fn="pipelines.modules.preprocessing.preprocessing_fn",
-        custom_config={"shorter_side": settings.shorter_side, "code": code},
+        custom_config={
+            "shorter_side": settings.shorter_side,
+            "channels": settings.channels,
+            "bit_depth": settings.bit_depth,
+            "code": code,
+        },
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,  # They would read the images' bytes.
     )
@@ -263,6 +274,8 @@ def _example_gen(settings: Settings, code: str) -> ImageExampleGen:
         range_config=range_config,
         labels="folders" if settings.labels == "auto" else settings.labels,
         max_corrupt_fraction=settings.max_corrupt_fraction,
+        channels=settings.channels,
+        bit_depth=settings.bit_depth,
         versions={"code": code, "listing": settings.listing_digest},
     )
 

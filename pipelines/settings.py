@@ -53,7 +53,8 @@ class Settings:
         records_schema_file: Path at which the components find this package's records.pbtxt.
         stop_on: Lowest severity of an anomaly that stops the run, one of `SEVERITIES`.
         max_drift: Largest allowed L-infinity distance (formats, labels) or Kolmogorov-Smirnov
-            distance (sizes) to the statistics of the last run, in [0, 1].
+            distance (sizes) to the statistics of the last run, in [0, 1]; its square holds for
+            channels and bits.
         compare_with_last_run: Whether to measure drift; Kubeflow's resolvers do not support it.
         shorter_side: Shorter side in pixels to which larger images are reduced.
         strategy: Distribution of the training, one of `byol_tf.choices.STRATEGIES`.
@@ -152,6 +153,16 @@ class Settings:
     def weights(self) -> str | None:
         """`config.encoder.weights`: a path, `imagenet`, or `last`, the encoder pushed last."""
         return self.config.get("encoder", {}).get("weights")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images; 3 in configs from before there were others."""
+        return self.config.get("channels", 3)
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits of each channel, 8 or 16."""
+        return self.config.get("bit_depth", 8)
 
     @property
     def accuracy_decides(self) -> bool:

@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+from google.protobuf import (
+    any_pb2,
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    wrappers_pb2,
+)
 from google.protobuf.message import Message
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
+_IMPORTED = (any_pb2.DESCRIPTOR, wrappers_pb2.DESCRIPTOR)
 _SCALARS = {
     "bool": _FIELD.TYPE_BOOL,
     "bytes": _FIELD.TYPE_BYTES,
@@ -24,8 +31,8 @@ def define(
     Args:
         package: Package of the messages; it does not appear on the wire.
         messages: Fields (name, number, type) of each message by name. A type is a scalar, a name in
-            `messages`, a wrapper such as `google.protobuf.Int64Value`, `repeated TYPE`, or
-            `map TYPE` with strings as keys.
+            `messages`, `google.protobuf.Any`, a wrapper such as `google.protobuf.Int64Value`,
+            `repeated TYPE`, or `map TYPE` with strings as keys.
 
     Returns:
         Classes by name.
@@ -34,7 +41,7 @@ def define(
         name=f"{package}.proto",
         package=package,
         syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
+        dependency=[file.name for file in _IMPORTED],
     )
     for name, fields in messages.items():
         message = file.message_type.add(name=name)
@@ -48,7 +55,8 @@ def define(
                 kind = f"{package}.{name}.{entry.name}"
             _add(message, package, field, number, kind, bool(repeated))
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    for imported in _IMPORTED:
+        pool.AddSerializedFile(imported.serialized_pb)
     pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))

@@ -16,6 +16,7 @@ from byol_tf.images.preprocessing import decode_image
 from byol_tf.images.size_limit import bounded
 from byol_tf.sources.corrupt import decoder_message
 from pipelines.images.listing import Shard, split_of
+from pipelines.images.pixels import kind_of
 
 _FORMATS = {b"\xff\xd8\xff": b"JPEG", b"\x89PNG": b"PNG", b"GIF8": b"GIF", b"BM": b"BMP"}
 # Images are compressed already; level 1 suffices for the rest of the record.
@@ -31,44 +32,55 @@ class UnreadableRecords(Exception):
 
 
 class ImageReader:
-    """Reads image files, checks that they can be decoded, and makes tf.Examples of them."""
+    """Reads image files, checks that they can be decoded, and makes tf.Examples of them.
 
-    def __init__(self) -> None:
-        self._shape = tf.function(
-            lambda image_bytes: tf.shape(decode_image(bounded(image_bytes[tf.newaxis])[0])),
-            input_signature=[tf.TensorSpec([], tf.string)],
-        )
+    Args:
+        channels: Number of channels that training and serving decode to.
+        bit_depth: Their bits, 8 or 16.
+    """
+
+    def __init__(self, channels: int, bit_depth: int) -> None:
+        self._channels, self._bit_depth = channels, bit_depth
+
+        def shape(image_bytes: tf.Tensor) -> tf.Tensor:
+            file = bounded(image_bytes[tf.newaxis])[0]
+            return tf.shape(decode_image(file, channels, bit_depth))
+
+        self._shape = tf.function(shape, input_signature=[tf.TensorSpec([], tf.string)])
 
     def read(self, path: str) -> bytes:
-        """Returns the content of a file on any Beam file system; WebP, TIFF and HEIC as PNG.
+        """Returns the content of a file on any Beam file system.
 
         Raises:
-            CorruptImage: The file cannot be read or converted.
+            CorruptImage: The file cannot be read.
         """
         try:
             with FileSystems.open(path) as file:
-                content = file.read()
-            return convert(content, "PNG") if is_for_pillow(content) else content
+                return file.read()
         except OSError as error:
             raise CorruptImage(f"cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise CorruptImage(str(error)) from error
 
-    def example(self, image_bytes: bytes, key: str, label: int, text: str) -> tf.train.Example:
+    def example(self, content: bytes, key: str, label: int, text: str) -> tf.train.Example:
         """Returns an image and what is known about it as a tf.Example.
 
-        Its features: `image/encoded`, `image/format` (JPEG, PNG, GIF, BMP), `image/height` and
+        Its features: `image/encoded`, the file, or a PNG of a WebP, TIFF or HEIC; `image/format`
+        (JPEG, PNG, GIF, BMP), `image/pixels` (see `pixels.kind_of`), `image/height` and
         `image/width` in pixels of the upright image, `image/key`, `image/label` (-1 if unknown),
         `image/label_text` ("" if unknown).
 
         Raises:
             CorruptImage: The image has too many pixels, or cannot be decoded by the decoder of
-                training and serving.
+                training and serving, to the channels that it takes.
         """
         try:
+            image_bytes = content
+            if is_for_pillow(content):
+                image_bytes = convert(content, "PNG", self._channels, self._bit_depth)
             height, width, _ = self._shape(image_bytes).numpy().tolist()
         except tf.errors.OpError as error:
             raise CorruptImage(decoder_message(error)) from error
+        except ValueError as error:
+            raise CorruptImage(str(error)) from error
         image_format = next(
             name for magic, name in _FORMATS.items() if image_bytes.startswith(magic)
         )
@@ -76,6 +88,7 @@ class ImageReader:
         feature = example.features.feature
         feature["image/encoded"].bytes_list.value.append(image_bytes)
         feature["image/format"].bytes_list.value.append(image_format)
+        feature["image/pixels"].bytes_list.value.append(kind_of(content, image_bytes).encode())
         feature["image/height"].int64_list.value.append(height)
         feature["image/width"].int64_list.value.append(width)
         feature["image/key"].bytes_list.value.append(os.fsencode(key))
@@ -93,14 +106,16 @@ class WriteShard(beam.DoFn):
 
     Args:
         split_uris: Folder of each split.
+        channels, bit_depth: See `ImageReader`.
     """
 
-    def __init__(self, split_uris: dict[str, str]):
+    def __init__(self, split_uris: dict[str, str], channels: int, bit_depth: int):
         self._split_uris = split_uris
+        self._channels, self._bit_depth = channels, bit_depth
 
     def setup(self) -> None:
         """Makes the reader, once per worker."""
-        self._reader = ImageReader()
+        self._reader = ImageReader(self._channels, self._bit_depth)
 
     def process(self, element: str) -> Iterator[str]:
         """Writes one shard."""

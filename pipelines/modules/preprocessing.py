@@ -5,7 +5,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from byol_tf.errors import UserError
+from byol_tf.images import bands
 from byol_tf.images.preprocessing import decode_image
+
+_JPEG_FORMATS = {1: "grayscale", 3: "rgb"}
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict) -> dict[str, tf.Tensor]:
@@ -13,17 +16,28 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict) -> dict[
 
     Args:
         inputs: Features of ImageExampleGen, each `[B, 1]`.
-        custom_config: Dict with `shorter_side` in pixels.
+        custom_config: Dict with `shorter_side` in pixels, `channels` and `bit_depth`.
     """
     bounded = tf.map_fn(
-        lambda image_bytes: bound_shorter_side(image_bytes, custom_config["shorter_side"]),
+        lambda image_bytes: bound_shorter_side(
+            image_bytes,
+            custom_config["shorter_side"],
+            channels=custom_config["channels"],
+            bit_depth=custom_config["bit_depth"],
+        ),
         tf.reshape(inputs["image/encoded"], [-1]),
         fn_output_signature=tf.string,
     )
     return inputs | {"image/encoded": bounded[:, tf.newaxis]}
 
 
-def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int = 95) -> tf.Tensor:
+def bound_shorter_side(
+    image_bytes: tf.Tensor,
+    shorter_side: int,
+    quality: int = 95,
+    channels: int = 3,
+    bit_depth: int = 8,
+) -> tf.Tensor:
     """Reduces a large image file, so that it takes less space and crops of it cost less.
 
     A file within the bound is returned unchanged, whatever its format; only the header of a JPEG is
@@ -34,10 +48,12 @@ def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int =
         shorter_side: Largest allowed shorter side in pixels, at least 1.
         quality: Quality of the JPEG that replaces a larger image, in [1, 100]; its colours have the
             full resolution.
+        channels, bit_depth: What `decode_image` makes of the file.
 
     Returns:
-        Scalar string: the same bytes, or a JPEG of the same aspect whose shorter side is
-        `shorter_side`. It is upright and has no EXIF data.
+        Scalar string: the same bytes, or a file of the same aspect whose shorter side is
+        `shorter_side`. It is upright and has no EXIF data: a JPEG if it is grey or RGB of 8 bits,
+        else a PNG of all channels and bits.
 
     Raises:
         UserError: `shorter_side` or `quality` is out of range.
@@ -60,15 +76,21 @@ def bound_shorter_side(image_bytes: tf.Tensor, shorter_side: int, quality: int =
         new_size = tf.cast(tf.round(size * shorter_side / tf.reduce_min(size)), tf.int32)
         # Antialiased bicubic, as in Pillow, keeps more detail than averaging over areas.
         resized = tf.image.resize(image, new_size, tf.image.ResizeMethod.BICUBIC, antialias=True)
-        pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
-        return tf.io.encode_jpeg(pixels, "rgb", quality, chroma_downsampling=False)
+        pixels = tf.saturate_cast(tf.round(resized), image.dtype)
+        if bit_depth == 8 and channels in _JPEG_FORMATS:
+            form = _JPEG_FORMATS[channels]
+            return tf.io.encode_jpeg(pixels, form, quality, chroma_downsampling=False)
+        return bands.encode_png(pixels)
+
+    def decoded() -> tf.Tensor:
+        return decode_image(image_bytes, channels, bit_depth)
 
     def bounded_jpeg() -> tf.Tensor:
         size = tf.io.extract_jpeg_shape(image_bytes)[:2]
-        return bounded(size, lambda: decode_image(image_bytes))
+        return bounded(size, decoded)
 
     def bounded_other() -> tf.Tensor:
-        image = decode_image(image_bytes)
+        image = decoded()
         return bounded(tf.shape(image)[:2], lambda: image)
 
     return tf.cond(tf.io.is_jpeg(image_bytes), bounded_jpeg, bounded_other)

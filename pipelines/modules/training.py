@@ -58,6 +58,8 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     }
     run_dir = training_runs.open_run(options["training_dir"], identity)
     pretrain.pretrain(config, train_files, run_dir, options["strategy"])
+    # With what the run measured on its images, such as the normalisation.
+    config = runs.load_config(run_dir)
     export.save_encoder(
         runs.restore_encoder(run_dir),
         fn_args.serving_model_dir,
@@ -65,9 +67,9 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
         prepare=Prepare(fn_args.transform_graph_path),
         model_name=options["model_name"],
         metadata={
-            "config": options["config"],
+            "config": options["config"] | {"normalize": config.normalize.to_dict()},
             "code": options["code"],
-            "started_from": runs.load_config(run_dir).to_dict().get("started_from"),
+            "started_from": config.to_dict().get("started_from"),
         },
     )
     _keep_curves(run_dir, fn_args.model_run_dir)

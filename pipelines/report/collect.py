@@ -13,6 +13,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from byol_tf import encoders, export
 from byol_tf.evaluation.results import environment
+from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.report.charts import measurements
 from byol_tf.report.classes import ClassSlice
 from byol_tf.report.gallery import Gallery, reduced
@@ -74,9 +75,11 @@ def collect(
             "parameters": card["parameters"],
             "embedding_size": card["embedding_size"],
             "image_size": preprocessing.image_size,
+            "input": f"{preprocessing.channels} channel"
+            f"{'' if preprocessing.channels == 1 else 's'}, {preprocessing.bit_depth} bit",
             "versions": card["versions"],
         },
-        config=dict(settings.config),
+        config=card["config"],
         loss_caption=method.loss_caption if method else "",
         history=measurements(read_history(_uri(nodes, "Trainer", "model_run"))),
         accuracy=_accuracy(nodes),
@@ -94,7 +97,7 @@ def collect(
             Timing(name, _STATES.get(node.state, "failed"), node.seconds)
             for name, node in nodes.items()
         ],
-        lineage=_lineage(settings, nodes, code),
+        lineage=_lineage(settings, nodes, code, _normalization(settings, preprocessing)),
         gallery=_gallery(examples.uri, encoder.signatures["serving_default"]),
     )
 
@@ -226,6 +229,7 @@ def _splits(uri: str) -> list[SplitStatistics]:
                 folder.rpartition("Split-")[2],
                 int(dataset.num_examples),
                 formats=_counts(features["image/format"]),
+                pixels=_counts(features["image/pixels"]),
                 labels=_counts(features["image/label_text"]),
                 height=_range(features["image/height"]),
                 width=_range(features["image/width"]),
@@ -261,13 +265,26 @@ def _anomalies(uri: str) -> list[str]:
         return json.load(file)
 
 
-def _lineage(settings: Settings, nodes: Mapping[str, Node], code: str) -> list[tuple[str, str]]:
+def _normalization(settings: Settings, preprocessing: Preprocessing) -> str:
+    """Returns mean and std of each channel, and where they come from."""
+    source = "given by the config" if settings.config["normalize"]["mean"] else "measured on train"
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return f"mean {mean}; std {std}; of values in [0, 1], {source}"
+
+
+def _lineage(
+    settings: Settings, nodes: Mapping[str, Node], code: str, normalization: str
+) -> list[tuple[str, str]]:
     about = environment()
     hardware = about["hardware"]
     rows = [
         ("data", settings.data_dir),
         ("listing of the data", settings.listing_digest),
         ("config", fingerprint(dict(settings.config))),
+        ("normalisation", normalization),
         ("started from", _started_from(nodes)),
         ("code", code),
         ("commit", about["commit"] or "unknown"),

@@ -35,7 +35,10 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class SplitStatistics:
-    """Statistics of a split; `height` and `width` are (min, median, max) in pixels."""
+    """Statistics of a split; `height` and `width` are (min, median, max) in pixels.
+
+    `pixels` counts the images by channels and bits.
+    """
 
     name: str
     examples: int
@@ -43,6 +46,7 @@ class SplitStatistics:
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
     height: tuple[float, float, float] | None = None
     width: tuple[float, float, float] | None = None
+    pixels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,8 @@ class RunSummary:
         accuracy_decides: Whether accuracy decides; otherwise label-free measures do.
         version: Version of the model under `serving_path`, such as "1732412345".
         reasons: Sentences why the model was rejected, or notes.
-        model: Facts: architecture, parameters (int), embedding_size, image_size, versions (dict).
+        model: Facts: architecture, parameters (int), embedding_size, image_size, input (channels and bits),
+            versions (dict).
         config: Nested config of the training.
         loss_caption: Explanation of the method's loss; empty if unknown.
         history: One row per epoch: epoch, step, loss, lr, ema, projection_std, effective_rank and,

@@ -88,7 +88,7 @@ def define() -> None:
         "max_drift",
         Settings.max_drift,
         "Largest distance of formats and labels (L-infinity) and of sizes (Kolmogorov-Smirnov) "
-        "from the last run.",
+        "from the last run; of channels and bits, its square.",
         0,
         1,
     )

@@ -1,7 +1,7 @@
 """Groups images of any form into batches that one request can carry."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -15,12 +15,12 @@ _MAX_BYTES = 32 << 20
 
 
 def in_batches(images: Iterable[Image] | Image, batch_size: int) -> Iterator[Batch]:
-    """Yields batches of at most `batch_size` images: of files, or of arrays of one shape.
+    """Yields batches of at most `batch_size` images: of files, or of arrays of one type and shape.
 
     Args:
-        images: Paths of files, their contents, or arrays uint8 `[H, W, 3]`, also mixed; one array
-            `[N, H, W, 3]` is N images. They are read as they are needed. A single path, content or
-            array `[H, W, 3]` is one image.
+        images: Paths of files, their contents, or arrays uint8 or uint16 `[H, W, C]`, also mixed;
+            one array `[N, H, W, C]` is N images. They are read as they are needed. A single path,
+            content or array `[H, W, C]` is one image.
         batch_size: Maximum number of images, at least 1.
 
     Raises:
@@ -28,20 +28,20 @@ def in_batches(images: Iterable[Image] | Image, batch_size: int) -> Iterator[Bat
         ValueError: An array has another type or shape.
         TypeError: A value is not an image.
     """
-    waiting: dict[tuple[int, ...], tuple[list[int], list]] = {}
-    sizes: dict[tuple[int, ...], int] = {}
+    waiting: dict[Hashable, tuple[list[int], list]] = {}
+    sizes: dict[Hashable, int] = {}
     for index, image in enumerate(_several(images)):
         value = content(image)
-        shape = () if isinstance(value, bytes) else value.shape
+        kind = None if isinstance(value, bytes) else (value.dtype, value.shape)
         size = len(value) if isinstance(value, bytes) else value.nbytes
-        if shape in waiting and sizes[shape] + size > _MAX_BYTES:
-            yield _batch(*waiting.pop(shape))
-        indices, values = waiting.setdefault(shape, ([], []))
-        sizes[shape] = size + (sizes[shape] if values else 0)
+        if kind in waiting and sizes[kind] + size > _MAX_BYTES:
+            yield _batch(*waiting.pop(kind))
+        indices, values = waiting.setdefault(kind, ([], []))
+        sizes[kind] = size + (sizes[kind] if values else 0)
         indices.append(index)
         values.append(value)
         if len(values) == batch_size:
-            yield _batch(*waiting.pop(shape))
+            yield _batch(*waiting.pop(kind))
     for indices, values in waiting.values():
         yield _batch(indices, values)
 
@@ -61,12 +61,13 @@ def _batch(indices: list[int], values: list) -> Batch:
 def content(image: Image) -> bytes | np.ndarray:
     """Returns what a request carries of an image; see `in_batches`."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        native = image.dtype.newbyteorder("=")  # TIFF readers give the order of bytes of the file.
+        if native not in (np.uint8, np.uint16) or image.ndim != 3:
             raise ValueError(
-                f"an image array is {image.dtype} {list(image.shape)}; give uint8 [H, W, 3], "
-                "RGB in 0 to 255."
+                f"an image array is {image.dtype} {list(image.shape)}; give uint8 or uint16 "
+                "[H, W, C], with the model's number of channels, such as 3 for RGB."
             )
-        return image
+        return image.astype(native, copy=False)
     if isinstance(image, bytes):
         return image
     if isinstance(image, (str, os.PathLike)):
@@ -80,5 +81,5 @@ def content(image: Image) -> bytes | np.ndarray:
             ) from error
     raise TypeError(
         f"a value of type {type(image).__name__} is not an image; give a path, the bytes of a "
-        "file, or a uint8 array."
+        "file, or a uint8 or uint16 array."
     )

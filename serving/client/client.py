@@ -15,6 +15,7 @@ from serving.client.transport import (
     AsyncTransport,
     Batch,
     EmbeddingError,
+    PixelFormat,
     Target,
     Tls,
     Transport,
@@ -75,7 +76,7 @@ class EmbeddingClient:
     Args:
         address: Address of the server: "HOST:PORT" for gRPC; "http://HOST:PORT" or
             "https://HOST:PORT" for REST, which sends a third more bytes for files, and several
-            times as many for arrays, as JSON numbers.
+            times as many for arrays, as JSON numbers; of arrays of 16 bits, it sends PNG files.
         model_name: Name of the model.
         version: Version of the model; None for the newest.
         label: Label of a version, such as "stable", instead of its number.
@@ -189,6 +190,14 @@ class EmbeddingClient:
             EmbeddingError: No such version or no server answers.
         """
         return self._try(lambda seconds: self._transport.version(self._target, seconds))
+
+    def pixel_format(self) -> PixelFormat:
+        """Returns the channels and the type of the arrays that the model takes.
+
+        Raises:
+            EmbeddingError: No such version or no server answers, or the model takes no arrays.
+        """
+        return self._try(lambda seconds: self._transport.pixel_format(self._target, seconds))
 
     def _predict(self, batch: Batch) -> np.ndarray:
         return self._try(lambda seconds: self._transport.predict(self._target, batch, seconds))

@@ -8,10 +8,19 @@ import grpc.aio
 import numpy as np
 
 from serving.client import wire
-from serving.client.transport import Batch, EmbeddingError, Target, Tls, checked
+from serving.client.transport import (
+    Batch,
+    EmbeddingError,
+    PixelFormat,
+    Target,
+    Tls,
+    checked,
+    no_pixels,
+)
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+_TYPES = {"uint8": wire.DT_UINT8, "uint16": wire.DT_UINT16}
 _OPTIONS = (
     # gRPC's default limit is 4 MiB; a thousand embeddings exceed it.
     ("grpc.max_receive_message_length", -1),
@@ -53,10 +62,11 @@ def _predict_request(target: Target, batch: Batch):
     tensor = request.inputs[name]
     tensor.tensor_shape.dim.add(size=len(batch.values))
     if isinstance(batch.values, np.ndarray):
-        tensor.dtype = wire.DT_UINT8
+        tensor.dtype = _TYPES[batch.values.dtype.name]
         for size in batch.values.shape[1:]:
             tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = batch.values.tobytes()
+        little_endian = batch.values.dtype.newbyteorder("<")
+        tensor.tensor_content = batch.values.astype(little_endian, copy=False).tobytes()
     else:
         tensor.dtype = wire.DT_STRING
         tensor.string_val.extend(batch.values)
@@ -79,6 +89,15 @@ def _embeddings(response, batch: Batch, who: str) -> np.ndarray:
 
 def _metadata_request(target: Target):
     return wire.GetModelMetadataRequest(model_spec=_spec(target), metadata_field=["signature_def"])
+
+
+def _pixel_format(response, who: str) -> PixelFormat:
+    signatures = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+    info = signatures.signature_def["pixels"].inputs["images"]
+    for name, number in _TYPES.items():
+        if info.dtype == number and len(info.tensor_shape.dim) == 4:
+            return PixelFormat(info.tensor_shape.dim[-1].size, name)
+    raise no_pixels(who)
 
 
 @contextlib.contextmanager
@@ -132,6 +151,11 @@ class GrpcTransport:
         with _errors(self._address, target):
             response = self._metadata(_metadata_request(target), timeout=timeout)
         return response.model_spec.version.value
+
+    def pixel_format(self, target: Target, timeout: float) -> PixelFormat:
+        with _errors(self._address, target):
+            response = self._metadata(_metadata_request(target), timeout=timeout)
+        return _pixel_format(response, f"{target} at {self._address}")
 
     def close(self) -> None:
         self._channel.close()

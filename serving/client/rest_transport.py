@@ -10,7 +10,16 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 
-from serving.client.transport import Batch, EmbeddingError, Target, Tls, checked
+from serving import png
+from serving.client.transport import (
+    Batch,
+    EmbeddingError,
+    PixelFormat,
+    Target,
+    Tls,
+    checked,
+    no_pixels,
+)
 
 # Code of each HTTP status of TF Serving; the most common one if a status has several codes.
 _CODES = {
@@ -48,10 +57,14 @@ def _path(target: Target) -> str:
 
 def _predict_body(batch: Batch) -> bytes:
     signature, _ = batch.signature
-    if isinstance(batch.values, np.ndarray):
-        instances = batch.values.tolist()
+    values = batch.values
+    if isinstance(values, np.ndarray) and values.dtype == np.uint16:
+        # TF Serving reads no numbers of this type from JSON. The graph reads PNG without loss.
+        signature, values = "serving_default", [png.encode(image) for image in values]
+    if isinstance(values, np.ndarray):
+        instances = values.tolist()
     else:
-        instances = [{"b64": base64.b64encode(value).decode()} for value in batch.values]
+        instances = [{"b64": base64.b64encode(value).decode()} for value in values]
     return json.dumps({"signature_name": signature, "instances": instances}).encode()
 
 
@@ -72,6 +85,16 @@ def _version(response: httpx.Response, who: str) -> int:
         raise EmbeddingError(
             "INTERNAL", f"{who} does not answer with metadata ({error})"
         ) from error
+
+
+def _pixel_format(response: httpx.Response, who: str) -> PixelFormat:
+    try:
+        signatures = response.json()["metadata"]["signature_def"]["signature_def"]
+        info = signatures["pixels"]["inputs"]["images"]
+        dtype = {"DT_UINT8": "uint8", "DT_UINT16": "uint16"}[info["dtype"]]
+        return PixelFormat(int(info["tensor_shape"]["dim"][-1]["size"]), dtype)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise no_pixels(who) from error
 
 
 @contextlib.contextmanager
@@ -118,6 +141,12 @@ class RestTransport:
         with _errors(who):
             response = self._client.get(f"{self._address}{_path(target)}/metadata", timeout=timeout)
         return _version(_check(response, who), who)
+
+    def pixel_format(self, target: Target, timeout: float) -> PixelFormat:
+        who = f"{target} at {self._address}"
+        with _errors(who):
+            response = self._client.get(f"{self._address}{_path(target)}/metadata", timeout=timeout)
+        return _pixel_format(_check(response, who), who)
 
     def close(self) -> None:
         self._client.close()

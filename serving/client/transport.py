@@ -69,7 +69,8 @@ class Batch:
 
     Attributes:
         indices: Positions of the images among all that the caller asked for.
-        values: Contents of image files, or one array of images, uint8 `[N, H, W, 3]`.
+        values: Contents of image files, or one array of images, uint8 or uint16
+            `[N, H, W, C]`.
     """
 
     indices: Sequence[int]
@@ -83,6 +84,19 @@ class Batch:
         return "serving_default", "image_bytes"
 
 
+@dataclasses.dataclass(frozen=True)
+class PixelFormat:
+    """The arrays that a model takes, as its signature `pixels` says.
+
+    Attributes:
+        channels: Number of channels C.
+        dtype: Name of the type, "uint8" or "uint16".
+    """
+
+    channels: int
+    dtype: str
+
+
 class Transport(Protocol):
     """How requests reach a model. Implementations may be used from several threads."""
 
@@ -91,6 +105,9 @@ class Transport(Protocol):
 
     def version(self, target: Target, timeout: float) -> int:
         """Returns the version that answers for the target now; raises `EmbeddingError`."""
+
+    def pixel_format(self, target: Target, timeout: float) -> PixelFormat:
+        """Returns the arrays that the target takes; raises `EmbeddingError`."""
 
     def close(self) -> None:
         """Closes the connections."""
@@ -118,3 +135,8 @@ def checked(embeddings: np.ndarray, batch: Batch, who: str) -> np.ndarray:
             f"{list(embeddings.shape)}, not [{len(batch.values)}, D]",
         )
     return embeddings
+
+
+def no_pixels(who: str) -> EmbeddingError:
+    """Returns the error of a model without a signature `pixels`."""
+    return EmbeddingError("FAILED_PRECONDITION", f"{who} has no signature pixels for arrays")

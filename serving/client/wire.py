@@ -8,7 +8,7 @@ here with it.
 from serving import messages
 
 # Values of tensorflow.DataType.
-DT_FLOAT, DT_UINT8, DT_STRING = 1, 4, 7
+DT_FLOAT, DT_UINT8, DT_STRING, DT_UINT16 = 1, 4, 7, 17
 
 _CLASSES = messages.define(
     "byol_tf.serving.wire",
@@ -23,6 +23,9 @@ _CLASSES = messages.define(
             ("float_val", 5, "repeated float"),
             ("string_val", 8, "repeated bytes"),
         ],
+        # tensorflow/core/protobuf
+        "TensorInfo": [("dtype", 2, "int32"), ("tensor_shape", 3, "TensorShapeProto")],
+        "SignatureDef": [("inputs", 1, "map TensorInfo")],
         # tensorflow_serving/apis
         "ModelSpec": [
             ("name", 1, "string"),
@@ -40,7 +43,11 @@ _CLASSES = messages.define(
             ("model_spec", 1, "ModelSpec"),
             ("metadata_field", 2, "repeated string"),
         ],
-        "GetModelMetadataResponse": [("model_spec", 1, "ModelSpec")],
+        "GetModelMetadataResponse": [
+            ("model_spec", 1, "ModelSpec"),
+            ("metadata", 2, "map google.protobuf.Any"),
+        ],
+        "SignatureDefMap": [("signature_def", 1, "map SignatureDef")],
     },
 )
 
@@ -49,3 +56,4 @@ PredictRequest = _CLASSES["PredictRequest"]
 PredictResponse = _CLASSES["PredictResponse"]
 GetModelMetadataRequest = _CLASSES["GetModelMetadataRequest"]
 GetModelMetadataResponse = _CLASSES["GetModelMetadataResponse"]
+SignatureDefMap = _CLASSES["SignatureDefMap"]

@@ -1,4 +1,8 @@
-"""What the shape of an input may ask of a model, checked before anything of that size exists."""
+"""What the shape of an input may ask of a model, checked before anything of that size exists.
+
+TF Serving leaves all of it to the graph, which may broadcast another number of channels, or fail in
+some operation that says nothing about the request.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +16,7 @@ MAX_ROWS = 4096
 
 
 def check_shape(name: str, info: meta_graph_pb2.TensorInfo, sizes: Sequence[int]) -> None:
-    """Checks the sizes that the signature leaves open; the graph checks the others itself.
+    """Checks the sizes of an input; another rank is left to the graph.
 
     Args:
         name: Name of the input, for the error.
@@ -20,8 +24,9 @@ def check_shape(name: str, info: meta_graph_pb2.TensorInfo, sizes: Sequence[int]
         sizes: Shape of the value.
 
     Raises:
-        StatusError: INVALID_ARGUMENT for more than `MAX_ROWS` rows, or for rows without a value,
-            such as images of 0 pixels. No rows are a valid request.
+        StatusError: INVALID_ARGUMENT for more than `MAX_ROWS` rows, for rows without a value, such
+            as images of 0 pixels, or for another size than the signature's, such as channels. No
+            rows are a valid request.
     """
     if info.tensor_shape.unknown_rank:
         return
@@ -35,4 +40,13 @@ def check_shape(name: str, info: meta_graph_pb2.TensorInfo, sizes: Sequence[int]
         raise invalid(
             f"The input {name} has the shape {list(sizes)}, whose rows have no values; only the "
             "first size may be 0."
+        )
+    fixed = [dim.size for dim in info.tensor_shape.dim]
+    if len(sizes) == len(fixed) and any(
+        not varying and size != wanted
+        for varying, size, wanted in zip(varies, sizes, fixed, strict=True)
+    ):
+        takes = ", ".join("?" if size < 0 else str(size) for size in fixed)
+        raise invalid(
+            f"The input {name} has the shape {list(sizes)}, and this model takes [{takes}]."
         )

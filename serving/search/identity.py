@@ -5,14 +5,13 @@ not tell: a folder has another name than the endpoint that serves it, and versio
 may be two models.
 """
 
-import io
 import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from serving import png
 from serving.client import EmbeddingClient
 from serving.errors import UserError
 
@@ -22,18 +21,20 @@ from serving.errors import UserError
 _TOLERANCE = 0.005
 
 
-def probe_image() -> bytes:
-    """Returns the fixed image, a PNG of 64 × 64 pixels: coloured ramps with edges between them."""
+def probe_image(channels: int = 3) -> bytes:
+    """Returns the fixed image, a PNG of 64 × 64 pixels: coloured ramps with edges between them.
+
+    Args:
+        channels: Number of the model's channels; one gets the same RGB as three, decoded to grey.
+    """
     y, x = np.mgrid[:64, :64]
-    pixels = np.stack([4 * x, 4 * y, 4 * (x ^ y)], axis=-1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    ramps = [x, y, *(x ^ y ^ band for band in range(62))]
+    return png.encode(4 * np.stack(ramps[: 3 if channels == 1 else channels], -1).astype(np.uint8))
 
 
 def probe(client: EmbeddingClient) -> list[float]:
     """Returns the model's embedding of the fixed image, D numbers of six digits."""
-    (values,) = client.embed([probe_image()])
+    (values,) = client.embed([probe_image(client.pixel_format().channels)])
     return [float(f"{value:.6g}") for value in values]
 
 

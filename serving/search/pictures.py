@@ -7,8 +7,10 @@ import os
 import urllib.parse
 import warnings
 
+import numpy as np
 from PIL import Image, ImageOps
 
+from serving import png
 from serving.search import file_formats
 
 # Pixels; thumbnails are shown at half this size, to be sharp on dense screens.
@@ -68,11 +70,12 @@ def _thumbnail(path: str) -> str | None:
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > _MAX_BYTES:
             return None
+        content = file_formats.read(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=[*_DECODED, *file_formats.converted()]) as opened:
+            with Image.open(io.BytesIO(content), formats=_DECODED) as opened:
                 opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # Decodes no more than needed.
-                image = ImageOps.exif_transpose(opened).convert("RGB")
+                image = _visible(ImageOps.exif_transpose(opened), png.bands(content))
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     except Exception:  # Pillow's decoders raise many types for a damaged file.
         return None
@@ -81,3 +84,25 @@ def _thumbnail(path: str) -> str | None:
     image.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _visible(image: Image.Image, bands: int) -> Image.Image:
+    """Returns what a screen shows of an image: grey, RGB, or the first three of more bands.
+
+    Grey of 16 bits, and bands of 16 bits, are stretched from their darkest to their brightest
+    value: of the 16 bits of an X-ray, often only 12 are used.
+
+    Args:
+        image: Image as Pillow reads it.
+        bands: Number of bands that lie one below another, or 0.
+    """
+    if not bands and not image.mode.startswith("I"):
+        return image.convert("RGB")
+    pixels = np.asarray(image)
+    if bands:
+        pixels = np.moveaxis(pixels.reshape(bands, -1, image.width)[:3], 0, -1)
+        pixels = pixels if bands >= 3 else pixels[..., 0]
+    if pixels.dtype != np.uint8:
+        low, high = int(pixels.min()), int(pixels.max())
+        pixels = (pixels - np.float32(low)) * (255 / max(high - low, 1))
+    return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from serving.client.transport import Batch, EmbeddingError, Target, checked
+from serving.client.transport import Batch, EmbeddingError, PixelFormat, Target, checked
 from serving.errors import UserError
 
 
@@ -44,6 +44,8 @@ class SavedModelTransport:
     def predict(self, target: Target, batch: Batch, timeout: float) -> np.ndarray:
         """Returns the embeddings of a batch; see `Transport`. The timeout is ignored."""
         del timeout
+        if isinstance(batch.values, np.ndarray):
+            self._check_pixels(target, batch.values)
         signature, name = batch.signature
         inputs = {name: self._tf.constant(batch.values)}
         try:
@@ -53,6 +55,21 @@ class SavedModelTransport:
             text = error.message.partition("\n\t [[")[0].strip().splitlines()[-1]
             raise EmbeddingError(self._code(error), f"{target}: {text}") from error
         return checked(embeddings, batch, self.path)
+
+    def pixel_format(self, target: Target, timeout: float) -> PixelFormat:
+        """Returns the arrays that the model takes."""
+        del target, timeout
+        _, inputs = self._model.signatures["pixels"].structured_input_signature
+        return PixelFormat(inputs["images"].shape[-1], inputs["images"].dtype.name)
+
+    def _check_pixels(self, target: Target, images: np.ndarray) -> None:
+        takes = self.pixel_format(target, 0)
+        if (images.shape[-1], images.dtype.name) != (takes.channels, takes.dtype):
+            raise EmbeddingError(
+                "INVALID_ARGUMENT",
+                f"{target}: the images are {images.dtype.name} [N, H, W, {images.shape[-1]}], and "
+                f"the model takes {takes.dtype} [N, H, W, {takes.channels}]",
+            )
 
     def _code(self, error: Exception) -> str:
         bad_input = isinstance(error, self._tf.errors.InvalidArgumentError)

@@ -16,6 +16,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact, artifact_utils
 from tfx.utils import path_utils
 
+from byol_tf import export
 from byol_tf.errors import UserError
 from byol_tf.files import write_atomically
 from byol_tf.sources.unread import Unread
@@ -82,8 +83,8 @@ class EmbedShard(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the model, once per worker."""
-        self._reader = ImageReader()
-        self._model = tf.saved_model.load(self._model_path)
+        self._model, preprocessing, _ = export.load_saved_model(self._model_path)
+        self._reader = ImageReader(preprocessing.channels, preprocessing.bit_depth)
 
     def process(self, element: str) -> Iterator[str]:
         """Embeds the images of a shard, `_BATCH` at a time."""
@@ -103,11 +104,9 @@ class EmbedShard(beam.DoFn):
 
         for path, key, _, _ in shard.images:
             try:
-                content = self._reader.read(path)
-                self._reader.example(
-                    content, key, -1, ""
-                )  # Raises for an image that would fail the batch.
-                waiting.append((key, content))
+                # Raises for an image that would fail the batch.
+                example = self._reader.example(self._reader.read(path), key, -1, "")
+                waiting.append((key, example.features.feature["image/encoded"].bytes_list.value[0]))
             except CorruptImage as error:
                 corrupt.append((key, str(error)))
             if len(waiting) == _BATCH:

@@ -40,7 +40,8 @@ class DataGate(tfx.types.BaseComponent):
             measured.
         stop_on: Lowest severity that fails: `warning`, `error`, or `never`.
         max_drift: Largest allowed distance between the same split of both runs, in [0, 1]:
-            L-infinity for formats and labels, Kolmogorov-Smirnov for sizes.
+            L-infinity for formats and labels, Kolmogorov-Smirnov for sizes; of channels and bits
+            (L-infinity) its square.
         drift_severity: Severity of a larger distance: `warning` or `error`.
     """
 

@@ -26,6 +26,8 @@ class ImageExampleGen(FileBasedExampleGen):
         range_config: Span to read.
         labels: `folders`, `none`, or the path of a CSV file with the columns path and label.
         max_corrupt_fraction: Largest allowed fraction of corrupt images, in [0, 1].
+        channels, bit_depth: What training and serving decode images to; a file that cannot be
+            decoded to it is corrupt.
         versions: Digests by name that stand for what TFX's cache does not see: the code, and the
             names of the files (TFX reads sizes and times only).
     """
@@ -42,6 +44,8 @@ class ImageExampleGen(FileBasedExampleGen):
         *,
         labels: str,
         max_corrupt_fraction: float,
+        channels: int = 3,
+        bit_depth: int = 8,
         versions: dict[str, str] | None = None,
     ):
         everything = tfx.proto.Input.Split(name="all", pattern="**")
@@ -55,7 +59,13 @@ class ImageExampleGen(FileBasedExampleGen):
             )
         options = struct_pb2.Struct()
         options.update(
-            {"labels": labels, "max_corrupt_fraction": max_corrupt_fraction} | (versions or {})
+            {
+                "labels": labels,
+                "max_corrupt_fraction": max_corrupt_fraction,
+                "channels": channels,
+                "bit_depth": bit_depth,
+            }
+            | (versions or {})
         )
         custom_config = tfx.proto.CustomConfig()
         custom_config.custom_config.Pack(options)

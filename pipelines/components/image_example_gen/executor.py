@@ -69,17 +69,22 @@ class Executor(base_example_gen_executor.BaseExampleGenExecutor):
         split_names = list(buckets or patterns)
         examples.split_names = artifact_utils.encode_split_names(split_names)
         split_uris = {name: artifact_utils.get_split_uri([examples], name) for name in split_names}
-        results = self._write(listing.plan(files, buckets, classes), split_uris)
+        # A protobuf Struct has no whole numbers.
+        channels, bit_depth = int(options["channels"]), int(options["bit_depth"])
+        do_fn = WriteShard(split_uris, channels, bit_depth)
+        results = self._write(listing.plan(files, buckets, classes), split_uris, do_fn)
         self._report(examples, results, split_names, input_base, options["max_corrupt_fraction"])
         with tf.io.gfile.GFile(os.path.join(examples.uri, NOT_READ), "w") as file:
             file.write("".join(f"{sentence}\n" for sentence in unread.sentences()))
         examples_utils.set_payload_format(examples, tfx.proto.PayloadFormat.FORMAT_TF_EXAMPLE)
 
-    def _write(self, shards: list[listing.Shard], split_uris: dict[str, str]) -> list[dict]:
+    def _write(
+        self, shards: list[listing.Shard], split_uris: dict[str, str], do_fn: WriteShard
+    ) -> list[dict]:
         for uri in split_uris.values():
             tf.io.gfile.makedirs(uri)
         folder = self._get_tmp_dir() if self._context else os.path.dirname(uri)
-        return run_shards(self._make_beam_pipeline(), shards, WriteShard(split_uris), folder)
+        return run_shards(self._make_beam_pipeline(), shards, do_fn, folder)
 
     def _report(
         self,

@@ -1,5 +1,6 @@
 """Checks that a SavedModel can be served: loads and calls it as TF Serving does. Imports no TFX."""
 
+import json
 import os
 from collections.abc import Sequence
 
@@ -7,15 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.export import warmup
-from byol_tf.images.preprocessing import decode_image
+from byol_tf.export.publish import CARD_PATH
+from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.sources.corrupt import decoder_message
 
-# Signature -> (input, dtype, shape): the contract of `byol_tf.export`.
-CONTRACT = {
-    "serving_default": ("image_bytes", tf.string, [None]),
-    "pixels": ("images", tf.uint8, [None, None, None, 3]),
-    "examples": ("examples", tf.string, [None]),
-}
 _TOLERANCE = 1e-4
 
 
@@ -55,20 +51,36 @@ def problems(path: str, examples: Sequence[bytes]) -> list[str]:
         examples: Serialized tf.Examples with `image/encoded`, to make requests of.
     """
     try:
+        preprocessing = _preprocessing(path)
         server = Server(path)
     except Exception as error:  # Any exception would keep a server from loading the model.
         return [f"the model does not load: {_first_line(error)}"]
     try:
-        found = _contract(server)
-        return found or [*_recorded(server, path), *_real(server, examples)]
+        found = _contract(server, preprocessing)
+        return found or [*_recorded(server, path), *_real(server, examples, preprocessing)]
     finally:
         server.close()
 
 
-def _contract(server: Server) -> list[str]:
+def contract(preprocessing: Preprocessing) -> dict[str, tuple[str, tf.DType, list[int | None]]]:
+    """Returns signature -> (input, dtype, shape): the contract of `byol_tf.export`."""
+    pixels = [None, None, None, preprocessing.channels]
+    return {
+        "serving_default": ("image_bytes", tf.string, [None]),
+        "pixels": ("images", preprocessing.pixel_type, pixels),
+        "examples": ("examples", tf.string, [None]),
+    }
+
+
+def _preprocessing(path: str) -> Preprocessing:
+    with tf.io.gfile.GFile(os.path.join(path, CARD_PATH)) as file:
+        return Preprocessing(**json.load(file)["preprocessing"])
+
+
+def _contract(server: Server, preprocessing: Preprocessing) -> list[str]:
     """Compares the signatures with the contract."""
     found = []
-    for name, (argument, dtype, shape) in CONTRACT.items():
+    for name, (argument, dtype, shape) in contract(preprocessing).items():
         signature = server.signatures.get(name)
         if signature is None:
             found.append(f"the signature {name} is missing")
@@ -109,7 +121,9 @@ def _recorded(server: Server, path: str) -> list[str]:
     return found
 
 
-def _real(server: Server, examples: Sequence[bytes]) -> list[str]:
+def _real(
+    server: Server, examples: Sequence[bytes], preprocessing: Preprocessing
+) -> list[str]:
     """Sends real images, one by one and as a batch, through every signature, which must agree."""
     parsed = tf.io.parse_example(examples, {"image/encoded": tf.io.FixedLenFeature([], tf.string)})
     files = parsed["image/encoded"].numpy()
@@ -118,7 +132,7 @@ def _real(server: Server, examples: Sequence[bytes]) -> list[str]:
     )
     others = [("examples", {"examples": np.array(examples, object)}, slice(None))]
     for number, file in enumerate(files[:4]):
-        pixels = decode_image(file).numpy()[np.newaxis]
+        pixels = preprocessing.decode(file).numpy()[np.newaxis]
         one = slice(number, number + 1)
         others += [("pixels", {"images": pixels}, one)]
         others += [("serving_default", {"image_bytes": files[one]}, one)]

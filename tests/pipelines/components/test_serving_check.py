@@ -9,6 +9,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from byol_tf import export
+from byol_tf.images.preprocessing import Preprocessing
 from pipelines.components.serving_check import checks
 
 SIZE = 16
@@ -110,7 +111,7 @@ def test_numbers_that_are_not_finite_are_found(good, tmp_path, examples):
 
     save_again(good, tmp_path / "1", break_weights)
     found = checks.problems(str(tmp_path / "1"), examples)
-    for name in checks.CONTRACT:
+    for name in checks.contract(Preprocessing(SIZE)):
         assert any(p.startswith(f"{name} gives") and "not finite" in p for p in found)
 
 

@@ -199,7 +199,7 @@ def test_names_from_the_data_are_escaped(full, images):
         reasons=[HOSTILE],
         config={HOSTILE: HOSTILE},
         slices=[ClassSlice(HOSTILE, 0.5, 0.4, 0.6, 9)],
-        splits=[SplitStatistics(HOSTILE, 9, {HOSTILE: 9}, {HOSTILE: 9})],
+        splits=[SplitStatistics(HOSTILE, 9, {HOSTILE: 9}, {HOSTILE: 9}, pixels={HOSTILE: 9})],
         corrupt=[(HOSTILE, HOSTILE)],
         anomalies=[HOSTILE],
         lineage=[(HOSTILE, HOSTILE)],
