@@ -134,4 +134,5 @@ def preprocessing_from_config(config: ml_collections.ConfigDict) -> Preprocessin
         config.normalize.mean,
         config.normalize.std,
         config.get("eval_resize", "bicubic"),  # Runs from before there was another do not say it.
+        config.get("bit_depth", 8),
     )

@@ -10,7 +10,10 @@ from typing import Any
 import ml_collections
 
 from byol_tf.errors import UserError
-from byol_tf.images.view_config import VIEW_1, VIEW_2
+from byol_tf.images.view_config import COLOR_FIELDS, VIEW_1, VIEW_2
+
+RGB = 3
+MAX_CHANNELS = 64
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -20,6 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = ml_collections.config_dict.placeholder(int)
     config.batch_size = ml_collections.config_dict.placeholder(int)  # global, images
     config.image_size = ml_collections.config_dict.placeholder(int)  # pixels
+    config.channels = 3  # of the images, at most 64; see set_channels
+    config.bit_depth = 8  # or 16
     config.precision = "auto"  # or float32, mixed_bfloat16, mixed_float16
 
     config.encoder = ml_collections.ConfigDict()
@@ -65,7 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.view_1 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_1))
     config.augment.view_2 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_2))
     config.normalize = ml_collections.ConfigDict()
-    config.normalize.mean = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in [0, 1]
+    # ImageNet's, of RGB in [0, 1]; () is measured on the training images.
+    config.normalize.mean = (0.485, 0.456, 0.406)
     config.normalize.std = (0.229, 0.224, 0.225)
     config.eval_crop_fraction = 0.875  # of the shorter side, for evaluation and serving
     config.eval_resize = "bicubic"  # or bilinear, torchvision's
@@ -80,6 +86,58 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 1_000
     config.logger = ""  # or mlflow, wandb: an experiment tracker beside TensorBoard
     return config
+
+
+def set_channels(config: ml_collections.ConfigDict, channels: int) -> None:
+    """Makes a recipe for RGB one for images of another number of channels.
+
+    What only colours have (saturation, hue, the conversion to grey) is switched off, and the
+    normalisation is measured on the training images.
+
+    Args:
+        config: Config to change.
+        channels: Number of channels.
+    """
+    config.channels = channels
+    if channels == RGB:
+        return
+    for view in (config.augment.view_1, config.augment.view_2):
+        view.update(dict.fromkeys(COLOR_FIELDS, 0.0))
+    config.normalize.mean = config.normalize.std = ()
+
+
+def check_channels(config: ml_collections.ConfigDict) -> None:
+    """Checks the fields that depend on the number of channels, and the depth.
+
+    Raises:
+        UserError: `channels` or `bit_depth` is out of range, or `normalize` or `augment` does not
+            fit the channels.
+    """
+    # Runs from before there were others do not say them.
+    channels, bit_depth = config.get("channels", RGB), config.get("bit_depth", 8)
+    if type(channels) is not int or not 1 <= channels <= MAX_CHANNELS:
+        raise UserError(f"channels is {channels!r}; give a whole number from 1 to {MAX_CHANNELS}.")
+    if bit_depth not in (8, 16):
+        raise UserError(f"bit_depth is {bit_depth!r}; give 8 or 16.")
+    lengths = len(config.normalize.mean), len(config.normalize.std)
+    if lengths not in ((0, 0), (channels, channels)):
+        raise UserError(
+            f"config.channels is {channels}, but config.normalize.mean has {lengths[0]} values and "
+            f"config.normalize.std {lengths[1]}; give --config.normalize.mean and "
+            f"--config.normalize.std with {channels} each, or both as '()' to measure them on the "
+            "training images."
+        )
+    colored = [
+        f"--config.augment.{name}.{field}=0"
+        for name in ("view_1", "view_2")
+        for field in COLOR_FIELDS
+        if config.augment[name][field] > 0
+    ]
+    if channels != RGB and colored:
+        raise UserError(
+            f"config.channels is {channels}, and saturation, hue and the conversion to grey need "
+            f"RGB; give {' '.join(colored)}, or call defaults.set_channels in the recipe."
+        )
 
 
 def check_argument(recipe: str, arg: str, known: Sequence[str] = ("smoke",)) -> None:

@@ -4,11 +4,16 @@ import functools
 import importlib.util
 import io
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
+from byol_tf.images import bands, tiff
 from byol_tf.images.size_limit import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TENSORFLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _PILLOW_SUFFIXES = (".webp", ".tif", ".tiff")
@@ -24,13 +29,14 @@ def is_for_pillow(content: bytes) -> bool:
     return bool(re.fullmatch(_FOR_PILLOW.encode(), content[:_HEAD_BYTES], re.DOTALL))
 
 
-def decodable(content: tf.Tensor) -> tf.Tensor:
-    """Returns an image file that TensorFlow decodes: WebP, TIFF and HEIC become BMP.
+def decodable(content: tf.Tensor, channels: int = 3, bit_depth: int = 8) -> tf.Tensor:
+    """Returns an image file that TensorFlow decodes: WebP, TIFF and HEIC become BMP or PNG.
 
     For tf.data on this machine: Pillow runs in this process.
 
     Args:
         content: Content of the file, scalar string.
+        channels, bit_depth: What `preprocessing.decode_image` will make of it.
 
     Raises:
         tf.errors.InvalidArgumentError: `convert` failed; raised when run.
@@ -38,7 +44,8 @@ def decodable(content: tf.Tensor) -> tf.Tensor:
 
     def converted(content: bytes | np.ndarray) -> tuple[bytes, str]:
         try:  # Outside of a graph the content comes as an array of one object.
-            return convert(np.asarray(content, object).item(), "BMP"), ""
+            file = np.asarray(content, object).item()
+            return convert(file, "BMP", channels, bit_depth), ""
         except ValueError as error:
             return b"", str(error)
 
@@ -75,21 +82,27 @@ def package_for(suffix: str) -> str | None:
     return "byol_tf[heif]" if suffix in _HEIF_SUFFIXES else None
 
 
-def convert(content: bytes, to: str) -> bytes:
+def convert(content: bytes, to: str, channels: int = 3, bit_depth: int = 8) -> bytes:
     """Returns the first page or frame of a WebP, TIFF or HEIC file in another format.
 
-    Its EXIF orientation is applied, alpha is dropped, and of 16 bits the upper 8 are kept, as
-    TensorFlow does with PNG.
+    Its EXIF orientation is applied. Channels and depth are converted as `decode_image` does it:
+    from colours to grey and back, alpha dropped, the upper 8 of 16 bits kept; other numbers of
+    channels have to be those of the file.
 
     Args:
         content: Content of the file.
         to: Lossless format of the result, which TensorFlow decodes: PNG, or BMP, which is faster to
-            write and several times as large.
+            write and several times as large; what BMP does not hold is an uncompressed PNG then.
+        channels: 1 and 3 take any photo; a TIFF may have any other number of bands.
+        bit_depth: 8 or 16.
 
     Raises:
         ValueError: The image is not complete, too large, or of a kind that is not read; the message
             is a reason for a list of corrupt images.
     """
+    is_tiff = content[:2] in (b"II", b"MM")
+    if is_tiff and (channels not in (1, 3) or (channels, bit_depth) == (3, 16)):
+        return _as_png(tiff.read(content, channels), to, bit_depth)
     # Here: byol_tf by itself needs no Pillow.
     try:
         from PIL import Image, ImageOps
@@ -102,20 +115,45 @@ def convert(content: bytes, to: str) -> bytes:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"it has more pixels than the {MAX_PIXELS} that are read")
             image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
             raise ValueError("its pixels have 32 bits; give 8 or 16")
+        if (channels, bit_depth) != (3, 8):
+            return _as_png(_pixels(image, channels), to, bit_depth)
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         written = io.BytesIO()
         image.convert("RGB").save(written, to)
     except ValueError:
         raise
     except Image.UnidentifiedImageError as error:
+        found = tiff.samples_of(content) if is_tiff else None
+        if found not in (None, channels):
+            raise ValueError(bands.mismatch(found, channels)) from error
         raise ValueError("not a WebP, TIFF or HEIC file that Pillow reads") from error
     # Pillow's decoders raise many types, SyntaxError among them, for files from strangers.
     except Exception as error:
         raise ValueError(f"Pillow cannot decode it: {error or type(error).__name__}") from error
     return written.getvalue()
+
+
+def _pixels(image: "Image", channels: int) -> np.ndarray:
+    """Returns the pixels of an image of Pillow, uint8 or uint16 `[H, W, C]`."""
+    if channels in (1, 3):
+        if image.mode.startswith("I;16"):
+            pixels = np.asarray(image).astype(np.uint16)[..., np.newaxis]
+            return np.broadcast_to(pixels, (*pixels.shape[:2], channels))
+        image = image.convert("L" if channels == 1 else "RGB")
+    pixels = np.atleast_3d(np.asarray(image))
+    if pixels.shape[2] != channels:
+        raise ValueError(bands.mismatch(pixels.shape[2], channels))
+    return pixels
+
+
+def _as_png(pixels: np.ndarray, to: str, bit_depth: int) -> bytes:
+    """Returns pixels `[H, W, C]` as a PNG of `bands.encode_png`, with no more bits than wanted."""
+    if pixels.dtype == np.uint16 and bit_depth == 8:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return bands.encode_png(tf.constant(pixels), 0 if to == "BMP" else -1).numpy()
 
 
 @functools.cache

@@ -14,20 +14,20 @@ def resize_shorter_side(images: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes bilinearly with antialiasing, as torchvision's `Resize(size)` does an image of PIL.
 
     Args:
-        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        images: uint8 `[H, W, C]` or `[B, H, W, C]`.
         size: Shorter side of the result, in pixels; the longer one is truncated.
 
     Returns:
-        float32 of whole levels, `[H', W', 3]` or `[B, H', W', 3]`.
+        float32 of whole levels, `[H', W', C]` or `[B, H', W', C]`.
     """
     shape = tf.shape(images)
     height, width = shape[-3], shape[-2]
     shorter = tf.minimum(height, width)
-    levels = tf.cast(tf.reshape(images, [-1, height, width, 3]), tf.int32)
+    levels = tf.cast(tf.reshape(images, [-1, height, width, images.shape[-1]]), tf.int32)
     # The order of Pillow, but for version 13 with images much higher than wide; each direction ends
     # with whole levels.
-    levels = _resize(tf.transpose(levels, [2, 0, 1, 3]), size * width // shorter)  # [W', B, H, 3]
-    levels = _resize(tf.transpose(levels, [2, 1, 0, 3]), size * height // shorter)  # [H', B, W', 3]
+    levels = _resize(tf.transpose(levels, [2, 0, 1, 3]), size * width // shorter)  # [W', B, H, C]
+    levels = _resize(tf.transpose(levels, [2, 1, 0, 3]), size * height // shorter)  # [H', B, W', C]
     levels = tf.transpose(levels, [1, 0, 2, 3])
     resized = tf.cast(levels, tf.float32)
     return tf.reshape(resized, tf.concat([shape[:-3], tf.shape(levels)[1:]], axis=0))

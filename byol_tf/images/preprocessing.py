@@ -14,72 +14,133 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.errors import UserError
-from byol_tf.images import orientation, pillow
+from byol_tf.images import bands, orientation, pillow
 
 # Statistics of RGB in [0, 1] on ImageNet's training set (DeepMind's byol,
 # dataset.py:normalize_images).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_UNKNOWN = "Unknown image file format. One of JPEG, PNG, GIF, BMP required."
+
 RESIZES = ("bicubic", "bilinear")
+BIT_DEPTHS = (8, 16)
 
 # TensorFlow's default is the fast transform, up to 14 levels off. The accurate one is as fast and
 # equals Pillow's, so that a client that decodes by itself gets the same embedding.
 JPEG_DCT = "INTEGER_ACCURATE"
 
 
-def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes one image file to RGB.
+def decode_image(image_bytes: tf.Tensor, channels: int = 3, bit_depth: int = 8) -> tf.Tensor:
+    """Decodes one image file.
 
     Formats: JPEG (grey, colour and CMYK), PNG (grey, palette, RGBA, 16 bit), BMP (grey, 24 and 32
-    bit) and GIF (first frame). Alpha is dropped, not blended. A JPEG or PNG with an EXIF
-    orientation comes upright, as photos are shown; the authors' code ignores it.
+    bit) and GIF (first frame); of other numbers of bands than one and three, PNG, also as
+    `bands.encode_png` writes it. A JPEG or PNG with an EXIF orientation comes upright, as photos
+    are shown; the authors' code ignores it.
+
+    To one channel or three, any photo is decoded: grey is repeated, colours become their luma
+    (ITU-R BT.601), alpha is dropped, not blended. Other numbers have to be those of the file.
 
     Args:
         image_bytes: Content of the file, scalar string.
+        channels: C.
+        bit_depth: 8, of which a file of 16 bits gives the upper ones, or 16, to whose range 8 bits
+            are scaled.
 
     Returns:
-        uint8 `[H, W, 3]`; H and W are those of the upright image.
+        uint8 or uint16 `[H, W, C]`; H and W are those of the upright image.
 
     Raises:
-        tf.errors.InvalidArgumentError: The bytes are not a complete image in one of these formats;
-            raised when run.
+        tf.errors.InvalidArgumentError: The bytes are not a complete image in one of these formats,
+            or one of another number of bands; raised when run.
     """
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+    decode = _decode_photo if channels in (1, 3) else _decode_bands
+    image = decode(image_bytes, channels, bit_depth)
+    return tf.ensure_shape(orientation.apply_exif(image_bytes, image), [None, None, channels])
+
+
+def pixel_type(bit_depth: int) -> tf.DType:
+    """Returns the type of decoded images."""
+    return tf.uint16 if bit_depth == 16 else tf.uint8
+
+
+def _decode_photo(image_bytes: tf.Tensor, channels: int, bit_depth: int) -> tf.Tensor:
+    """Decodes to grey or RGB, whatever the file has."""
     start = tf.strings.substr(image_bytes, 0, 4)
+    is_png = tf.equal(start, b"\x89PNG")
+
+    def in_depth(image: tf.Tensor) -> tf.Tensor:
+        return tf.cast(image, tf.uint16) * 257 if bit_depth == 16 else image
 
     def decode_jpeg() -> tf.Tensor:
-        return tf.io.decode_jpeg(image_bytes, channels=3, dct_method=JPEG_DCT)
+        image = tf.io.decode_jpeg(image_bytes, channels=channels, dct_method=JPEG_DCT)
+        return in_depth(image)
 
     def decode_bmp() -> tf.Tensor:
         # TensorFlow cannot decode a BMP of 1 or 4 channels to 3: broadcast the one, drop alpha.
         image = tf.io.decode_bmp(image_bytes)[..., :3]
-        return tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [3]], axis=0))
+        image = tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [3]], axis=0))
+        return in_depth(tf.image.rgb_to_grayscale(image) if channels == 1 else image)
+
+    def decode_gif() -> tf.Tensor:
+        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        image = tf.ensure_shape(image, [None, None, 3])
+        return in_depth(tf.image.rgb_to_grayscale(image) if channels == 1 else image)
+
+    def decode_png() -> tf.Tensor:
+        return tf.io.decode_png(image_bytes, channels, pixel_type(bit_depth))
 
     def decode_other() -> tf.Tensor:
         # Not WebP and JPEG XL, which TensorFlow 2.21 decodes by any of its functions: what they
         # unpack to is not limited (`size_limit`), and other versions refuse them.
         known = tf.reduce_any(start == [b"\x89PNG", b"GIF8"])
-        sentence = "Unknown image file format. One of JPEG, PNG, GIF, BMP required."
-        with tf.control_dependencies([tf.debugging.Assert(known, [sentence])]):
-            return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        stacked = bands.count(image_bytes)
+        with tf.control_dependencies(
+            [tf.debugging.Assert(known, [_UNKNOWN]), bands.refused(stacked, channels, stacked == 0)]
+        ):
+            if (channels, bit_depth) == (3, 8):
+                return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+            return tf.cond(is_png, decode_png, decode_gif)
 
     is_bmp = tf.strings.substr(start, 0, 2) == b"BM"
-    image = tf.case(
+    return tf.case(
         [(tf.io.is_jpeg(image_bytes), decode_jpeg), (is_bmp, decode_bmp)], default=decode_other
     )
-    return tf.ensure_shape(orientation.apply_exif(image_bytes, image), [None, None, 3])
+
+
+def _decode_bands(image_bytes: tf.Tensor, channels: int, bit_depth: int) -> tf.Tensor:
+    """Decodes a PNG that has so many bands; other files say how many theirs are."""
+    start = tf.strings.substr(image_bytes, 0, 4)
+    is_jpeg, dtype = tf.io.is_jpeg(image_bytes), pixel_type(bit_depth)
+
+    def refuse() -> tf.Tensor:
+        known = is_jpeg | (start == b"GIF8") | (tf.strings.substr(start, 0, 2) == b"BM")
+        found = tf.cond(
+            is_jpeg, lambda: tf.io.extract_jpeg_shape(image_bytes)[2], lambda: tf.constant(3)
+        )
+        with tf.control_dependencies([tf.debugging.Assert(known, [_UNKNOWN])]):
+            check = bands.refused(found, channels, found == channels)
+        with tf.control_dependencies([check]):
+            return tf.zeros([1, 1, channels], dtype)
+
+    return tf.cond(
+        start == b"\x89PNG",
+        lambda: bands.decode_png(image_bytes, channels, dtype),
+        refuse,
+    )
 
 
 def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes to a square, without antialiasing, as the authors' code does.
 
     Args:
-        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        images: uint8 or uint16 `[H, W, C]` or `[B, H, W, C]`.
         image_size: Side S of the result, in pixels.
 
     Returns:
-        float32 `[S, S, 3]` or `[B, S, S, 3]`; cubic interpolation overshoots the range of the
+        float32 `[S, S, C]` or `[B, S, S, C]`; cubic interpolation overshoots the range of the
         input.
     """
 
@@ -95,27 +156,32 @@ def resize_bicubic(images: tf.Tensor, image_size: int) -> tf.Tensor:
     )
 
 
-def to_unit_range(images: tf.Tensor) -> tf.Tensor:
-    """Maps float `[...]` in about [0, 255] to [0, 1] and clips the overshoot of a resize."""
-    return tf.clip_by_value(images * (1.0 / 255.0), 0.0, 1.0)
+def to_unit_range(images: tf.Tensor, bit_depth: int = 8) -> tf.Tensor:
+    """Maps float `[...]` in about [0, 255], or [0, 65535] of 16 bits, to [0, 1].
+
+    It clips the overshoot of a resize.
+    """
+    return tf.clip_by_value(images * (1.0 / (2**bit_depth - 1)), 0.0, 1.0)
 
 
 def normalize(
     images: tf.Tensor, mean: Sequence[float] | tf.Tensor, std: Sequence[float] | tf.Tensor
 ) -> tf.Tensor:
-    """Returns (images - mean) / std for float `[..., 3]` in [0, 1], per channel, as float32."""
+    """Returns (images - mean) / std for float `[..., C]` in [0, 1], per channel, as float32."""
     images = tf.cast(images, tf.float32)
     return (images - tf.cast(mean, tf.float32)) / tf.cast(std, tf.float32)
 
 
 def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raises `UserError` unless mean and std are three finite numbers each, the stds positive."""
+    """Raises `UserError` unless both have a finite number for each channel, the stds positive."""
+    if not mean or len(mean) != len(std):
+        raise UserError(
+            "mean and std must have one number for each channel of the images in [0, 1], three for "
+            f"RGB; got {mean!r} and {std!r}."
+        )
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3 or not all(math.isfinite(value) for value in values):
-            raise UserError(
-                f"{name} must be three finite numbers, one for each of R, G, B in [0, 1]; "
-                f"got {values!r}."
-            )
+        if not all(math.isfinite(value) for value in values):
+            raise UserError(f"{name} must be finite in every channel; got {values!r}.")
     if min(std) <= 0:
         raise UserError(f"std must be positive in every channel; got {std!r}.")
 
@@ -128,11 +194,12 @@ class Preprocessing:
         image_size: Side S of the result, in pixels, at least 1.
         crop_fraction: Side of the central square that is kept, as a fraction in (0, 1] of the
             image's shorter side; 0.875 is 224 of 256, the paper's evaluation crop (appendix C.1).
-        mean: Mean of each channel of RGB in [0, 1], which is subtracted.
-        std: Standard deviation of each channel of RGB in [0, 1], positive, which divides.
+        mean: Mean of each of the C channels, in [0, 1], which is subtracted.
+        std: Standard deviation of each channel, of values in [0, 1], positive, which divides.
         resize: `bicubic` crops, then resizes without antialiasing, as the authors' code does;
             `bilinear` resizes the shorter side to S / crop_fraction with antialiasing, then crops,
-            as torchvision does.
+            as torchvision does; of 8 bits only.
+        bit_depth: Of decoded images: 8 is uint8, 16 is uint16.
 
     Raises:
         UserError: A value is out of range or unknown.
@@ -140,9 +207,10 @@ class Preprocessing:
 
     image_size: int
     crop_fraction: float = 0.875
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     resize: str = "bicubic"
+    bit_depth: int = 8
 
     def __post_init__(self):
         # Configs and JSON give lists, which are not equal to tuples and have no hash.
@@ -159,34 +227,60 @@ class Preprocessing:
             )
         if self.resize not in RESIZES:
             raise UserError(f"resize '{self.resize}' is unknown; give one of {', '.join(RESIZES)}.")
+        if self.bit_depth not in BIT_DEPTHS:
+            raise UserError(f"bit_depth is {self.bit_depth!r}; give 8 or 16.")
+        if self.resize == "bilinear" and self.bit_depth != 8:
+            raise UserError(
+                "resize 'bilinear' is Pillow's, of 8 bits; give 'bicubic' for images of 16."
+            )
         check_normalization(self.mean, self.std)
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels."""
+        return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a preprocessed image, `[S, S, C]`."""
+        return self.image_size, self.image_size, self.channels
+
+    @property
+    def pixel_type(self) -> tf.DType:
+        """The type of decoded images, uint8 or uint16."""
+        return pixel_type(self.bit_depth)
+
+    def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Decodes a file, scalar string, to what a call takes: uint8 or uint16 `[H, W, C]`."""
+        return decode_image(image_bytes, self.channels, self.bit_depth)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Preprocesses decoded images.
 
         Args:
-            images: uint8 `[H, W, 3]` or `[B, H, W, 3]`; B, H and W may be unknown until run.
+            images: uint8, or uint16 of 16 bits, `[H, W, C]` or `[B, H, W, C]`; B, H and W may be
+                unknown until run.
 
         Returns:
-            float32 `[S, S, 3]` or `[B, S, S, 3]`, normalised.
+            float32 `[S, S, C]` or `[B, S, S, C]`, normalised.
         """
-        images = tf.convert_to_tensor(images, tf.uint8)
+        images = tf.convert_to_tensor(images, self.pixel_type)
         if self.resize == "bilinear":
             resized = self._crop_resized(images)
         else:
             resized = resize_bicubic(self._center_crop(images), self.image_size)
-        return self.normalize(to_unit_range(resized))
+        return self.normalize(to_unit_range(resized, self.bit_depth))
 
     def from_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """Decodes and preprocesses files: string `[B]` -> float32 `[B, S, S, 3]`, normalised."""
+        """Decodes and preprocesses files: string `[B]` -> float32 `[B, S, S, C]`, normalised."""
         return tf.map_fn(
-            lambda content: self(decode_image(content)),
+            lambda content: self(self.decode(content)),
             tf.convert_to_tensor(image_bytes, tf.string),
-            fn_output_signature=tf.TensorSpec([self.image_size, self.image_size, 3], tf.float32),
+            fn_output_signature=tf.TensorSpec(self.shape, tf.float32),
         )
 
     def normalize(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns (images - mean) / std for float `[..., 3]` in [0, 1], as float32."""
+        """Returns (images - mean) / std for float `[..., C]` in [0, 1], as float32."""
         return normalize(images, self.mean, self.std)
 
     def unnormalized(self) -> "Preprocessing":
@@ -216,7 +310,7 @@ class Preprocessing:
         # Rounded to even, as in torchvision's center_crop.
         top, left = (tf.cast(tf.round((shape[axis] - size) / 2), tf.int32) for axis in (-3, -2))
         crop = resized[..., top : top + size, left : left + size, :]
-        return tf.ensure_shape(crop, [*images.shape[:-3], size, size, 3])
+        return tf.ensure_shape(crop, [*images.shape[:-3], *self.shape])
 
 
 def _truncated_product(fraction: float, length: tf.Tensor) -> tf.Tensor:

@@ -58,5 +58,8 @@ class ViewConfig:
                 raise UserError(f"the view's {field.name} must be {allowed}; got {value!r}.")
 
 
+# What needs RGB; of images with other channels, they are 0.
+COLOR_FIELDS = ("saturation", "hue", "grayscale_prob")
+
 VIEW_1 = ViewConfig(blur_prob=1.0, solarize_prob=0.0)
 VIEW_2 = ViewConfig(blur_prob=0.1, solarize_prob=0.2)
