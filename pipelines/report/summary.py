@@ -70,8 +70,8 @@ class RunSummary:
         accuracy_decides: Whether accuracy decides; otherwise label-free measures do.
         version: Version of the model under `serving_path`, such as "1732412345".
         reasons: Sentences why the model was rejected, or notes.
-        model: Facts: architecture, parameters (int), embedding_size, image_size, input (channels and bits),
-            versions (dict).
+        model: Facts: architecture, parameters (int), embedding_size, image_size, input (channels
+            and bits), versions (dict).
         config: Nested config of the training.
         loss_caption: Explanation of the method's loss; empty if unknown.
         history: One row per epoch: epoch, step, loss, lr, ema, projection_std, effective_rank and,

@@ -9,6 +9,7 @@ from serve import Server
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from byol_tf import export
+from byol_tf.images.preprocessing import Preprocessing
 
 
 def pytest_configure(config):
@@ -22,15 +23,27 @@ def encoder_dir(tmp_path_factory):
 
     The network is small, because each server that loads it also runs the warm-up.
     """
+    path = tmp_path_factory.mktemp("encoder") / "byol"
+    export.save_encoder(_encoder(3), path / "1", image_size=32)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bands_dir(tmp_path_factory):
+    """A real export, `bands/1`, for images of five channels and 16 bits."""
+    path = tmp_path_factory.mktemp("bands") / "bands"
+    preprocessing = Preprocessing(32, mean=[0.5] * 5, std=[0.25] * 5, bit_depth=16)
+    export.save_encoder(_encoder(5), path / "1", preprocessing=preprocessing)
+    return path
+
+
+def _encoder(channels):
     keras.utils.set_random_seed(0)
-    inputs = keras.Input([32, 32, 3])
+    inputs = keras.Input([32, 32, channels])
     features = keras.layers.Conv2D(32, 5, strides=4, use_bias=False)(inputs)
     features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
     features = keras.layers.GlobalAveragePooling2D()(features)
-    encoder = keras.Model(inputs, keras.layers.Dense(128)(features))
-    path = tmp_path_factory.mktemp("encoder") / "byol"
-    export.save_encoder(encoder, path / "1", image_size=32)
-    return path
+    return keras.Model(inputs, keras.layers.Dense(128)(features))
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +57,14 @@ def models_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(encoder_dir, models_dir, tmp_path_factory):
-    """`byol-serve` with byol, half_plus (both versions; labels stable: 2, canary: 3) and echo."""
+def server(encoder_dir, bands_dir, models_dir, tmp_path_factory):
+    """`byol-serve` with byol, bands, echo and half_plus (2 and 3; labels stable: 2, canary: 3)."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models.config").write_text(
         f"""
         model_config_list {{
           config {{ name: "byol" base_path: "{encoder_dir}" model_platform: "tensorflow" }}
+          config {{ name: "bands" base_path: "{bands_dir}" model_platform: "tensorflow" }}
           config {{
             name: "half_plus" base_path: "{models_dir}/half_plus" model_platform: "tensorflow"
             model_version_policy {{ all {{}} }}

@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2
 from PIL import Image
 from serve import free_port
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     model_pb2,
@@ -136,8 +137,8 @@ def test_versions_labels_and_their_mistakes(address):
 @pytest.mark.parametrize(
     ("image", "error", "sentence"),
     [
-        (np.zeros([8, 8, 3], np.float32), ValueError, "float32 .* give uint8"),
-        (np.zeros([8, 8], np.uint8), ValueError, r"give uint8 \[H, W, 3\]"),
+        (np.zeros([8, 8, 3], np.float32), ValueError, "float32 .* give uint8 or uint16"),
+        (np.zeros([8, 8], np.uint8), ValueError, r"give uint8 or uint16 \[H, W, C\]"),
         (3, TypeError, "type int is not an image"),
         ("nothing.jpg", FileNotFoundError, "^the image 'nothing.jpg' cannot be read .*; give the"),
         (pathlib.Path("/"), IsADirectoryError, "^the image '/' cannot be read .*; give the path"),
@@ -349,6 +350,9 @@ def test_the_wire_messages_are_tf_servings():
         "Dim": tensor_shape_pb2.TensorShapeProto.Dim,
         "GetModelMetadataRequest": get_model_metadata_pb2.GetModelMetadataRequest,
         "GetModelMetadataResponse": get_model_metadata_pb2.GetModelMetadataResponse,
+        "SignatureDefMap": get_model_metadata_pb2.SignatureDefMap,
+        "SignatureDef": meta_graph_pb2.SignatureDef,
+        "TensorInfo": meta_graph_pb2.TensorInfo,
     }
     assert wire._CLASSES.keys() == originals.keys()
     compared = 0
@@ -364,8 +368,9 @@ def test_the_wire_messages_are_tf_servings():
                 assert field.message_type.name == theirs.message_type.name
             compared += 1
     assert compared > 15
-    assert (wire.DT_FLOAT, wire.DT_UINT8, wire.DT_STRING) == (
+    assert (wire.DT_FLOAT, wire.DT_UINT8, wire.DT_STRING, wire.DT_UINT16) == (
         types_pb2.DT_FLOAT,
         types_pb2.DT_UINT8,
         types_pb2.DT_STRING,
+        types_pb2.DT_UINT16,
     )

@@ -41,9 +41,10 @@ def drift(
     The severity is the one given, `warning` or `error`.
 
     The drift of formats, pixels and labels is the L-infinity distance, which TFDV computes; that of
-    height and width is `distance`. Channels and bits are not a matter of chance: the bound of
-    `image/pixels` is the square of `max_drift`, 0.01 for 0.1, so that one file in ten counts. TFDV's Jensen-Shannon divergence is 1 between images of one size and
-    the same images with a single one of another size among them.
+    height and width is `distance`. TFDV's Jensen-Shannon divergence is 1 between images of one size
+    and the same images with a single one of another size among them. Channels and bits do not vary
+    by chance: the bound of `image/pixels` is the square of `max_drift`, 0.01 for 0.1, so that one
+    file in ten is found.
     """
     known = {
         feature.path.step[0] if feature.path.step else feature.name

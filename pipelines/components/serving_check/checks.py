@@ -121,9 +121,7 @@ def _recorded(server: Server, path: str) -> list[str]:
     return found
 
 
-def _real(
-    server: Server, examples: Sequence[bytes], preprocessing: Preprocessing
-) -> list[str]:
+def _real(server: Server, examples: Sequence[bytes], preprocessing: Preprocessing) -> list[str]:
     """Sends real images, one by one and as a batch, through every signature, which must agree."""
     parsed = tf.io.parse_example(examples, {"image/encoded": tf.io.FixedLenFeature([], tf.string)})
     files = parsed["image/encoded"].numpy()

@@ -12,12 +12,13 @@ from pipelines.components.data_gate.drift import describe, distance, drift, stop
 WARNING, ERROR = anomalies_pb2.AnomalyInfo.WARNING, anomalies_pb2.AnomalyInfo.ERROR
 
 
-def statistics(cats=50, jpegs=100, sizes=(64,), number=200):
-    """Makes statistics of `number` images: `cats` and `jpegs` in percent, sizes in turn."""
+def statistics(cats=50, jpegs=100, sizes=(64,), number=200, rgb=100):
+    """Makes statistics of `number` images: `cats`, `jpegs`, `rgb` in percent, sizes in turn."""
     hundreds = np.arange(number) * 100 // number
     table = {
         "image/label_text": np.where(hundreds < cats, "cat", "dog"),
         "image/format": np.where(hundreds < jpegs, "JPEG", "PNG"),
+        "image/pixels": np.where(hundreds < rgb, "3 channels, 8 bit", "1 channel, 16 bit"),
         "image/height": np.resize(sizes, number),
         "image/width": np.resize(sizes, number) + 16,
     }
@@ -54,6 +55,9 @@ def test_data_that_have_not_moved_are_let_pass():
         ({"cats": 100}, 0.4, ["image/label_text"]),  # No dogs are left.
         ({"jpegs": 80}, 0.1, ["image/format"]),
         ({"jpegs": 95}, 0.1, []),
+        ({"rgb": 90}, 0.1, ["image/pixels"]),  # One file in ten; the bound is 0.1 squared.
+        ({"rgb": 99}, 0.1, []),
+        ({"rgb": 50}, 1.0, []),
         ({"sizes": (256,)}, 0.1, ["image/height", "image/width"]),
         ({"sizes": (64, 256)}, 0.1, ["image/height", "image/width"]),
         ({"sizes": (64,) * 39 + (256,)}, 0.1, []),  # 1 of 40.
@@ -86,6 +90,18 @@ def test_the_distance_of_sizes_is_kolmogorovs_and_smirnovs_or_less(shift, spread
     ]
     # With ten buckets the place of a tenth of the values is unknown, twice.
     assert expected - 0.2 <= distance(*histograms) <= expected + 1e-3
+
+
+def test_drift_of_channels_names_them_and_is_not_measured_against_older_statistics():
+    now, before = statistics(rgb=90), statistics()
+    ((_, text),) = drift(now, before, tfdv.infer_schema(now), "train", 0.1, "error")
+    assert text.startswith("train: image/pixels: ") and "1 channel, 16 bit" in text
+    (dataset,) = before.datasets
+    for index, feature in enumerate(dataset.features):
+        if feature.path.step[0] == "image/pixels":
+            del dataset.features[index]
+            break
+    assert drift(now, before, tfdv.infer_schema(now), "train", 0.1, "error") == []
 
 
 def test_more_images_of_the_same_kind_are_no_drift():

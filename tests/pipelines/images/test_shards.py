@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import io
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from pictures import encoded, photo
 from PIL import Image
 
+from byol_tf.images.preprocessing import decode_image
 from pipelines.images.listing import Shard
 from pipelines.images.shards import WriteShard
 
@@ -18,7 +20,7 @@ JPEG = encoded(Image.fromarray(photo(30, 40)), "JPEG")
 def write(tmp_path_factory):
     """Writes one shard; returns its result, and its records as tf.Examples."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("train", "eval")}
-    doer = WriteShard({name: str(folder) for name, folder in folders.items()})
+    doer = WriteShard({name: str(folder) for name, folder in folders.items()}, 3, 8)
     doer.setup()
 
     def run(shard):
@@ -55,6 +57,7 @@ def test_features_of_real_images_are_what_pillow_sees(write, images_dir):
         expected = {
             "image/encoded": path.read_bytes(),
             "image/format": image_format.encode(),
+            "image/pixels": b"3 channels, 8 bit",
             "image/width": size[0],
             "image/height": size[1],
             "image/key": f"{path.parent.name}/0000.jpg".encode(),
@@ -73,6 +76,69 @@ def test_every_format_keeps_its_bytes_and_is_named_by_them(write, tmp_path, imag
     assert value(example, "image/format") == image_format.encode()
     assert value(example, "image/encoded") == path.read_bytes()
     assert (value(example, "image/height"), value(example, "image/width")) == (30, 47)
+
+
+def drawn(channels, dtype):
+    random = np.random.default_rng(channels)
+    return random.integers(0, np.iinfo(dtype).max, (12, 9, channels), dtype, endpoint=True)
+
+
+def tiff(pixels):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig")
+    return file.getvalue()
+
+
+def grey(dtype):
+    return encoded(Image.fromarray(drawn(1, dtype)[..., 0]), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("make", "channels", "dtype", "pixels"),
+    [
+        (lambda: grey("uint16"), 1, "uint16", "1 channel, 16 bit"),
+        (
+            lambda: encoded(Image.fromarray(drawn(4, "uint8")), "PNG"),
+            4,
+            "uint8",
+            "4 channels, 8 bit",
+        ),
+        (lambda: tiff(drawn(5, "uint16")), 5, "uint16", "5 channels, 16 bit"),
+        (lambda: tiff(drawn(1, "uint16")), 1, "uint16", "1 channel, 16 bit"),
+    ],
+)
+def test_channels_and_bits_are_kept(tmp_path, make, channels, dtype, pixels):
+    (tmp_path / "a.img").write_bytes(make())
+    depth = 16 if dtype == "uint16" else 8
+    doer = WriteShard({"train": str(tmp_path)}, channels, depth)
+    doer.setup()
+    shard = Shard("train", 0, 1, ((str(tmp_path / "a.img"), "a.img", -1, ""),))
+    (result,) = doer.process(shard.to_json())
+    assert json.loads(result)["examples"] == 1, result
+    (record,) = tf.data.TFRecordDataset(str(tmp_path / shard.name), "GZIP").as_numpy_iterator()
+    example = tf.train.Example.FromString(record)
+    assert value(example, "image/pixels").decode() == pixels
+    assert (value(example, "image/height"), value(example, "image/width")) == (12, 9)
+    decoded = decode_image(value(example, "image/encoded"), channels, depth)
+    np.testing.assert_array_equal(decoded, drawn(channels, dtype))
+
+
+def test_a_file_of_other_channels_is_corrupt_and_the_reason_says_how_many(tmp_path):
+    files = {"photo.jpg": JPEG, "grey.png": grey("uint16")}
+    files |= {"photo.webp": encoded(Image.fromarray(photo(30, 40)), "WEBP")}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    doer = WriteShard({"train": str(tmp_path)}, 13, 16)
+    doer.setup()
+    images = tuple((str(tmp_path / name), name, -1, "") for name in files)
+    (result,) = doer.process(Shard("train", 0, 1, images).to_json())
+    assert dict(json.loads(result)["corrupt"]) == {
+        "photo.jpg": "it has 3 bands, not the 13 of config.channels",
+        "grey.png": "it has 1 band, not the 13 of config.channels",
+        "photo.webp": "it has 3 bands, not the 13 of config.channels",
+    }
 
 
 def test_an_unlabelled_image_says_so(write, tmp_path):
@@ -182,7 +248,7 @@ def test_a_damaged_file_of_records_makes_no_shard(tmp_path, content):
         path.write_bytes(path.read_bytes()[:-20])
     elif content == "text":
         path.write_bytes(b"No record at all.\n" * 9)
-    doer = WriteShard({"train": str(out)})
+    doer = WriteShard({"train": str(out)}, 3, 8)
     doer.setup()
     (result,) = doer.process(Shard("train", 0, 1, records=str(path)).to_json())
     found, reason = json.loads(result)["unreadable"]
@@ -197,7 +263,7 @@ def test_a_shard_written_twice_has_the_same_records(tmp_path, images_dir):
     for number in range(2):
         folder = tmp_path / str(number)
         folder.mkdir()
-        doer = WriteShard({"train": str(folder)})
+        doer = WriteShard({"train": str(folder)}, 3, 8)
         doer.setup()
         list(doer.process(shard.to_json()))
         contents.append(gzip.decompress((folder / shard.name).read_bytes()))
@@ -209,7 +275,7 @@ def test_a_worker_that_fails_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(JPEG)
     out = tmp_path / "out"
     out.mkdir()
-    doer = WriteShard({"train": str(out)})
+    doer = WriteShard({"train": str(out)}, 3, 8)
     doer.setup()
 
     def fail(path):

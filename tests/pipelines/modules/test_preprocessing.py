@@ -9,6 +9,7 @@ from pictures import FORMATS, encoded, photo
 from PIL import Image, ImageOps
 
 from byol_tf.errors import UserError
+from byol_tf.images import bands
 from byol_tf.images.preprocessing import decode_image
 from pipelines.modules.preprocessing import bound_shorter_side
 
@@ -34,6 +35,34 @@ def test_a_larger_file_is_shrunk_as_pillow_shrinks_it(name, height, width, size)
     reference = decoded.resize(result.size, Image.Resampling.BICUBIC)
     difference = np.abs(np.asarray(result).astype(int) - np.asarray(reference).astype(int))
     assert difference.mean() < 1 and difference.max() <= 5
+
+
+@pytest.mark.parametrize(
+    "channels, dtype", [(1, "uint16"), (3, "uint16"), (5, "uint8"), (5, "uint16")]
+)
+def test_all_channels_and_bits_of_a_larger_file_are_kept(channels, dtype):
+    depth, top = (16, 65535) if dtype == "uint16" else (8, 255)
+    pixels = np.stack([photo(61, 90, band)[..., 0] for band in range(channels)], axis=-1)
+    pixels = (pixels / 255.0 * top).astype(dtype)
+    content = bands.encode_png(tf.constant(pixels)).numpy()
+    options = {"channels": channels, "bit_depth": depth}
+    assert bound_shorter_side(content, 61, **options).numpy() == content
+    result = bound_shorter_side(content, 24, **options)
+    small = decode_image(result, **options).numpy()
+    assert small.dtype == dtype and small.shape == (24, 35, channels)
+    for band in range(channels):  # Pillow's mode F has no rounding to 8 bits.
+        reference = Image.fromarray(pixels[..., band].astype(np.float32), "F")
+        reference = reference.resize((35, 24), Image.Resampling.BICUBIC)
+        difference = np.abs(small[..., band] - np.clip(np.asarray(reference), 0, top))
+        assert difference.max() <= 0.6 + top * 1e-5
+    if dtype == "uint16":
+        assert len(np.unique(small)) > 256
+
+
+def test_grey_of_8_bits_becomes_a_grey_jpeg():
+    content = encoded(Image.fromarray(photo(61, 90)[..., 0]), "PNG")
+    result = Image.open(io.BytesIO(bound_shorter_side(content, 24, channels=1).numpy()))
+    assert (result.format, result.mode, result.size) == ("JPEG", "L", (35, 24))
 
 
 def test_the_longer_side_is_the_nearest_to_the_aspect_and_at_least_the_shorter():
