@@ -1,57 +1,34 @@
 """What an image file says of its pixels: the number of channels, and their bits."""
 
 import io
-import struct
+
+from byol_tf.images import bands
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # By color type; a palette holds RGB.
-_BANDS = b"baND"  # See byol_tf.images.bands.
-_SAMPLES, _BITS = 277, 258  # Tags of TIFF.
 
 
-def kind_of(content: bytes, converted: bytes) -> str:
-    """Returns the channels and bits of a file as it lies in the folder, not as it is decoded.
+def kind_of(content: bytes) -> str:
+    """Returns the channels and bits of a file as it is stored, not as it is decoded.
 
     Training decodes a folder of grey and coloured photos to one number of channels; here they stay
     apart, so that the statistics of the data show them.
 
     Args:
-        content: Content of a file that can be decoded.
-        converted: The same image in a format that TensorFlow decodes, for stacked bands.
+        content: Content of a JPEG, PNG, BMP or GIF that can be decoded.
 
     Returns:
-        For example "3 channels, 8 bit"; of a TIFF whose bands are pages, all bands count.
+        For example "3 channels, 8 bit".
     """
-    channels, depth = _of_png(converted)
-    if converted[37:41] != _BANDS and not content.startswith(b"\x89PNG"):
-        channels, depth = _of_tiff(content) or _of_photo(content)
+    channels, depth = _of_png(content) if content.startswith(b"\x89PNG") else _of_photo(content)
     return f"{channels} channel{'' if channels == 1 else 's'}, {depth} bit"
 
 
 def _of_png(content: bytes) -> tuple[int, int]:
-    if content[37:41] == _BANDS:
-        (channels,) = struct.unpack(">I", content[41:45])
-    else:
-        channels = _PNG_CHANNELS.get(content[25], 0)
-    return channels, max(content[24], 8)
-
-
-def _of_tiff(content: bytes) -> tuple[int, int] | None:
-    """Returns what the first page of a TIFF claims; None for another format."""
-    if content[:2] not in (b"II", b"MM"):
-        return None
-    from PIL import TiffImagePlugin
-
-    directory = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
-    file = io.BytesIO(content)
-    file.seek(directory.next)
-    directory.load(file)
-    bits = directory.get(_BITS, 8)
-    depth = max(bits) if isinstance(bits, tuple) else bits
-    return int(directory.get(_SAMPLES, 1)), max(int(depth), 8)
+    return bands.number(content) or _PNG_CHANNELS[content[25]], max(content[24], 8)
 
 
 def _of_photo(content: bytes) -> tuple[int, int]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as opened:
+    with Image.open(io.BytesIO(content)) as opened:  # Reads the header only.
         return 3 if opened.mode == "P" else len(opened.getbands()), 8

@@ -40,8 +40,6 @@ class ImageReader:
     """
 
     def __init__(self, channels: int, bit_depth: int) -> None:
-        self._channels, self._bit_depth = channels, bit_depth
-
         def shape(image_bytes: tf.Tensor) -> tf.Tensor:
             file = bounded(image_bytes[tf.newaxis])[0]
             return tf.shape(decode_image(file, channels, bit_depth))
@@ -63,7 +61,7 @@ class ImageReader:
     def example(self, content: bytes, key: str, label: int, text: str) -> tf.train.Example:
         """Returns an image and what is known about it as a tf.Example.
 
-        Its features: `image/encoded`, the file, or a PNG of a WebP, TIFF or HEIC; `image/format`
+        Its features: `image/encoded`, the file, or a PNG with all bands of a WebP, TIFF or HEIC; `image/format`
         (JPEG, PNG, GIF, BMP), `image/pixels` (see `pixels.kind_of`), `image/height` and
         `image/width` in pixels of the upright image, `image/key`, `image/label` (-1 if unknown),
         `image/label_text` ("" if unknown).
@@ -73,9 +71,7 @@ class ImageReader:
                 training and serving, to the channels that it takes.
         """
         try:
-            image_bytes = content
-            if is_for_pillow(content):
-                image_bytes = convert(content, "PNG", self._channels, self._bit_depth)
+            image_bytes = convert(content, "PNG") if is_for_pillow(content) else content
             height, width, _ = self._shape(image_bytes).numpy().tolist()
         except tf.errors.OpError as error:
             raise CorruptImage(decoder_message(error)) from error
@@ -88,7 +84,7 @@ class ImageReader:
         feature = example.features.feature
         feature["image/encoded"].bytes_list.value.append(image_bytes)
         feature["image/format"].bytes_list.value.append(image_format)
-        feature["image/pixels"].bytes_list.value.append(kind_of(content, image_bytes).encode())
+        feature["image/pixels"].bytes_list.value.append(kind_of(image_bytes).encode())
         feature["image/height"].int64_list.value.append(height)
         feature["image/width"].int64_list.value.append(width)
         feature["image/key"].bytes_list.value.append(os.fsencode(key))

@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from serving import command
-from serving.client import EmbeddingError
+from serving.client import EmbeddingClient, EmbeddingError
 from serving.errors import UserError
 from serving.search import embeddings, encoder_flags, file_formats, identity, image_files
 from serving.search.parts import Parts
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     known = before | parts.stats
     waiting = {key: file for key, file in files.items() if known.get(key) != _stat(file)}
     gone = {key for key in known if key not in files and not os.path.exists(key)}
-    failed = _embed(encoder, waiting, parts)
+    failed = _embed(encoder.client, waiting, parts)
     encoder.client.close()
 
     dropped = failed.keys() | (gone if _FLAGS.prune else set())
@@ -109,7 +109,7 @@ def _write(
     embeddings.write(output, itertools.chain(unchanged, parts.without(dropped)), count, about)
 
 
-def _embed(encoder: encoder_flags.Encoder, files: dict[str, str], parts: Parts) -> dict[str, str]:
+def _embed(client: EmbeddingClient, files: dict[str, str], parts: Parts) -> dict[str, str]:
     """Embeds files, by key, into parts; returns a line for each that could not be embedded."""
     size = _FLAGS.batch_size
     names = list(files.items())
@@ -130,7 +130,7 @@ def _embed(encoder: encoder_flags.Encoder, files: dict[str, str], parts: Parts) 
         tqdm(total=len(files), unit=" images") as progress,
     ):
         try:
-            for batch, results in _in_order(pool, encoder, batches):
+            for batch, results in _in_order(pool, client, batches):
                 for (key, file), (stat, result) in zip(batch, results, strict=True):
                     if isinstance(result, np.ndarray):
                         keys.append(key)
@@ -153,12 +153,12 @@ def _embed(encoder: encoder_flags.Encoder, files: dict[str, str], parts: Parts) 
 
 
 def _in_order(
-    pool: futures.Executor, encoder: encoder_flags.Encoder, batches: list[_Batch]
+    pool: futures.Executor, client: EmbeddingClient, batches: list[_Batch]
 ) -> Iterator[tuple[_Batch, list[_Result]]]:
     """Yields batches with their results, keeping a few requests in flight."""
     running: list[tuple[_Batch, futures.Future]] = []
     for batch in batches:
-        running.append((batch, pool.submit(_embed_batch, encoder, batch)))
+        running.append((batch, pool.submit(_embed_batch, client, batch)))
         if len(running) > _IN_FLIGHT:
             first, future = running.pop(0)
             yield first, future.result()
@@ -166,17 +166,17 @@ def _in_order(
         yield batch, future.result()
 
 
-def _embed_batch(encoder: encoder_flags.Encoder, batch: _Batch) -> list[_Result]:
+def _embed_batch(client: EmbeddingClient, batch: _Batch) -> list[_Result]:
     contents: dict[str, bytes] = {}
     results: dict[str, _Result] = {}
     stats: dict[str, tuple[int, int]] = {}
     for key, file in batch:
         stats[key] = _stat(file)  # Before it is read: a change during that is seen the next time.
         try:
-            contents[key] = file_formats.read(file, encoder.takes)
+            contents[key] = file_formats.read(file)
         except (OSError, ValueError) as error:
             results[key] = stats[key], getattr(error, "strerror", None) or str(error)
-    for key, result in zip(contents, encoder.client.embed_each(contents.values()), strict=True):
+    for key, result in zip(contents, client.embed_each(contents.values()), strict=True):
         if isinstance(result, EmbeddingError):
             results[key] = stats[key], str(result).splitlines()[0]
         elif not np.isfinite(result).all():

@@ -7,7 +7,7 @@ from absl import flags
 
 from serving import command
 from serving.client import EmbeddingClient, EmbeddingError, Tls
-from serving.client.transport import PixelFormat, Target
+from serving.client.transport import Target
 from serving.errors import UserError
 from serving.search import identity
 
@@ -21,12 +21,10 @@ class Encoder:
     Attributes:
         client: Client that asks for one fixed version: embeddings of two versions cannot be
             compared.
-        takes: Channels and type of the pixels that the model takes.
         about: `model` and `probe` of the embeddings' file, see `Embeddings`.
     """
 
     client: EmbeddingClient
-    takes: PixelFormat
     about: dict[str, Any]
 
 
@@ -81,9 +79,7 @@ def open_encoder() -> Encoder:
         _from_saved_model(_FLAGS.saved_model) if _FLAGS.saved_model else _from_endpoint()
     )
     try:
-        takes = client.pixel_format()
-        probe = identity.probe(client, takes.channels)
-        return Encoder(client, takes, {"model": model, "probe": probe})
+        return Encoder(client, {"model": model, "probe": identity.probe(client)})
     except EmbeddingError as error:
         client.close()
         raise UserError(

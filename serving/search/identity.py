@@ -32,9 +32,9 @@ def probe_image(channels: int = 3) -> bytes:
     return png.encode(4 * np.stack(ramps[: 3 if channels == 1 else channels], -1).astype(np.uint8))
 
 
-def probe(client: EmbeddingClient, channels: int) -> list[float]:
+def probe(client: EmbeddingClient) -> list[float]:
     """Returns the model's embedding of the fixed image, D numbers of six digits."""
-    (values,) = client.embed([probe_image(channels)])
+    (values,) = client.embed([probe_image(client.pixel_format().channels)])
     return [float(f"{value:.6g}") for value in values]
 
 

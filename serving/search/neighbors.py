@@ -152,7 +152,7 @@ def _embed(searched: "Index", files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
     identity.check_same_model(searched.about, encoder.about, _FLAGS.embeddings)
     try:
-        values = encoder.client.embed(file_formats.read(file, encoder.takes) for file in files)
+        values = encoder.client.embed(map(file_formats.read, files))
     except (EmbeddingError, OSError, ValueError) as error:
         raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
     if values.shape[1] != searched.flat.d:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from serving import png
-from serving.search import file_formats, tiff
+from serving.search import file_formats
 
 # Pixels; thumbnails are shown at half this size, to be sharp on dense screens.
 _THUMBNAIL = 320
@@ -70,8 +70,7 @@ def _thumbnail(path: str) -> str | None:
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > _MAX_BYTES:
             return None
-        with open(path, "rb") as file:
-            image = _visible(file.read())
+        image = _visible(path)
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     except Exception:  # Pillow's decoders raise many types for a damaged file.
         return None
@@ -82,31 +81,23 @@ def _thumbnail(path: str) -> str | None:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _visible(content: bytes) -> Image.Image:
-    """Returns what a screen shows of an image file: grey, RGB, or the first three of more bands."""
+def _visible(path: str) -> Image.Image:
+    """Returns what a screen shows of an image file: grey, RGB, or the first three of more bands.
+
+    16 bits are stretched from the darkest value to the brightest: of those of an X-ray, often only
+    12 are used.
+    """
+    content = file_formats.read(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            opened = Image.open(io.BytesIO(content), formats=[*_DECODED, *file_formats.converted()])
-        except Image.UnidentifiedImageError:
-            return _of_bands(tiff.read(content, tiff.samples_of(content) or 0))
-        with opened:
+        with Image.open(io.BytesIO(content), formats=_DECODED) as opened:
             opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # Decodes no more than needed.
             image = ImageOps.exif_transpose(opened)
     stacked = png.bands(content)
     if not stacked and not image.mode.startswith("I"):
         return image.convert("RGB")
     planes = np.asarray(image).reshape(stacked or 1, -1, image.width)
-    return _of_bands(np.moveaxis(planes, 0, -1))
-
-
-def _of_bands(pixels: np.ndarray) -> Image.Image:
-    """Returns an image of `[H, W, C]`: the first three bands, or the first of fewer.
-
-    16 bits are stretched from the darkest value to the brightest: of those of an X-ray, often only
-    12 are used.
-    """
-    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+    pixels = np.moveaxis(planes[:3], 0, -1) if stacked >= 3 else planes[0]
     if pixels.dtype != np.uint8:
         low, high = int(pixels.min()), int(pixels.max())
         pixels = (pixels - np.float32(low)) * (255 / max(high - low, 1))

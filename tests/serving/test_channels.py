@@ -125,37 +125,34 @@ def test_json_numbers_are_read_for_uint8_only_as_in_tf_serving(server):
 @pytest.mark.parametrize(
     ("mode", "channels", "dtype"),
     [
-        ("L", 1, "uint8"), ("L", 1, "uint16"), ("L", 3, "uint8"), ("RGB", 1, "uint8"),
-        ("RGB", 3, "uint8"), ("RGBA", 3, "uint8"), ("I;16", 1, "uint16"), ("I;16", 1, "uint8"),
-        ("I;16", 3, "uint8"), ("RGB", 3, "uint16"), ("RGBA", 4, "uint8"), (5, 5, "uint16"),
-        (5, 5, "uint8"), (3, 3, "uint16"), ("RGB", 5, "uint8"), (5, 3, "uint8"),
+        ("1", 1, "uint8"),
+        ("L", 1, "uint16"),
+        ("L", 3, "uint8"),
+        ("RGB", 3, "uint8"),
+        ("RGBA", 3, "uint8"),
+        ("RGBA", 4, "uint8"),
+        ("CMYK", 3, "uint8"),
+        ("I;16", 1, "uint16"),
+        ("I;16", 3, "uint8"),
+        (3, 3, "uint16"),
+        (5, 5, "uint16"),
+        (5, 5, "uint8"),
     ],
-)  # fmt: skip
+)
 def test_a_tiff_is_read_as_in_training(tmp_path, mode, channels, dtype):
     path, depth = tmp_path / "a.tif", 16 if dtype == "uint16" else 8
     if isinstance(mode, int):
         path.write_bytes(
             tiff(drawn(mode, "uint16"), photometric="minisblack", planarconfig="contig")
         )
+    elif mode == "I;16":
+        Image.fromarray(drawn(1, "uint16")[..., 0]).save(path)
     else:
-        shape = {"L": 1, "I;16": 1, "RGB": 3, "RGBA": 4}[mode]
-        pixels = drawn(shape, "uint16" if mode == "I;16" else "uint8").squeeze()
-        Image.fromarray(pixels).save(path)
-    if channels not in (1, 3) or (channels, dtype) == (3, "uint16"):
-        pytest.importorskip("tifffile")
-
-    def read(convert):
-        try:
-            return decode_image(convert(), channels, depth).numpy()
-        except ValueError as error:  # The two say it in other words.
-            return str(error)[: len("it has 3 bands")]
-
-    ours = read(lambda: file_formats.read(str(path), PixelFormat(channels, dtype)))
-    content = path.read_bytes()
-    theirs = read(lambda: training_formats.convert(content, "PNG", channels, depth))
+        Image.fromarray(drawn(4, "uint8")).convert(mode).save(path)
+    ours = decode_image(file_formats.read(str(path)), channels, depth)
+    theirs = decode_image(training_formats.convert(path.read_bytes(), "PNG"), channels, depth)
     np.testing.assert_array_equal(ours, theirs)
-    refused = (mode, channels) in (("RGB", 5), (5, 3))
-    assert isinstance(ours, str) == refused
+    assert len(np.unique(ours)) > 1
 
 
 def shown(tmp_path, content, suffix):
@@ -192,6 +189,6 @@ def test_byol_embed_embeds_a_folder_of_tiffs_of_five_bands(server, tmp_path, ima
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )  # fmt: skip
     assert "out.npy: 3 embeddings" in result.stdout
-    assert "photo.tif: it has 3 bands, not the 5 that the model takes" in result.stdout
+    assert "it has 3 bands, not the 5 of config.channels" in result.stdout
     found = embeddings.read(str(tmp_path / "out.npy"))
     np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-5)

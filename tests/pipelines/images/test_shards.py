@@ -87,7 +87,8 @@ def tiff(pixels):
     tifffile = pytest.importorskip("tifffile")
     pytest.importorskip("imagecodecs")
     file = io.BytesIO()
-    tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig")
+    planar = "contig" if pixels.shape[2] > 1 else None
+    tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig=planar)
     return file.getvalue()
 
 
@@ -232,7 +233,7 @@ def test_records_of_others_get_our_features_and_lose_theirs(write, tmp_path):
     ]
     assert seen == [(b"a", 5, b"cat"), (b"x.tfrecord#1", -1, b""), (b"c", -1, b"")]
     for example in examples:
-        assert len(example.features.feature) == 7
+        assert len(example.features.feature) == 8
         assert value(example, "image/encoded") == JPEG and value(example, "image/height") == 30
     assert [key for key, _ in result["corrupt"]] == ["d", "e"]
     assert dict(result["corrupt"])["d"] == "there is no feature image/encoded"
