@@ -107,7 +107,8 @@ def build_encoder(config: ml_collections.ConfigDict) -> keras.Model:
     arguments = config.encoder.to_dict()
     arguments.pop("weights", None)  # Where a training starts; the network is the same.
     name = arguments.pop("name", "resnet")  # Runs from before there were others do not say it.
-    return backbones.build(name, config.image_size, arguments)
+    channels = config.get("channels", 3)  # Nor that.
+    return backbones.build(name, config.image_size, arguments, channels)
 
 
 def build_float32_encoder(config: ml_collections.ConfigDict) -> keras.Model:
@@ -123,6 +124,7 @@ def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:
         config.augment.view_2.to_dict(),
         config.normalize.mean,
         config.normalize.std,
+        config.get("bit_depth", 8),
     )
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from byol_tf.configs.defaults import check_channels
 from byol_tf.errors import UserError
 from byol_tf.images import augmentations, random_crop
 from byol_tf.images.file_formats import decodable
-from byol_tf.images.preprocessing import Preprocessing, decode_image
+from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
 from byol_tf.sources import Shard, Source, corrupt, open_source
 
@@ -52,7 +53,7 @@ def two_view_dataset(
 
     Returns:
         Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` for an unlabelled source.
-        Views: float32 `[b, S, S, 3]`, normalised if augment.run_on is "host"; if it is "device",
+        Views: float32 `[b, S, S, C]`, normalised if augment.run_on is "host"; if it is "device",
         only crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32 `[b]`.
 
     Raises:
@@ -90,7 +91,11 @@ def two_view_dataset(
         return (tuple(views),) if source.class_names is None else (tuple(views), labels)
 
     examples = source.shuffled(
-        config.seed, shard, start_step, _chunk_size(config.image_size), config.data.shuffle_buffer
+        config.seed,
+        shard,
+        start_step,
+        _chunk_size(config.image_size, len(config.normalize.mean)),
+        config.data.shuffle_buffer,
     )
     decoded = corrupt.decode_chunks(
         examples,
@@ -112,6 +117,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     ):
         if value is None or value < smallest:
             raise UserError(f"{name} is {value}; give {smallest} or more.")
+    check_channels(config)
     if not 0 <= config.data.max_corrupt_fraction <= 1:
         raise UserError(
             f"data.max_corrupt_fraction is {config.data.max_corrupt_fraction}; give a fraction of "
@@ -142,7 +148,7 @@ def evaluation_dataset(
             classes of a folder.
 
     Returns:
-        Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`, -1 in an
+        Dataset of (images float32 `[b, S, S, C]`, normalised; labels int32 `[b]`, -1 in an
         unlabelled source; keys string `[b]`: the path within a folder, `image/key`, or the number
         of a record).
 
@@ -151,7 +157,7 @@ def evaluation_dataset(
     """
 
     def decode(index, image_bytes):
-        return preprocessing(decode_image(image_bytes))
+        return preprocessing(preprocessing.decode(image_bytes))
 
     return _each_image_once(source, preprocessing, batch_size, limit, decode)
 
@@ -203,7 +209,7 @@ def labelled_dataset(
         seed: Seed of order, crops and flips.
 
     Returns:
-        Dataset of (images float32 `[b, S, S, 3]`, normalised; labels int32 `[b]`).
+        Dataset of (images float32 `[b, S, S, C]`, normalised; labels int32 `[b]`).
     """
 
     def decode(position, name, payload, label):
@@ -214,7 +220,7 @@ def labelled_dataset(
         seed,
         Shard(batch_size, first=0, size=batch_size),
         start_step=0,
-        chunk_size=_chunk_size(preprocessing.image_size),
+        chunk_size=_chunk_size(preprocessing.image_size, preprocessing.channels),
         shuffle_buffer=_SHUFFLE_BUFFER,
     )
     decoded = corrupt.decode_chunks(chunks, decode, source.corrupt, max_fraction=1.0)
@@ -255,7 +261,8 @@ def _each_image_once(
         image_bytes, label, key = _load(source, name, payload, label)
         return decode(index, image_bytes), label, key
 
-    chunks = source.in_order(_chunk_size(preprocessing.image_size), limit)
+    chunk_size = _chunk_size(preprocessing.image_size, preprocessing.channels)
+    chunks = source.in_order(chunk_size, limit)
     chunks = corrupt.decode_chunks(chunks, decode_example, source.corrupt, max_fraction=1.0)
     valid_only = chunks.map(
         lambda decoded, valid: tuple(tf.boolean_mask(part, valid) for part in decoded)
@@ -280,6 +287,7 @@ def _decoder_of_two_views(
         config.augment.view_2,
         mean=config.normalize.mean,
         std=config.normalize.std,
+        bit_depth=config.get("bit_depth", 8),
     )
 
     def decode(position, name, payload, label):
@@ -289,7 +297,12 @@ def _decoder_of_two_views(
             view_1, view_2 = two_views.from_bytes(image_bytes, seed, config.image_size)
         else:
             view_1, view_2 = random_crop.decode_and_random_crops(
-                image_bytes, seed, config.image_size, (two_views.view_1, two_views.view_2)
+                image_bytes,
+                seed,
+                config.image_size,
+                (two_views.view_1, two_views.view_2),
+                len(two_views.mean),
+                two_views.bit_depth,
             )
         return view_1, view_2, label
 
@@ -299,20 +312,22 @@ def _decoder_of_two_views(
 def _crop_and_flip(
     image_bytes: tf.Tensor, preprocessing: Preprocessing, seed: int, position: tf.Tensor
 ) -> tf.Tensor:
-    """Augments an image to train classifiers (appendix C.1): float32 `[S, S, 3]`, normalised."""
+    """Augments an image to train classifiers (appendix C.1): float32 `[S, S, C]`, normalised."""
     crop = random_crop.decode_and_random_crop(
         image_bytes,
         _example_seed(seed, _CROP, position),
         preprocessing.image_size,
         augmentations.VIEW_1,
+        preprocessing.channels,
+        preprocessing.bit_depth,
     )
     flip_seed = _example_seed(seed, _FLIP, position)
     crop = tf.image.stateless_random_flip_left_right(crop, flip_seed)
     return preprocessing.normalize(crop)
 
 
-def _chunk_size(image_size: int) -> int:
-    two_crops_bytes = 2 * image_size**2 * 3 * 4
+def _chunk_size(image_size: int, channels: int) -> int:
+    two_crops_bytes = 2 * image_size**2 * channels * 4
     return int(np.clip(_CHUNK_BYTES // two_crops_bytes, *_CHUNK_EXAMPLES))
 
 

@@ -100,9 +100,9 @@ def random_encoder(
 
 def raw_pixels(preprocessing: Preprocessing) -> EvaluatedEncoder:
     """Returns an encoder whose representation is the preprocessed pixels."""
-    size = preprocessing.image_size
-    pixels = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Flatten()])
-    return EvaluatedEncoder("raw pixels", pixels, preprocessing, f"pixels-{size}")
+    pixels = keras.Sequential([keras.Input(preprocessing.shape), keras.layers.Flatten()])
+    name = f"pixels-{preprocessing.image_size}"
+    return EvaluatedEncoder("raw pixels", pixels, preprocessing, name)
 
 
 def run_method(config: Mapping[str, Any]) -> type[TwoViewModel] | None:

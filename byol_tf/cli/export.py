@@ -138,15 +138,16 @@ def _convert(
 
 
 def _images(preprocessing: "Preprocessing") -> np.ndarray:
-    """Returns central squares of --images, twice the encoder's size: uint8 `[N, 2S, 2S, C]`."""
+    """Returns central squares of --images, twice the encoder's size: `[N, 2S, 2S, C]`."""
     from byol_tf import data
 
     squares = dataclasses.replace(
         preprocessing.unnormalized(), image_size=2 * preprocessing.image_size, crop_fraction=1.0
     )
+    dtype = preprocessing.pixel_type.as_numpy_dtype
     limit = _INT8_IMAGES if _FLAGS.quantize else _COMPARED_IMAGES
     images = [
-        np.round(255 * batch[0]).astype(np.uint8)
+        np.round((2**preprocessing.bit_depth - 1) * batch[0]).astype(dtype)
         for batch, _, _ in data.evaluation_dataset(
             _FLAGS.images, squares, batch_size=1, limit=limit
         ).as_numpy_iterator()

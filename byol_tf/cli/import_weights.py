@@ -55,7 +55,9 @@ def _numbers(name: str) -> tuple[float, ...] | None:
     try:
         return None if values is None else tuple(map(float, values))
     except ValueError as error:
-        raise UserError(f"--{name} must be three numbers, such as 0.485,0.456,0.406.") from error
+        raise UserError(
+            f"--{name} must be numbers, one for each channel, such as 0.485,0.456,0.406."
+        ) from error
 
 
 def run() -> None:
@@ -82,7 +84,9 @@ def _define_flags() -> None:
         "0.875, or 1 for the small stem. torchvision's weights of the name IMAGENET1K_V2 are "
         "evaluated with 0.9655, which is 224 of 232.",
     )
-    flags.DEFINE_list("mean", None, "Mean of R, G, B in [0, 1]; by default the source's.")
+    flags.DEFINE_list(
+        "mean", None, "Mean of each channel (R, G, B) in [0, 1]; by default the source's."
+    )
     flags.DEFINE_list("std", None, "Standard deviation of R, G, B; by default the source's.")
     flags.DEFINE_enum(
         "stem",

@@ -25,7 +25,8 @@ _HELP = (
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
     "get_config. Override any field: --config.epochs=50 --config.encoder.depth=34. The defaults "
     "are the paper's. --config.encoder.name=ConvNeXtTiny takes another encoder: vit, one of "
-    "keras.applications or KerasHub, or module.function of your own; its arguments are fields too."
+    "keras.applications or KerasHub, or module.function of your own; its arguments are fields too. "
+    "--config.channels=1 and --config.bit_depth=16 take other images than RGB."
 )
 
 
@@ -88,7 +89,8 @@ class _RecipeParser(flags.ArgumentParser):
 
     ml_collections takes only fields that the recipe has. Those of `config.encoder` are arguments of
     the recipe's encoder; another one comes with its own, which are known only once TensorFlow is
-    imported. `build.build_encoder` checks them.
+    imported. `build.build_encoder` checks them. Another number of channels switches off what only
+    colours have, before other flags are read, so that these can be refused.
 
     Args:
         parser: Parser of ml_collections.
@@ -109,6 +111,9 @@ class _RecipeParser(flags.ArgumentParser):
         with config.unlocked():
             if name != before:
                 defaults.set_encoder(config, name)
+            channels = _given_channels(sys.argv)
+            if channels is not None and channels != config.get("channels"):
+                defaults.set_channels(config, channels)
             for field in given if name != "resnet" else ():
                 if field not in config.encoder:
                     config.encoder[field] = ml_collections.config_dict.placeholder(object)
@@ -117,6 +122,14 @@ class _RecipeParser(flags.ArgumentParser):
     def flag_type(self) -> str:
         """Returns what `--help` calls such a value."""
         return self._parser.flag_type()
+
+
+def _given_channels(argv: Sequence[str]) -> int | None:
+    """Returns the number in `--config.channels=N` on a command line, if it is there and one."""
+    for argument in argv:
+        if match := re.fullmatch(r"--?config\.channels=(\d+)", argument):
+            return int(match[1])
+    return None
 
 
 def _encoder_fields(argv: Sequence[str]) -> dict[str, str]:

@@ -91,8 +91,7 @@ class FineTuner:
         # Without XLA, whose convolutions are slow on a CPU; Keras 3 would choose it.
         self.model.compile(self._optimizer, loss, jit_compile=False)
 
-        size = self._preprocessing.image_size
-        images = tf.TensorSpec([None, size, size, 3], tf.float32)
+        images = tf.TensorSpec([None, *self._preprocessing.shape], tf.float32)
         self._logits = tf.function(
             lambda images: self.model(images, training=False), [images], autograph=False
         )

@@ -5,7 +5,7 @@ Evaluation by slice and servers of class probabilities load it.
 | signature | input | output |
 |---|---|---|
 | `serving_default` | `image_bytes`: string `[B]` | `probabilities`: float32 `[B, C]` |
-| `pixels` | `images`: uint8 `[B, H, W, 3]` | `probabilities`: float32 `[B, C]` |
+| `pixels` | `images`: uint8 or uint16 `[B, H, W, C]` | `probabilities`: float32 `[B, C]` |
 | `examples` | `examples`: string `[B]` | `probabilities`: float32 `[B, C]` |
 
 The inputs are those of the exported encoder, whose graph the SavedModel contains.
@@ -54,7 +54,7 @@ def save_classifier(
     encoder, preprocessing, card = load_saved_model(os.fspath(encoder_path))
     kernel, bias = np.asarray(kernel, np.float32), np.asarray(bias, np.float32)
     _check(kernel, bias, class_names, card["embedding_size"])
-    inputs = warmup_inputs(preprocessing.image_size)
+    inputs = warmup_inputs(preprocessing)
     image_bytes = tf.constant(inputs["serving_default"]["image_bytes"])
     embedding = encoder.signatures["serving_default"](image_bytes=image_bytes)["embedding"]
     module, signatures = _servable(encoder, kernel, bias)

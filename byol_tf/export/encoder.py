@@ -3,15 +3,17 @@
 | signature | input | output |
 |---|---|---|
 | `serving_default` | `image_bytes`: string `[B]` | `embedding`: float32 `[B, D]` |
-| `pixels` | `images`: uint8 `[B, H, W, 3]` | `embedding`: float32 `[B, D]` |
+| `pixels` | `images`: uint8 `[B, H, W, C]` | `embedding`: float32 `[B, D]` |
 | `examples` | `examples`: string `[B]` | `embedding`: float32 `[B, D]` |
 
-`image_bytes` are complete files (JPEG, PNG, BMP, GIF), `images` decoded RGB of any size, `examples`
-serialized tf.Examples with the feature `image/encoded`, as TFX's BulkInferrer and Evaluator send
-them. The graph first limits what a file unpacks to (`size_limit.bounded`), then does what a
-pipeline does to files (`prepare`), then the whole preprocessing. For evaluation the model also has
-the function `encode`: preprocessed images float32 `[B, S, S, 3]` -> `[B, D]`. `assets.extra/` holds
-warm-up requests and `model_card.json`.
+`image_bytes` are complete files (JPEG, PNG, BMP, GIF; of C bands other than 1 and 3, PNG as
+`images.bands.encode_png` writes it), `images` decoded images of any size (RGB, or as many channels
+as the encoder takes; uint16 if its preprocessing is of 16 bits), `examples` serialized tf.Examples
+with the feature `image/encoded`, as TFX's BulkInferrer and Evaluator send them. The graph first
+limits what a file unpacks to (`size_limit.bounded`), then does what a pipeline does to files
+(`prepare`), then the whole preprocessing. For evaluation the model also has the function `encode`:
+preprocessed images float32 `[B, S, S, C]` -> `[B, D]`. `assets.extra/` holds warm-up requests and
+`model_card.json`.
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ from byol_tf.errors import UserError
 from byol_tf.export.float32 import in_float32
 from byol_tf.export.publish import CARD_PATH, check_new, publish
 from byol_tf.export.warmup import warmup_inputs
+from byol_tf.images import bands
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
 from byol_tf.keras_compat import native, without_xla
@@ -56,7 +59,7 @@ def save_encoder(
     CPUs emulate bfloat16, and its eight bits would make embeddings differ between machines.
 
     Args:
-        encoder: Keras model `[B, S, S, 3]` -> `[B, D]`.
+        encoder: Keras model `[B, S, S, C]` -> `[B, D]`.
         path: Path of the new SavedModel, `<model>/<version>`; TF Serving needs a number as version.
         image_size: S, for the default `Preprocessing` of that size.
         preprocessing: Preprocessing to use instead of the default one.
@@ -75,7 +78,7 @@ def save_encoder(
     check_new(path)
     check_fits(encoder, preprocessing)
     encoder = in_float32(encoder)
-    inputs = warmup_inputs(preprocessing.image_size)
+    inputs = warmup_inputs(preprocessing)
     expected = _expected(encoder, preprocessing, prepare, inputs)
     module, signatures = _servable(encoder, preprocessing, prepare)
     with without_xla(encoder):
@@ -97,7 +100,7 @@ def load_encoder(path: str) -> tuple[Callable[..., tf.Tensor], Preprocessing, di
         path: Path of the SavedModel, the version folder.
 
     Returns:
-        A function `(images, training=False)`, preprocessed images float32 `[B, S, S, 3]` ->
+        A function `(images, training=False)`, preprocessed images float32 `[B, S, S, C]` ->
         `[B, D]`; the preprocessing of those images, without `prepare`; the model card.
 
     Raises:
@@ -145,7 +148,6 @@ def _servable(
     encoder: keras.Model, preprocessing: Preprocessing, prepare: Callable | None
 ) -> tuple[tf.Module, dict[str, Callable]]:
     """Returns the module to save and its signatures."""
-    size = preprocessing.image_size
 
     def function(embed, spec):
         return tf.function(embed, autograph=False, input_signature=[spec])
@@ -164,7 +166,7 @@ def _servable(
             return preprocessing(images)
         # `prepare` takes files, and all signatures have to agree. PNG is lossless; the lowest
         # compression costs little time.
-        return preprocess_files(tf.io.encode_png(images, compression=1))
+        return preprocess_files(bands.encode_png(images, compression=1))
 
     def from_bytes(image_bytes):
         return embedding(preprocess_files, image_bytes)
@@ -182,9 +184,11 @@ def _servable(
     module.prepare = prepare
     module.encode = function(
         lambda images: tf.cast(encoder(images, training=False), tf.float32),
-        tf.TensorSpec([None, size, size, 3], tf.float32, "images"),
+        tf.TensorSpec([None, *preprocessing.shape], tf.float32, "images"),
     )
-    pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    pixels = tf.TensorSpec(
+        [None, None, None, preprocessing.channels], preprocessing.pixel_type, "images"
+    )
     return module, {
         "serving_default": function(from_bytes, tf.TensorSpec([None], tf.string, "image_bytes")),
         "pixels": function(from_pixels, pixels),
@@ -249,11 +253,11 @@ def check_finite(embedding: np.ndarray, name: str) -> None:
 
 
 def check_fits(encoder: keras.Model, preprocessing: Preprocessing) -> None:
-    """Raises `UserError` unless the encoder is `[B, S, S, 3]` -> `[B, D]`, S as preprocessed."""
+    """Raises `UserError` unless the encoder is `[B, S, S, C]` -> `[B, D]`, as preprocessed."""
     check_flat(encoder.output_shape)
-    size = preprocessing.image_size
-    if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, size, size, 3]):
+    if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, *preprocessing.shape]):
         raise UserError(
             f"the encoder takes images {encoder.input_shape}, but the preprocessing makes them "
-            f"{size} pixels wide; give the image_size the encoder was built with."
+            f"{preprocessing.shape[1]} pixels wide with {preprocessing.channels} channels; give "
+            "the image_size, mean and std that the encoder was built for."
         )

@@ -77,7 +77,12 @@ class FrozenEncoder:
     @property
     def channels(self) -> int:
         """The number of channels of the images."""
-        return len(self.preprocessing.mean)
+        return self.preprocessing.channels
+
+    @property
+    def pixels(self) -> str:
+        """What the channels are, for a card: RGB, or their number."""
+        return "RGB" if self.channels == 3 else f"{self.channels} channels"
 
 
 def freeze(
@@ -194,7 +199,8 @@ def check_equal(outputs: np.ndarray, expected: np.ndarray, what: str) -> dict[st
 
 
 def pictures(preprocessing: Preprocessing) -> list[np.ndarray]:
-    """Returns drawn images uint8 `[b, H, W, C]` to compare a file on; H and W differ."""
+    """Returns drawn images `[b, H, W, C]` to compare a file on; H and W differ."""
     size = preprocessing.image_size
-    image = warmup_inputs(3 * size)["pixels"]["images"]
-    return [image[:, :size, :size], np.concatenate([image, 255 - image])[:, : 2 * size, 1:]]
+    image = warmup_inputs(preprocessing, 3)["pixels"]["images"]
+    # Inverted by ~: 255 - v, or 65535 - v.
+    return [image[:, :size, :size], np.concatenate([image, ~image])[:, : 2 * size, 1:]]

@@ -2,7 +2,7 @@
 
 | input | output |
 |---|---|
-| preprocessed images float32 `[B, S, S, 3]` | float32 `[B, D]` |
+| preprocessed images float32 `[B, S, S, C]` | float32 `[B, D]` |
 
 `keras.models.load_model` needs nothing of byol_tf: its BatchNorm, which follows the strategy it is
 made under and calls TensorFlow's fused kernel, becomes Keras's own. Keras 3 loads what Keras 2 has
@@ -41,10 +41,10 @@ def save_keras(
     They appear only after the file is loaded and its embeddings equal the encoder's.
 
     Args:
-        encoder: Keras model `[B, S, S, 3]` -> `[B, D]`.
+        encoder: Keras model `[B, S, S, C]` -> `[B, D]`.
         path: Path of the new file, which ends with .keras.
         preprocessing: Preprocessing of its images, which the card describes.
-        images: Decoded images uint8 `[N, H, W, 3]` to compare on, beside drawn ones.
+        images: Decoded images `[N, H, W, C]` to compare on, beside drawn ones.
         metadata: Additional entries of the model card.
 
     Raises:
@@ -67,8 +67,8 @@ def save_keras(
     )
     card = {
         "format": "keras",
-        "input": f"float32 [B, S, S, C], RGB, {SIZED}, divided by 255, clipped to [0, 1], minus "
-        "`mean`, divided by `std`",
+        "input": f"float32 [B, S, S, C], {frozen.pixels}, {SIZED}, divided by "
+        f"{2**preprocessing.bit_depth - 1}, clipped to [0, 1], minus `mean`, divided by `std`",
         "output": "float32 [B, D]",
         "compared": check_equal(outputs, expected, "Keras"),
         "classes_to_register": sorted(registered),

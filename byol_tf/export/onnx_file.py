@@ -2,7 +2,7 @@
 
 | input | output |
 |---|---|
-| `images`: uint8 `[B, H, W, 3]` | `embedding`: float32 `[B, D]` |
+| `images`: uint8 or uint16 `[B, H, W, C]` | `embedding`: float32 `[B, D]` |
 
 They are those of the SavedModel's signature `pixels`: decoded images of any size, upright; crop,
 resize and normalisation are inside. All images of a batch have one size.
@@ -45,11 +45,11 @@ def save_onnx(
     They appear only after ONNX Runtime has run the file and its embeddings equal the encoder's.
 
     Args:
-        encoder: Keras model `[B, S, S, 3]` -> `[B, D]`, or the path of a SavedModel of
+        encoder: Keras model `[B, S, S, C]` -> `[B, D]`, or the path of a SavedModel of
             `save_encoder`.
         path: Path of the new file, which ends with .onnx.
         preprocessing: Preprocessing of a Keras model's images; a SavedModel holds its own.
-        images: Decoded images uint8 `[N, H, W, 3]` to compare on, beside drawn ones.
+        images: Decoded images `[N, H, W, C]` to compare on, beside drawn ones.
         metadata: Additional entries of the model card.
 
     Raises:
@@ -80,8 +80,8 @@ def save_onnx(
     versions = {"tf2onnx": tf2onnx.__version__, "onnxruntime": onnxruntime.__version__}
     card = {
         "format": "onnx",
-        "input": "images: uint8 [B, H, W, C], decoded RGB of any size, upright; the preprocessing "
-        "is inside",
+        "input": f"images: {frozen.preprocessing.pixel_type.name} [B, H, W, C], decoded "
+        f"{frozen.pixels} of any size, upright; the preprocessing is inside",
         "output": "embedding: float32 [B, D]",
         "compared": compared,
         "versions": frozen.card["versions"] | versions,
@@ -95,7 +95,9 @@ def _convert(frozen: FrozenEncoder) -> tuple[bytes, Any]:
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # What it says is in the error below.
-    images = tf.TensorSpec([None, None, None, frozen.channels], tf.uint8, "images")
+    images = tf.TensorSpec(
+        [None, None, None, frozen.channels], frozen.preprocessing.pixel_type, "images"
+    )
     embed = frozen.traced(lambda pixels: preprocess(frozen.preprocessing, pixels), images)
     try:
         model, _ = tf2onnx.convert.from_function(

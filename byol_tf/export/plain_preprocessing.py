@@ -20,7 +20,7 @@ def preprocess(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
 
     Args:
         preprocessing: Centre crop, size and normalisation.
-        images: uint8 `[B, H, W, C]`; B, H and W may be unknown until run.
+        images: uint8 or uint16 `[B, H, W, C]`; B, H and W may be unknown until run.
 
     Returns:
         float32 `[B, S, S, C]`, normalised.
@@ -36,9 +36,8 @@ def preprocess(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     pixels = tf.cast(images, tf.float32)  # First: TensorRT does nothing else with uint8.
     top, left, side = preprocessing.crop_box(pixels)
     rows = _resample(pixels, 1, top, side, preprocessing.image_size)
-    return preprocessing.normalize(
-        to_unit_range(_resample(rows, 2, left, side, preprocessing.image_size))
-    )
+    resized = _resample(rows, 2, left, side, preprocessing.image_size)
+    return preprocessing.normalize(to_unit_range(resized, preprocessing.bit_depth))
 
 
 def _resample(

@@ -2,7 +2,7 @@
 
 | input | output |
 |---|---|
-| `images`: uint8 `[1, S, S, 3]` | `embedding`: float32 `[1, D]` |
+| `images`: uint8, or float32 for 16 bits, `[1, S, S, C]` | `embedding`: float32 `[1, D]` |
 
 The caller crops and resizes; the normalisation is inside. Shapes are fixed because the delegates of
 phones (GPU, NPU) take nothing else: one image of the size that the encoder was trained with.
@@ -55,13 +55,13 @@ def save_tflite(
     the encoder's, in int8 each has a cosine of at least `MIN_COSINE` with the encoder's.
 
     Args:
-        encoder: Keras model `[B, S, S, 3]` -> `[B, D]`, or the path of a SavedModel of
+        encoder: Keras model `[B, S, S, C]` -> `[B, D]`, or the path of a SavedModel of
             `save_encoder`.
         path: Path of the new file, which ends with .tflite.
         preprocessing: Preprocessing of a Keras model's images; a SavedModel holds its own.
         quantize: `int8` for weights and activations of 8 bits, a quarter of the size; None for
             float32.
-        images: Decoded images uint8 `[N, H, W, 3]` such as the encoder will see. int8 needs them:
+        images: Decoded images `[N, H, W, C]` such as the encoder will see. int8 needs them:
             three of four calibrate the activations' ranges, the others are compared. float32 is
             compared on all, or on drawn images without them.
         metadata: Additional entries of the model card.
@@ -81,14 +81,18 @@ def save_tflite(
         )
     frozen = freeze(encoder, preprocessing, metadata)
     check_parameters(frozen, "TFLite")
+    # int8 has 8 bits per pixel too.
+    bit_depth = 8 if quantize else frozen.preprocessing.bit_depth
     drawn = [image for batch in pictures(frozen.preprocessing) for image in batch]
-    squares = _sized(frozen.preprocessing, drawn if images is None else images)
+    squares = _sized(frozen.preprocessing, drawn if images is None else images, bit_depth)
     held_out = np.arange(len(squares)) % _HELD_OUT == 0
     content, run = _convert(frozen, squares[~held_out] if quantize else None)
     compared = squares[held_out] if quantize else squares
     outputs, expected = compare(
         frozen,
-        lambda batch: frozen.preprocessing.normalize(to_unit_range(tf.cast(batch, tf.float32))),
+        lambda batch: frozen.preprocessing.normalize(
+            to_unit_range(tf.cast(batch, tf.float32), bit_depth)
+        ),
         run,
         compared[:, np.newaxis],
     )
@@ -98,42 +102,49 @@ def save_tflite(
     card = {
         "format": "tflite",
         "precision": quantize or "float32",
-        "input": f"images: uint8 [1, S, S, C], RGB, {SIZED}, rounded; the normalisation is inside",
+        "input": f"images: {squares.dtype.name} [1, S, S, C], {frozen.pixels}, values in "
+        f"[0, {2**bit_depth - 1}], {SIZED}, rounded; the normalisation is inside",
         "output": "embedding: float32 [1, D]",
         "compared": agreement,
     }
     publish_file(content, path, frozen.card | card)
 
 
-def _sized(preprocessing: Preprocessing, images: Iterable[np.ndarray]) -> np.ndarray:
-    """Returns what a caller gives to the file for images `[H, W, C]`: uint8 `[N, S, S, C]`."""
+def _sized(
+    preprocessing: Preprocessing, images: Iterable[np.ndarray], bit_depth: int
+) -> np.ndarray:
+    """Returns what a caller gives to the file for images `[H, W, C]`: `[N, S, S, C]`.
+
+    They are uint8, or float32 of whole levels for 16 bits: delegates have no uint16.
+    """
     unnormalized = preprocessing.unnormalized()
     rows = [unnormalized(image).numpy() for image in images]
-    return np.round(255 * np.stack(rows)).astype(np.uint8)
+    levels = np.round((2**bit_depth - 1) * np.stack(rows))
+    return levels.astype(np.uint8 if bit_depth == 8 else np.float32)
 
 
-def _normalize(frozen: FrozenEncoder) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function from pixels in [0, 255], `[B, S, S, C]`, to what the encoder takes."""
+def _normalize(frozen: FrozenEncoder, largest: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from levels up to `largest`, `[B, S, S, C]`, to the encoder's input."""
     # One product and one sum: TFLite has no division in int8.
     mean, std = (np.array(v) for v in (frozen.preprocessing.mean, frozen.preprocessing.std))
-    scale, offset = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    scale, offset = (1 / (largest * std)).astype(np.float32), (-mean / std).astype(np.float32)
     return lambda pixels: tf.cast(pixels, tf.float32) * scale + offset
 
 
 def _convert(
     frozen: FrozenEncoder, calibration: np.ndarray | None
 ) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
-    """Returns the file and a function that runs it: uint8 `[1, S, S, C]` -> float32 `[1, D]`.
+    """Returns the file and a function that runs it: `[1, S, S, C]` -> float32 `[1, D]`.
 
     Args:
         frozen: The encoder.
         calibration: uint8 `[N, S, S, C]` for int8; None for float32.
     """
-    size = frozen.preprocessing.image_size
+    largest = 255 if calibration is not None else 2**frozen.preprocessing.bit_depth - 1
     # If it quantizes, the converter itself makes a float32 input uint8, without a cast to float.
-    dtype = tf.uint8 if calibration is None else tf.float32
-    images = tf.TensorSpec([1, size, size, frozen.channels], dtype, "images")
-    embed = frozen.traced(_normalize(frozen), images)
+    dtype = tf.uint8 if calibration is None and largest == 255 else tf.float32
+    images = tf.TensorSpec([1, *frozen.preprocessing.shape], dtype, "images")
+    embed = frozen.traced(_normalize(frozen, largest), images)
     module = tf.Module()
     module.weights = frozen.weights
     try:

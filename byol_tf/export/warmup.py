@@ -9,22 +9,28 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from byol_tf.images import bands
+from byol_tf.images.preprocessing import Preprocessing
+
 PATH = "assets.extra/tf_serving_warmup_requests"
 
 
-def warmup_inputs(image_size: int) -> dict[str, dict[str, np.ndarray]]:
+def warmup_inputs(preprocessing: Preprocessing, times: int = 1) -> dict[str, dict[str, np.ndarray]]:
     """Returns one request per signature, all with the same image.
 
     Args:
-        image_size: Side of the image, in pixels.
+        preprocessing: Preprocessing of the images.
+        times: Side of the image, as a multiple of the preprocessed one.
 
     Returns:
         Values by signature name and input name.
     """
-    ramp = np.linspace(0, 255, image_size).astype(np.uint8)
-    image = np.stack(np.broadcast_arrays(ramp, ramp[:, np.newaxis], ramp[::-1]), axis=-1)
+    dtype = preprocessing.pixel_type.as_numpy_dtype
+    ramp = np.linspace(0, np.iinfo(dtype).max, times * preprocessing.image_size).astype(dtype)
+    ramps = np.broadcast_arrays(ramp, ramp[:, np.newaxis], ramp[::-1])
+    image = np.stack([ramps[band % 3] for band in range(preprocessing.channels)], axis=-1)
     # PNG is lossless, so that all signatures see the same pixels.
-    encoded = tf.io.encode_png(image).numpy()
+    encoded = bands.encode_png(image).numpy()
     example = tf.train.Example()
     example.features.feature["image/encoded"].bytes_list.value.append(encoded)
     return {

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from byol_tf.errors import UserError
 from byol_tf.images import color_ops, preprocessing, random_crop, seeded
 from byol_tf.images.view_config import VIEW_1, VIEW_2, ViewConfig
 
@@ -24,19 +25,19 @@ def augment(images: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
     """Applies everything that follows the crop, with draws of its own for each image.
 
     Args:
-        images: Crops, float32 `[B, S, S, 3]` in [0, 1]; S is static.
+        images: Crops, float32 `[B, S, S, C]` in [0, 1]; S and C are static.
         seed: Seed of the draws, int `[2]`.
         view: View distribution.
 
     Returns:
-        float32 `[B, S, S, 3]` in [0, 1].
+        float32 `[B, S, S, C]` in [0, 1].
     """
     planes = _augment_planes(tf.transpose(images, _TO_PLANES), seed, view)
     return tf.transpose(planes, _TO_PIXELS)
 
 
 def _augment_planes(planes: tf.Tensor, seed: tf.Tensor, view: ViewConfig) -> tf.Tensor:
-    """Applies `augment` to planes, float32 `[B, 3, S, S]`."""
+    """Applies `augment` to planes, float32 `[B, C, S, S]`."""
     flip, jitter, order, brightness, contrast, saturation, hue, gray, blur, sigma, solarize = (
         tf.unstack(seeded.uniform([11, tf.shape(planes)[0]], seed))
     )
@@ -76,19 +77,22 @@ class TwoViews(keras.layers.Layer):
     Args:
         view_1: T, a `ViewConfig` or a dict of its fields.
         view_2: T', in the same form.
-        mean, std: Mean and standard deviation of each channel of RGB in [0, 1], for the
+        mean, std: Mean and standard deviation of each of the C channels, in [0, 1], for the
             normalisation at the end.
+        bit_depth: 8 or 16, of the images that `from_bytes` decodes.
 
     Raises:
-        UserError: A number is out of range.
+        UserError: A number is out of range, or a view has an operation on colours, but the images
+            are not RGB.
     """
 
     def __init__(
         self,
         view_1: ViewConfig | dict = VIEW_1,
         view_2: ViewConfig | dict = VIEW_2,
-        mean: tuple[float, float, float] = preprocessing.IMAGENET_MEAN,
-        std: tuple[float, float, float] = preprocessing.IMAGENET_STD,
+        mean: tuple[float, ...] = preprocessing.IMAGENET_MEAN,
+        std: tuple[float, ...] = preprocessing.IMAGENET_STD,
+        bit_depth: int = 8,
         **kwargs: Any,
     ):
         # float32 under a mixed policy too: pixels are not activations.
@@ -100,6 +104,13 @@ class TwoViews(keras.layers.Layer):
             for view in (view_1, view_2)
         )
         self.mean, self.std = tuple(mean), tuple(std)
+        self.bit_depth = bit_depth
+        colored = [name for view in (self.view_1, self.view_2) for name in view.color_operations()]
+        if len(mean) != 3 and colored:
+            raise UserError(
+                f"the views have {', '.join(dict.fromkeys(colored))}, which need RGB, but mean has "
+                f"{len(mean)} values; set them to 0."
+            )
         self.built = True  # There are no weights.
 
     def call(
@@ -108,11 +119,11 @@ class TwoViews(keras.layers.Layer):
         """Augments and normalises crops.
 
         Args:
-            crops: Pair of float32 `[B, S, S, 3]` in [0, 1]; S is static.
+            crops: Pair of float32 `[B, S, S, C]` in [0, 1]; S and C are static.
             seed: Seed of the draws, int `[2]`.
 
         Returns:
-            (view_1, view_2), float32 `[B, S, S, 3]`, without gradient.
+            (view_1, view_2), float32 `[B, S, S, C]`, without gradient.
         """
         planes = [tf.transpose(crop, _TO_PLANES) for crop in crops]
         views = self._normalized_views(planes, seed)
@@ -132,7 +143,7 @@ class TwoViews(keras.layers.Layer):
             image_size: Side S of the views, in pixels.
 
         Returns:
-            (view_1, view_2), float32 `[S, S, 3]`: what `call` returns for the crops of
+            (view_1, view_2), float32 `[S, S, C]`: what `call` returns for the crops of
             `decode_and_random_crops`, with the two seeds that `seed` splits into.
 
         Raises:
@@ -140,7 +151,9 @@ class TwoViews(keras.layers.Layer):
         """
         crop_seed, view_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
         views = self.view_1, self.view_2
-        crops = random_crop.resized_crops(image_bytes, crop_seed, image_size, views)
+        crops = random_crop.resized_crops(
+            image_bytes, crop_seed, image_size, views, len(self.mean), self.bit_depth
+        )
         # Outside the compiled function XLA cannot replace the transposition by strided planes,
         # which doubled the time of the blur.
         planes = [tf.transpose(crop[tf.newaxis], _TO_PLANES) for crop in crops]
@@ -151,14 +164,14 @@ class TwoViews(keras.layers.Layer):
     def _compiled_views(self) -> Callable:
         return tf.function(
             lambda planes, seed: self._normalized_views(
-                [preprocessing.to_unit_range(plane) for plane in planes], seed
+                [preprocessing.to_unit_range(plane, self.bit_depth) for plane in planes], seed
             ),
             jit_compile=True,
         )
 
     def _normalized_views(self, planes: Sequence[tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         seeds = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        mean, std = (tf.reshape(values, [3, 1, 1]) for values in (self.mean, self.std))
+        mean, std = (tf.reshape(values, [-1, 1, 1]) for values in (self.mean, self.std))
         return [
             preprocessing.normalize(_augment_planes(*arguments), mean, std)
             for arguments in zip(planes, seeds, (self.view_1, self.view_2), strict=True)
@@ -172,4 +185,5 @@ class TwoViews(keras.layers.Layer):
             "view_2": dataclasses.asdict(self.view_2),
             "mean": self.mean,
             "std": self.std,
+            "bit_depth": self.bit_depth,
         }

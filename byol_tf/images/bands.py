@@ -27,6 +27,7 @@ def encode_png(images: tf.Tensor, compression: int = -1) -> tf.Tensor:
     Returns:
         The files, string, scalar or `[B]`.
     """
+    images = tf.convert_to_tensor(images)
     channels = images.shape[-1]
     if channels <= _PNG_CHANNELS:
         return tf.io.encode_png(images, compression)
@@ -40,7 +41,7 @@ def encode_png(images: tf.Tensor, compression: int = -1) -> tf.Tensor:
 def marked(files: tf.Tensor, channels: int) -> tf.Tensor:
     """Returns grey PNG files, string of any shape, with the chunk that says their bands."""
     header = tf.strings.substr(files, 0, _HEADER)
-    return tf.strings.join([header, chunk(channels), tf.strings.substr(files, [_HEADER], [_ALL])])
+    return tf.strings.join([header, chunk(channels), tf.strings.substr(files, _HEADER, _ALL)])
 
 
 def chunk(channels: int) -> bytes:
@@ -49,19 +50,25 @@ def chunk(channels: int) -> bytes:
     return struct.pack(">I", 4) + content + struct.pack(">I", zlib.crc32(content))
 
 
-def count(png: tf.Tensor) -> tf.Tensor:
-    """Returns the bands that lie below one another in a PNG file, scalar int32; 0 of a plain one.
+def number(png: bytes) -> int:
+    """Returns the bands that lie below one another in a PNG file; 0 of a plain one."""
+    found = png[_HEADER + 4 : _HEADER + 8] == _CHUNK
+    return int.from_bytes(png[_HEADER + 8 : _HEADER + 12], "big") if found else 0
 
-    Args:
-        png: Content of the file, scalar string.
-    """
+
+def is_stacked(png: tf.Tensor) -> tf.Tensor:
+    """Returns whether bands lie below one another in a PNG file, scalar string: scalar bool."""
+    pattern = rf"\C{{{_HEADER + 4}}}{_CHUNK.decode()}"
+    return tf.strings.regex_full_match(tf.strings.substr(png, 0, _HEADER + 8), pattern)
+
+
+def count(png: tf.Tensor) -> tf.Tensor:
+    """Returns the bands that lie below one another in such a file, scalar int32."""
     end = _HEADER + 12
     head = tf.io.decode_raw(tf.strings.substr(png, 0, end), tf.uint8, fixed_length=end)
-    head = tf.cast(head, tf.int32)
-    found = tf.reduce_all(head[_HEADER + 4 : _HEADER + 8] == [*_CHUNK])
     # Two bytes are enough: what claims more has not so many.
-    number = 256 * head[_HEADER + 10] + head[_HEADER + 11]
-    return tf.where(found, number, 0)
+    high, low = tf.unstack(tf.cast(head[end - 2 :], tf.int32))
+    return 256 * high + low
 
 
 def decode_png(png: tf.Tensor, channels: int, dtype: tf.DType) -> tf.Tensor:
@@ -79,29 +86,26 @@ def decode_png(png: tf.Tensor, channels: int, dtype: tf.DType) -> tf.Tensor:
         tf.errors.InvalidArgumentError: The file has another number of bands, or is not complete;
             raised when run.
     """
-    stacked = count(png)
     stored = tf.io.decode_png(png, channels=0, dtype=dtype)
 
     def unstack() -> tf.Tensor:
-        height, width = tf.shape(stored)[0], tf.shape(stored)[1]
-        return tf.transpose(tf.reshape(stored, [stacked, height // stacked, width]), [1, 2, 0])
+        found, height, width = count(png), tf.shape(stored)[0], tf.shape(stored)[1]
+        # Whatever the file claims, the bands have all its pixels, or this fails.
+        planes = tf.reshape(stored, [found, height // tf.maximum(found, 1), width])
+        return tf.transpose(planes, [1, 2, 0])
 
-    image = tf.cond(stacked > 0, unstack, lambda: stored)
+    image = tf.cond(is_stacked(png), unstack, lambda: stored)
     found = tf.shape(image)[-1]
-    with tf.control_dependencies([refused(found, channels, found == channels)]):
-        return tf.identity(image)
+    return tf.cond(
+        tf.equal(found, channels), lambda: image, lambda: refused(found, channels, dtype)
+    )
 
 
-def refused(found: tf.Tensor, channels: int, unless: tf.Tensor) -> tf.Operation | None:
-    """Asserts that a file has the bands that are wanted; the message is `mismatch`."""
+def refused(found: tf.Tensor, channels: int, dtype: tf.DType) -> tf.Tensor:
+    """Stands for an image of `found` other bands: fails when run."""
     noun = tf.where(tf.equal(found, 1), " band", " bands")
     sentence = tf.strings.join(
         ["it has ", tf.as_string(found), noun, f", not the {channels} of config.channels"]
     )
-    return tf.debugging.Assert(unless, [sentence])
-
-
-def mismatch(found: int, channels: int) -> str:
-    """Returns why a file of other bands is refused, a reason for a list of corrupt images."""
-    noun = "band" if found == 1 else "bands"
-    return f"it has {found} {noun}, not the {channels} of config.channels"
+    with tf.control_dependencies([tf.debugging.Assert(found < 0, [sentence])]):
+        return tf.zeros([1, 1, channels], dtype)

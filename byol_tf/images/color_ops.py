@@ -1,10 +1,11 @@
-"""The operations of a view: (planes, ...) -> planes, float32 `[B, 3, S, S]` in [0, 1].
+"""The operations of a view: (planes, ...) -> planes, float32 `[B, C, S, S]` in [0, 1].
 
 Channels come first because the colour operations combine whole channels: as planes, each is
 contiguous in memory, which vector units need. Arguments are one number per image, float32 `[B]`,
 unless stated otherwise. The variants are those of DeepMind's byol (utils/augmentations.py):
 brightness is added, contrast is about each channel's mean over the image, saturation and hue act in
-HSV, and each operation clips its result to [0, 1].
+HSV, and each operation clips its result to [0, 1]. `adjust_hsv` and `to_grayscale` need RGB; the
+others treat each channel alike.
 """
 
 import itertools
@@ -107,16 +108,18 @@ def color_jitter(
     """Changes brightness, contrast, saturation and hue, each image in its own order.
 
     Args:
-        planes: Images, float32 `[B, 3, S, S]` in [0, 1].
+        planes: Images, float32 `[B, C, S, S]` in [0, 1].
         order: Index into `ORDERS`, int32 `[B]`.
         brightness, contrast: Arguments of `adjust_linear`.
-        saturation, hue: Arguments of `adjust_hsv`.
+        saturation, hue: Arguments of `adjust_hsv`, which is left out unless the images are RGB.
 
     Returns:
         float32 `[B, 3, S, S]` in [0, 1].
     """
     schedule = tf.gather(tf.constant(_SCHEDULES), order)  # [B, slots, operations]
     for slot, kind in enumerate(_SLOTS):
+        if kind == "H" and planes.shape[1] != 3:
+            continue
         runs = tf.unstack(schedule[:, slot], axis=1)
         if kind == "L":
             planes = apply_where(

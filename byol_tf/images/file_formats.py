@@ -4,16 +4,12 @@ import functools
 import importlib.util
 import io
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from byol_tf.images import bands, tiff
 from byol_tf.images.size_limit import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 TENSORFLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _PILLOW_SUFFIXES = (".webp", ".tif", ".tiff")
@@ -29,14 +25,13 @@ def is_for_pillow(content: bytes) -> bool:
     return bool(re.fullmatch(_FOR_PILLOW.encode(), content[:_HEAD_BYTES], re.DOTALL))
 
 
-def decodable(content: tf.Tensor, channels: int = 3, bit_depth: int = 8) -> tf.Tensor:
+def decodable(content: tf.Tensor) -> tf.Tensor:
     """Returns an image file that TensorFlow decodes: WebP, TIFF and HEIC become BMP or PNG.
 
     For tf.data on this machine: Pillow runs in this process.
 
     Args:
         content: Content of the file, scalar string.
-        channels, bit_depth: What `preprocessing.decode_image` will make of it.
 
     Raises:
         tf.errors.InvalidArgumentError: `convert` failed; raised when run.
@@ -44,8 +39,7 @@ def decodable(content: tf.Tensor, channels: int = 3, bit_depth: int = 8) -> tf.T
 
     def converted(content: bytes | np.ndarray) -> tuple[bytes, str]:
         try:  # Outside of a graph the content comes as an array of one object.
-            file = np.asarray(content, object).item()
-            return convert(file, "BMP", channels, bit_depth), ""
+            return convert(np.asarray(content, object).item(), "BMP"), ""
         except ValueError as error:
             return b"", str(error)
 
@@ -82,27 +76,21 @@ def package_for(suffix: str) -> str | None:
     return "byol_tf[heif]" if suffix in _HEIF_SUFFIXES else None
 
 
-def convert(content: bytes, to: str, channels: int = 3, bit_depth: int = 8) -> bytes:
+def convert(content: bytes, to: str) -> bytes:
     """Returns the first page or frame of a WebP, TIFF or HEIC file in another format.
 
-    Its EXIF orientation is applied. Channels and depth are converted as `decode_image` does it:
-    from colours to grey and back, alpha dropped, the upper 8 of 16 bits kept; other numbers of
-    channels have to be those of the file.
+    Its EXIF orientation is applied. It keeps its bands and, grey or in a TIFF, its 16 bits; of
+    these, `preprocessing.decode_image` makes what a config asks for.
 
     Args:
         content: Content of the file.
         to: Lossless format of the result, which TensorFlow decodes: PNG, or BMP, which is faster to
-            write and several times as large; what BMP does not hold is an uncompressed PNG then.
-        channels: 1 and 3 take any photo; a TIFF may have any other number of bands.
-        bit_depth: 8 or 16.
+            write and several times as large; what is not RGB is an uncompressed PNG then.
 
     Raises:
         ValueError: The image is not complete, too large, or of a kind that is not read; the message
             is a reason for a list of corrupt images.
     """
-    is_tiff = content[:2] in (b"II", b"MM")
-    if is_tiff and (channels not in (1, 3) or (channels, bit_depth) == (3, 16)):
-        return _as_png(tiff.read(content, channels), to, bit_depth)
     # Here: byol_tf by itself needs no Pillow.
     try:
         from PIL import Image, ImageOps
@@ -111,24 +99,25 @@ def convert(content: bytes, to: str, channels: int = 3, bit_depth: int = 8) -> b
 
     formats = ["WEBP", "TIFF", "HEIF"] if _registers_heif() else ["WEBP", "TIFF"]
     try:
+        if tiff.is_beyond_pillow(content):
+            return _as_png(tiff.read(content), to)
         with Image.open(io.BytesIO(content), formats=formats) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"it has more pixels than the {MAX_PIXELS} that are read")
             image = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F"):
             raise ValueError("its pixels have 32 bits; give 8 or 16")
-        if (channels, bit_depth) != (3, 8):
-            return _as_png(_pixels(image, channels), to, bit_depth)
         if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return _as_png(np.asarray(image).astype(np.uint16), to)
+        if image.mode in ("1", "RGBa", "La"):
+            image = image.convert({"1": "L", "RGBa": "RGBA", "La": "LA"}[image.mode])
+        if image.mode in ("L", "LA", "RGBA", "RGBX"):
+            return _as_png(np.asarray(image), to)
         written = io.BytesIO()
         image.convert("RGB").save(written, to)
     except ValueError:
         raise
     except Image.UnidentifiedImageError as error:
-        found = tiff.samples_of(content) if is_tiff else None
-        if found not in (None, channels):
-            raise ValueError(bands.mismatch(found, channels)) from error
         raise ValueError("not a WebP, TIFF or HEIC file that Pillow reads") from error
     # Pillow's decoders raise many types, SyntaxError among them, for files from strangers.
     except Exception as error:
@@ -136,24 +125,10 @@ def convert(content: bytes, to: str, channels: int = 3, bit_depth: int = 8) -> b
     return written.getvalue()
 
 
-def _pixels(image: "Image", channels: int) -> np.ndarray:
-    """Returns the pixels of an image of Pillow, uint8 or uint16 `[H, W, C]`."""
-    if channels in (1, 3):
-        if image.mode.startswith("I;16"):
-            pixels = np.asarray(image).astype(np.uint16)[..., np.newaxis]
-            return np.broadcast_to(pixels, (*pixels.shape[:2], channels))
-        image = image.convert("L" if channels == 1 else "RGB")
-    pixels = np.atleast_3d(np.asarray(image))
-    if pixels.shape[2] != channels:
-        raise ValueError(bands.mismatch(pixels.shape[2], channels))
-    return pixels
-
-
-def _as_png(pixels: np.ndarray, to: str, bit_depth: int) -> bytes:
-    """Returns pixels `[H, W, C]` as a PNG of `bands.encode_png`, with no more bits than wanted."""
-    if pixels.dtype == np.uint16 and bit_depth == 8:
-        pixels = (pixels >> 8).astype(np.uint8)
-    return bands.encode_png(tf.constant(pixels), 0 if to == "BMP" else -1).numpy()
+def _as_png(pixels: np.ndarray, to: str) -> bytes:
+    """Returns pixels `[H, W]` or `[H, W, C]` as a PNG of `bands.encode_png`."""
+    compression = 0 if to == "BMP" else -1
+    return bands.encode_png(tf.constant(np.atleast_3d(pixels)), compression).numpy()
 
 
 @functools.cache

@@ -66,28 +66,32 @@ def pixel_type(bit_depth: int) -> tf.DType:
     return tf.uint16 if bit_depth == 16 else tf.uint8
 
 
+def in_depth(image: tf.Tensor, bit_depth: int) -> tf.Tensor:
+    """Scales a decoded image of 8 bits to the range of `bit_depth`."""
+    return tf.cast(image, tf.uint16) * 257 if bit_depth == 16 else image
+
+
 def _decode_photo(image_bytes: tf.Tensor, channels: int, bit_depth: int) -> tf.Tensor:
     """Decodes to grey or RGB, whatever the file has."""
     start = tf.strings.substr(image_bytes, 0, 4)
     is_png = tf.equal(start, b"\x89PNG")
 
-    def in_depth(image: tf.Tensor) -> tf.Tensor:
-        return tf.cast(image, tf.uint16) * 257 if bit_depth == 16 else image
-
     def decode_jpeg() -> tf.Tensor:
         image = tf.io.decode_jpeg(image_bytes, channels=channels, dct_method=JPEG_DCT)
-        return in_depth(image)
+        return in_depth(image, bit_depth)
 
     def decode_bmp() -> tf.Tensor:
         # TensorFlow cannot decode a BMP of 1 or 4 channels to 3: broadcast the one, drop alpha.
         image = tf.io.decode_bmp(image_bytes)[..., :3]
         image = tf.broadcast_to(image, tf.concat([tf.shape(image)[:2], [3]], axis=0))
-        return in_depth(tf.image.rgb_to_grayscale(image) if channels == 1 else image)
+        image = tf.image.rgb_to_grayscale(image) if channels == 1 else image
+        return in_depth(image, bit_depth)
 
     def decode_gif() -> tf.Tensor:
         image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
         image = tf.ensure_shape(image, [None, None, 3])
-        return in_depth(tf.image.rgb_to_grayscale(image) if channels == 1 else image)
+        image = tf.image.rgb_to_grayscale(image) if channels == 1 else image
+        return in_depth(image, bit_depth)
 
     def decode_png() -> tf.Tensor:
         return tf.io.decode_png(image_bytes, channels, pixel_type(bit_depth))
@@ -96,13 +100,17 @@ def _decode_photo(image_bytes: tf.Tensor, channels: int, bit_depth: int) -> tf.T
         # Not WebP and JPEG XL, which TensorFlow 2.21 decodes by any of its functions: what they
         # unpack to is not limited (`size_limit`), and other versions refuse them.
         known = tf.reduce_any(start == [b"\x89PNG", b"GIF8"])
-        stacked = bands.count(image_bytes)
-        with tf.control_dependencies(
-            [tf.debugging.Assert(known, [_UNKNOWN]), bands.refused(stacked, channels, stacked == 0)]
-        ):
-            if (channels, bit_depth) == (3, 8):
-                return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-            return tf.cond(is_png, decode_png, decode_gif)
+        with tf.control_dependencies([tf.debugging.Assert(known, [_UNKNOWN])]):
+            return tf.cond(
+                bands.is_stacked(image_bytes),
+                lambda: bands.refused(bands.count(image_bytes), channels, pixel_type(bit_depth)),
+                decode_known,
+            )
+
+    def decode_known() -> tf.Tensor:
+        if (channels, bit_depth) == (3, 8):
+            return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        return tf.cond(is_png, decode_png, decode_gif)
 
     is_bmp = tf.strings.substr(start, 0, 2) == b"BM"
     return tf.case(
@@ -121,9 +129,7 @@ def _decode_bands(image_bytes: tf.Tensor, channels: int, bit_depth: int) -> tf.T
             is_jpeg, lambda: tf.io.extract_jpeg_shape(image_bytes)[2], lambda: tf.constant(3)
         )
         with tf.control_dependencies([tf.debugging.Assert(known, [_UNKNOWN])]):
-            check = bands.refused(found, channels, found == channels)
-        with tf.control_dependencies([check]):
-            return tf.zeros([1, 1, channels], dtype)
+            return bands.refused(found, channels, dtype)
 
     return tf.cond(
         start == b"\x89PNG",

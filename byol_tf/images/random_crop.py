@@ -39,7 +39,12 @@ def random_crop_windows(
 
 
 def decode_and_random_crops(
-    image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, views: Sequence[ViewConfig]
+    image_bytes: tf.Tensor,
+    seed: tf.Tensor,
+    image_size: int,
+    views: Sequence[ViewConfig],
+    channels: int = 3,
+    bit_depth: int = 8,
 ) -> list[tf.Tensor]:
     """Decodes one image file to N random resized crops, on the host.
 
@@ -52,24 +57,31 @@ def decode_and_random_crops(
         seed: Seed of the draws, int `[2]`.
         image_size: Side S of the crops, in pixels.
         views: N view distributions, of which crop_area and crop_aspect are used.
+        channels, bit_depth: Arguments of `preprocessing.decode_image`.
 
     Returns:
-        N crops, float32 `[S, S, 3]` in [0, 1].
+        N crops, float32 `[S, S, C]` in [0, 1].
 
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not a complete image; raised when run.
     """
     return [
-        preprocessing.to_unit_range(crop)
-        for crop in resized_crops(image_bytes, seed, image_size, views)
+        preprocessing.to_unit_range(crop, bit_depth)
+        for crop in resized_crops(image_bytes, seed, image_size, views, channels, bit_depth)
     ]
 
 
 def decode_and_random_crop(
-    image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int, view: ViewConfig
+    image_bytes: tf.Tensor,
+    seed: tf.Tensor,
+    image_size: int,
+    view: ViewConfig,
+    channels: int = 3,
+    bit_depth: int = 8,
 ) -> tf.Tensor:
-    """Decodes one image file to one random resized crop, float32 `[S, S, 3]` in [0, 1]."""
-    return decode_and_random_crops(image_bytes, seed, image_size, [view])[0]
+    """Decodes one image file to one random resized crop, float32 `[S, S, C]` in [0, 1]."""
+    (crop,) = decode_and_random_crops(image_bytes, seed, image_size, [view], channels, bit_depth)
+    return crop
 
 
 def resized_crops(
@@ -77,8 +89,10 @@ def resized_crops(
     seed: tf.Tensor,
     image_size: int,
     views: Sequence[ViewConfig],
+    channels: int = 3,
+    bit_depth: int = 8,
 ) -> list[tf.Tensor]:
-    """Makes the crops of `decode_and_random_crops`, in about [0, 255] with overshoot."""
+    """Makes the crops of `decode_and_random_crops`, in about [0, 255] or [0, 65535]."""
 
     def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(image_bytes))
@@ -87,19 +101,23 @@ def resized_crops(
         end = tf.reduce_max(windows[:, :2] + windows[:, 2:], axis=0)
         union = tf.concat([start, end - start], axis=0)
         image = tf.image.decode_and_crop_jpeg(
-            image_bytes, union, channels=3, dct_method=preprocessing.JPEG_DCT
+            image_bytes, union, channels=channels, dct_method=preprocessing.JPEG_DCT
         )
+        image = preprocessing.in_depth(image, bit_depth)
         return image, windows - tf.concat([start, [0, 0]], axis=0)
 
     def from_other() -> tuple[tf.Tensor, tf.Tensor]:
-        image = preprocessing.decode_image(image_bytes)
+        image = preprocessing.decode_image(image_bytes, channels, bit_depth)
         height, width, _ = tf.unstack(tf.shape(image))
         return image, random_crop_windows(height, width, seed, views)
 
     is_upright = tf.equal(orientation.read(image_bytes), 1)
-    image, windows = tf.cond(tf.io.is_jpeg(image_bytes) & is_upright, from_jpeg, from_other)
+    if channels in (1, 3):
+        image, windows = tf.cond(tf.io.is_jpeg(image_bytes) & is_upright, from_jpeg, from_other)
+    else:
+        image, windows = from_other()
     crops = []
     for top, left, height, width in (tf.unstack(windows[view]) for view in range(len(views))):
-        crop = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, 3]))
+        crop = tf.slice(image, tf.stack([top, left, 0]), tf.stack([height, width, channels]))
         crops.append(preprocessing.resize_bicubic(crop, image_size))
     return crops

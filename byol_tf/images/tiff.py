@@ -1,7 +1,7 @@
 """TIFF files of any number of bands, 8 or 16 bits, read by tifffile.
 
-Satellites' and microscopes' files are such. Pillow reads one to four bands, those beyond grey as
-colours and alpha, and of 16 bits per colour the upper 8.
+Satellites' and microscopes' files are such. Pillow reads one to four bands of 8 bits, where the
+file calls them colours.
 """
 
 import io
@@ -10,123 +10,98 @@ import math
 
 import numpy as np
 
-from byol_tf.images.bands import mismatch
 from byol_tf.images.size_limit import MAX_PIXELS
 
-# By their numbers in the file: none, LZW, Deflate (two), PackBits, Zstandard. Their decoders stop at
-# the size that a part of the image has; others could unpack to anything.
-_COMPRESSIONS = (1, 5, 8, 32946, 32773, 50000)
+# As many as the largest RGB image has.
+_MAX_BYTES = 3 * MAX_PIXELS
 # Tiles reach over the border; all parts together are not much larger than the image.
-_MAX_PARTS = 4 * MAX_PIXELS
+_MAX_PARTS = 4 * _MAX_BYTES
+# By their numbers in the file: none, LZW, Deflate (two), PackBits, Zstandard. Their decoders stop
+# at the size that a part of the image has; others could unpack to anything.
+_COMPRESSIONS = (1, 5, 8, 32946, 32773, 50000)
+# Tags of the first page.
+_BITS, _PHOTOMETRIC, _SAMPLES, _ORIENTATION = 258, 262, 277, 274
+_MINISBLACK = 1
 
 
-def read(content: bytes, channels: int) -> np.ndarray:
-    """Returns the bands of a TIFF file, upright.
+def is_beyond_pillow(content: bytes) -> bool:
+    """Returns whether a file is a TIFF of several bands that are no colours, or of 16 bits each.
 
-    They are the samples of its first page, or, of grey pages, so many pages of equal size. To three
-    channels, grey is repeated and alpha is dropped.
-
-    Args:
-        content: Content of the file.
-        channels: C, the number that is wanted.
-
-    Returns:
-        uint8 or uint16 `[H, W, C]`.
-
-    Raises:
-        ValueError: The image is not complete, too large, of another number of bands, or of a kind
-            that is not read; the message is a reason for a list of corrupt images.
+    Without the extra `tiff`, colours of 16 bits are for Pillow too, which takes the upper 8.
     """
+    from PIL import TiffImagePlugin
+
+    if content[:2] not in (b"II", b"MM"):
+        return False
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if 43 in content[2:4] else 8])
+        file = io.BytesIO(content)
+        file.seek(tags.next)
+        tags.load(file)
+        samples, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,))
+        of_colors = tags.get(_PHOTOMETRIC) != _MINISBLACK and samples <= 4
+        by_pillow = samples == 1 or (of_colors and (bits[0] == 8 or not is_installed()))
+    except Exception:  # As of any parser of strangers' files; Pillow will say what is wrong.
+        return False
+    return not by_pillow
+
+
+def is_installed() -> bool:
+    """Returns whether the packages of the extra `tiff` are installed."""
     try:
         import imagecodecs  # noqa: F401  # tifffile's own decoders have no limit.
-        import tifffile
-    except ImportError as error:
-        raise ValueError(
-            "it is a TIFF that Pillow does not read; pip install 'byol_tf[tiff]' to read it"
-        ) from error
+        import tifffile  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def read(content: bytes) -> np.ndarray:
+    """Returns the bands of a file's first page, upright: uint8 or uint16 `[H, W, C]`.
+
+    Raises:
+        ValueError: The image is not complete, too large, or of a kind that is not read; the message
+            is a reason for a list of corrupt images.
+    """
+    if not is_installed():
+        raise ValueError("it is a TIFF of several bands; pip install 'byol_tf[tiff]' to read it")
+    import tifffile
+
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # What it says is in our errors.
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
-            samples = page.samplesperpixel
-            if samples == 1 and channels != 3:
-                image = _pages(file.pages, channels)
-            elif samples == channels or (channels == 3 and _is_photo(page)):
-                image = _bands(page, 1)
-            else:
-                raise ValueError(mismatch(samples, channels))
-            orientation = page.tags.valueof(274, 1)
-    except ValueError:
+            _check(page)
+            # One thread: tf.data and Beam read several files at once.
+            image = page.asarray(maxworkers=1)
+            if page.axes[:1] == "S":
+                image = np.moveaxis(image, 0, -1)
+            image = image.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
+            return _upright(image, page.tags.valueof(_ORIENTATION, 1))
+    except _Refused:
         raise
     # Its parser raises many types for files from strangers.
     except Exception as error:
         raise ValueError(f"tifffile cannot decode it: {error or type(error).__name__}") from error
-    if channels == 3:
-        image = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
-    return _upright(image, orientation)
 
 
-def samples_of(content: bytes) -> int | None:
-    """Returns the number of bands that the first page of a TIFF file claims; None if unknown."""
-    from PIL import TiffImagePlugin
-
-    try:
-        directory = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
-        file = io.BytesIO(content)
-        file.seek(directory.next)
-        directory.load(file)
-        return int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
-    except Exception:  # As of any decoder; the file has another error already.
-        return None
+class _Refused(ValueError):
+    """A file that is intact but not read."""
 
 
-def _pages(pages, channels: int) -> np.ndarray:
-    """Returns grey pages as bands `[H, W, C]`."""
-    count = 1
-    while count <= channels and _has(pages, count):
-        count += 1
-    if count != channels:
-        more = "more than " if count > channels else ""
-        raise ValueError(mismatch(count, channels).replace("has ", f"has {more}", 1))
-    planes = [_bands(page, channels) for page in pages[:channels]]
-    return np.concatenate(planes, axis=2)
-
-
-def _has(pages, index: int) -> bool:
-    try:
-        return pages[index] is not None
-    except IndexError:
-        return False
-
-
-def _is_photo(page) -> bool:
-    """Whether a page is grey, or RGB with alpha."""
-    extra = page.extrasamples
-    return page.samplesperpixel == 1 or (page.samplesperpixel == 4 and extra[:1] in [(1,), (2,)])
-
-
-def _bands(page, times: int) -> np.ndarray:
-    """Returns the samples of one page of `times` such, `[H, W, samples]`, after checking its size."""
-    samples = page.samplesperpixel
+def _check(page) -> None:
+    """Raises `_Refused` before pixels that are too many or of another kind are unpacked."""
     if page.bitspersample not in (8, 16) or page.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"its pixels are of {page.bitspersample} bits or not whole numbers; give 8 or 16 bits"
-        )
-    if page.imagelength * page.imagewidth * samples * times > MAX_PIXELS:
-        raise ValueError(f"it has more values than the {MAX_PIXELS} that are read")
+        raise _Refused("its pixels are no whole numbers of 8 or 16 bits; give such")
+    size = page.dtype.itemsize
+    values = page.imagelength * page.imagewidth * page.imagedepth * page.samplesperpixel
+    if values * size > _MAX_BYTES:
+        raise _Refused(f"it has more than the {_MAX_BYTES} bytes of pixels that are read")
     if page.imagedepth != 1 or page.compression not in _COMPRESSIONS:
-        raise ValueError(
-            f"it is a volume or compressed by {getattr(page.compression, 'name', 'an unknown way')}"
-            ", which is not read; save it with Deflate or LZW"
-        )
+        raise _Refused("it is a volume, or compressed by another way than LZW and Deflate")
     parts = math.prod(page.chunked)
-    if len(page.dataoffsets) > parts or parts * math.prod(page.chunks) > _MAX_PARTS:
-        raise ValueError("its tiles are larger than the image; save it without tiles")
-    # One thread: tf.data and Beam read several files at once.
-    image = page.asarray(maxworkers=1)
-    if page.axes[:1] == "S":
-        image = np.moveaxis(image, 0, -1)
-    return image.reshape(page.imagelength, page.imagewidth, samples)
+    if len(page.dataoffsets) > parts or parts * math.prod(page.chunks) * size > _MAX_PARTS:
+        raise _Refused("its tiles are much larger than the image; save it without tiles")
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

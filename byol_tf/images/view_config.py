@@ -57,6 +57,10 @@ class ViewConfig:
             if not valid:
                 raise UserError(f"the view's {field.name} must be {allowed}; got {value!r}.")
 
+    def color_operations(self) -> list[str]:
+        """Returns the fields of operations that only RGB has and that are not switched off."""
+        return [name for name in COLOR_FIELDS if getattr(self, name) > 0]
+
 
 # What needs RGB; of images with other channels, they are 0.
 COLOR_FIELDS = ("saturation", "hue", "grayscale_prob")

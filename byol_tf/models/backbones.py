@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import types
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,19 +34,21 @@ _CLASS_TOKEN = ("ViTBackbone", "DeiTBackbone", "DINOV2Backbone", "DINOV3Backbone
 
 
 def build(
-    name: str, image_size: int | tuple[int, int], arguments: Mapping[str, Any]
+    name: str, image_size: int | tuple[int, int], arguments: Mapping[str, Any], channels: int = 3
 ) -> keras.Model:
     """Builds the encoder called `name`, newly initialised.
 
     Args:
         name: `resnet` or `vit` (this package's), a function of `keras.applications`
             (`ConvNeXtTiny`), a backbone of KerasHub (`ViTBackbone`), or `module.function` of your
-            own, which takes `image_size` and the arguments and returns a Keras model.
+            own, which takes `image_size`, for other images than RGB `channels`, and the arguments,
+            and returns a Keras model.
         image_size: Side of the square input, or its height and width, in pixels.
         arguments: Keyword arguments of the function.
+        channels: Number of channels C of the images.
 
     Returns:
-        A Keras model, float `[B, H, W, 3]` of normalised images -> `[B, D]`, float32 unless it is
+        A Keras model, float `[B, H, W, C]` of normalised images -> `[B, D]`, float32 unless it is
         your own.
 
     Raises:
@@ -53,30 +56,34 @@ def build(
             take such images, or its output is not `[B, D]`.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    shape = (*size, channels)
+    given = {"image_size": image_size} | ({} if channels == 3 else {"channels": channels})
     if name in OURS:
-        return _call(name, OURS[name], {"image_size": image_size}, arguments)
+        return _call(name, OURS[name], given, arguments)
     if name in _applications():
-        return _application(name, size, arguments)
+        return _application(name, shape, arguments)
     if name.endswith("Backbone") and "." not in name:
-        return _kerashub_backbone(name, size, arguments)
+        return _kerashub_backbone(name, shape, arguments)
     if "." in name:
-        encoder = _call(name, _own(name), {"image_size": image_size}, arguments)
-        return _synchronized(_checked(encoder, name, size))
+        encoder = _call(name, _own(name, given), given, arguments)
+        return _synchronized(_checked(encoder, name, shape))
     raise _unknown(name)
 
 
-def _application(name: str, size: tuple[int, ...], arguments: Mapping[str, Any]) -> keras.Model:
+def _application(name: str, shape: tuple[int, ...], arguments: Mapping[str, Any]) -> keras.Model:
     function = getattr(keras.applications, name)
     given = {
         "include_top": False,
         "weights": None,
         "pooling": "avg",
-        "input_shape": (*size, 3),
+        "input_shape": shape,
     }
     preprocesses = "include_preprocessing" not in inspect.signature(function).parameters
     if not preprocesses:
         given["include_preprocessing"] = False
-    encoder = _call(name, function, given, arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This model usually expects 1 or 3 input channels")
+        encoder = _call(name, function, given, arguments)
     for layer in keras_compat.sublayers(encoder):
         if preprocesses and isinstance(layer, keras.layers.Rescaling):
             layer.scale, layer.offset = 1.0, 0.0  # EfficientNet's, of pixels; ours are normalised.
@@ -88,26 +95,26 @@ def _application(name: str, size: tuple[int, ...], arguments: Mapping[str, Any])
         if kind.__module__.startswith("keras.src.applications."):
             # ConvNeXt's; Keras 2 does not find them when the network is copied for the target.
             keras.saving.get_custom_objects()[kind.__name__] = kind
-    return _synchronized(_checked(_ended(encoder, name), name, size), momentum=0.9)
+    return _synchronized(_checked(_ended(encoder, name), name, shape), momentum=0.9)
 
 
 def _kerashub_backbone(
-    name: str, size: tuple[int, ...], arguments: Mapping[str, Any]
+    name: str, shape: tuple[int, ...], arguments: Mapping[str, Any]
 ) -> keras.Model:
     backbones = vars(_kerashub().models)
     if name not in backbones:
         raise _unknown(name)
     if "image_shape" not in inspect.signature(backbones[name]).parameters:
         raise UserError(f"the encoder '{name}' of KerasHub takes no images; give one that does.")
-    backbone = _call(name, backbones[name], {"image_shape": (*size, 3)}, arguments)
-    images = keras.Input((*size, 3), name="images")
+    backbone = _call(name, backbones[name], {"image_shape": shape}, arguments)
+    images = keras.Input(shape, name="images")
     # As one layer: not all layers inside are copied from their configs, but the backbone is.
     output = backbone(
         dict.fromkeys(backbone.input, images) if isinstance(backbone.input, dict) else images
     )
     has_token = name in _CLASS_TOKEN and getattr(backbone, "use_class_token", True)
     encoder = _ended(keras.Model(images, output), name, has_token)
-    return _synchronized(_checked(encoder, name, size), momentum=0.9)
+    return _synchronized(_checked(encoder, name, shape), momentum=0.9)
 
 
 def _ended(model: keras.Model, name: str, class_token: bool = False) -> keras.Model:
@@ -145,11 +152,13 @@ def _call(
     """Calls `function` with what we give and the user's arguments, whose mistakes are named."""
     parameters = inspect.signature(function).parameters.values()
     ours = function in OURS.values() or "image_size" in given
+    # An argument `channels` of your own function is its own where the images are RGB.
+    reserved = _GIVEN | given.keys() | ({"channels"} if function in OURS.values() else set())
     accepted = [
         parameter.name
         for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and parameter.name not in _GIVEN
+        and parameter.name not in reserved
     ]
     takes_any = ours and any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
     unknown = [] if takes_any else [one for one in arguments if one not in accepted]
@@ -186,23 +195,23 @@ def _call(
 _SIZES = ("image_size", "input_shape", "image_shape")
 
 
-def _checked(encoder: Any, name: str, size: tuple[int, ...]) -> keras.Model:
-    """Returns the encoder; raises `UserError` unless it is a model `[B, H, W, 3]` -> `[B, D]`."""
+def _checked(encoder: Any, name: str, shape: tuple[int, ...]) -> keras.Model:
+    """Returns the encoder; raises `UserError` unless it is a model `[B, H, W, C]` -> `[B, D]`."""
     if not isinstance(encoder, keras.Model) or not encoder.built:
         raise UserError(
             f"the encoder '{name}' is {type(encoder).__name__} and not a built Keras model; return "
             "a keras.Model with a known input shape, such as one of keras.Input and layers."
         )
     networks.check_flat(encoder.output_shape)
-    if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, *size, 3]):
+    if not tf.TensorShape(encoder.input_shape).is_compatible_with([None, *shape]):
         raise UserError(
-            f"the encoder '{name}' takes images {encoder.input_shape}, but image_size gives "
-            f"{size}; build it from its argument image_size."
+            f"the encoder '{name}' takes images {encoder.input_shape}, but image_size and channels "
+            f"give {shape}; build it from its arguments of these names."
         )
     return encoder
 
 
-def _own(name: str) -> Callable[..., keras.Model]:
+def _own(name: str, given: Mapping[str, Any]) -> Callable[..., keras.Model]:
     module, _, attribute = name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), attribute)
@@ -214,8 +223,9 @@ def _own(name: str) -> Callable[..., keras.Model]:
     if not isinstance(function, types.FunctionType):
         raise UserError(f"the encoder '{name}' is no function; {_FORMS}.")
     parameters = inspect.signature(function).parameters.values()
-    if not any(p.name == "image_size" or p.kind == p.VAR_KEYWORD for p in parameters):
-        raise UserError(f"the encoder '{name}' takes no image_size; add that argument to it.")
+    for argument in given:
+        if not any(p.name == argument or p.kind == p.VAR_KEYWORD for p in parameters):
+            raise UserError(f"the encoder '{name}' takes no {argument}; add that argument to it.")
     return function
 
 

@@ -39,6 +39,7 @@ def resnet(
     norm: str = "batch",
     padding: str = "same",
     c2_projection: bool = False,
+    channels: int = 3,
     name: str | None = None,
 ) -> keras.Model:
     """Builds a ResNet v1 (stride on the 3x3 convolution) with global average pooling.
@@ -64,10 +65,11 @@ def resnet(
             from there need to give the same features.
         c2_projection: Whether the first block has a convolution in its shortcut where the depth
             does not ask for one (18 and 34), as in the authors' code.
+        channels: Number of channels C of the images.
         name: Name of the model, by default `resnet{depth}_{width}x`.
 
     Returns:
-        A functional model, float `[B, H, W, 3]` -> float32 `[B, D]`, H and W from `image_size`,
+        A functional model, float `[B, H, W, C]` -> float32 `[B, D]`, H and W from `image_size`,
         D = 512 · width for depths up to 34, 2048 · width above.
 
     Raises:
@@ -96,23 +98,23 @@ def resnet(
 
     blocks, bottleneck = DEPTHS[depth]
     block = _bottleneck_block if bottleneck else _basic_block
-    channels = int(64 * width)
-    images = keras.Input((height, width_px, 3), name="images")
+    images = keras.Input((height, width_px, channels), name="images")
+    filters = int(64 * width)
     x = images
     if stem == "solo-learn":
         x = layers.ZeroPadding2D(1, name="stem_border")(x)
     if stem == "imagenet":
-        x = _conv_bn_relu(x, channels, 7, "stem", 2, padding)
+        x = _conv_bn_relu(x, filters, 7, "stem", 2, padding)
         x, pool_padding = _padded(x, 3, 2, padding, "stem_pool_pad")
         x = layers.MaxPool2D(3, strides=2, padding=pool_padding, name="stem_pool")(x)
     else:
-        x = _conv_bn_relu(x, channels, 3, "stem", relu=stem != "lightly")
+        x = _conv_bn_relu(x, filters, 3, "stem", relu=stem != "lightly")
     for stage, count in enumerate(blocks):
         for index in range(count):
             strides = 2 if stage > 0 and index == 0 else 1
             x = block(
                 x,
-                channels * 2**stage,
+                filters * 2**stage,
                 strides,
                 padding,
                 zero_init_last_gamma,

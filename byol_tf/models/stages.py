@@ -29,7 +29,7 @@ def stage_outputs(
             block's, have stride 1 and dilation 2 (appendix D.4). The weights are the same.
 
     Returns:
-        A functional model, float `[B, H, W, 3]` -> {"c2": ..., "c3": ..., "c4": ..., "c5": ...},
+        A functional model, float `[B, H, W, C]` -> {"c2": ..., "c3": ..., "c4": ..., "c5": ...},
         maps `[B, ceil(H / s), ceil(W / s), D]` at the strides s = 4, 8, 16, 32, with the small stem
         1, 2, 4, 8; a dilated c5 has stride 16, or 4. The average of an undilated c5 over H and W is
         the encoder's representation.
@@ -49,7 +49,7 @@ def stage_outputs(
             config["padding"] = (2, 2)  # The border of that convolution, where it is a layer.
         return layer.__class__.from_config(config)
 
-    images = keras.Input((image_size, image_size, 3), name="images")
+    images = keras.Input((image_size, image_size, encoder.input_shape[-1]), name="images")
     copy = keras.models.clone_model(encoder, images, clone)
     copy.set_weights(encoder.get_weights())
     outputs = {stage: copy.get_layer(name).output for stage, name in ends.items()}

@@ -27,6 +27,7 @@ def vit(
     depth: int = 12,
     heads: int = 12,
     frozen_patches: bool = True,
+    channels: int = 3,
     name: str | None = None,
 ) -> keras.Model:
     """Builds a Vision Transformer; the defaults are MoCo v3's ViT-S/16.
@@ -39,10 +40,11 @@ def vit(
         heads: Number of attention heads.
         frozen_patches: Whether the patch projection stays as drawn. Trained, it is where MoCo v3
             saw its instability begin.
+        channels: Number of channels C of the images.
         name: Name of the model, by default `vit_{width}x{depth}_{patch_size}`.
 
     Returns:
-        A functional model, float `[B, H, W, 3]` -> float32 `[B, D]`.
+        A functional model, float `[B, H, W, C]` -> float32 `[B, D]`.
 
     Raises:
         UserError: The image cannot be cut into such patches, or the width into such heads.
@@ -60,12 +62,12 @@ def vit(
         )
     if depth < 1:
         raise UserError(f"a ViT of depth {depth} has no blocks; give 1 or more.")
-    images = keras.Input((height, width_px, 3), name="images")
+    images = keras.Input((height, width_px, channels), name="images")
     x = layers.Conv2D(
         width,
         patch_size,
         strides=patch_size,
-        kernel_initializer=_uniform(3 * patch_size**2, width),
+        kernel_initializer=_uniform(channels * patch_size**2, width),
         trainable=not frozen_patches,
         name="patches",
     )(images)

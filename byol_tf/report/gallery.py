@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from byol_tf.images import bands, file_formats
+
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
 _THUMBNAIL = 96  # Pixels of the longer side.
@@ -21,7 +23,7 @@ class Gallery:
 
     Attributes:
         embeddings: Embeddings, float32 `[N, D]`.
-        images: Image files, JPEG or PNG bytes, by position: all N, or those to be shown.
+        images: Image files, as training reads them, by position: all N, or those to be shown.
         keys: N names.
         labels: Labels, int `[N]`, or None.
         class_names: Names by label, or None.
@@ -167,9 +169,18 @@ def thumbnail(image: bytes, side: int = _THUMBNAIL) -> Thumbnail | None:
 
 
 def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
-    """Returns a JPEG of at most `side` x `side` pixels, or None if Pillow cannot read the file."""
+    """Returns a JPEG of at most `side` x `side` pixels, or None if Pillow cannot read the file.
+
+    Of more bands than a PNG has, the first three are shown; these and values of 16 bits are
+    stretched, each band to its own range.
+    """
     try:
+        if file_formats.is_for_pillow(image):
+            image = file_formats.convert(image, "PNG")
         opened = Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "BMP", "GIF"])
+        stacked = bands.number(image)
+        if stacked or opened.mode.startswith("I"):
+            opened = _stretched(np.asarray(opened), max(stacked, 1))
         small = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # One bad file must not cost the page of a long run.
@@ -177,6 +188,15 @@ def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=90, subsampling=0)
     return file.getvalue()
+
+
+def _stretched(stored: np.ndarray, count: int) -> Image.Image:
+    """Returns the first three of `count` bands, which lie below one another, or the only one."""
+    shown = stored.reshape(count, -1, stored.shape[1])[: 3 if count >= 3 else 1].astype(float)
+    low, high = np.percentile(shown, [1, 99], axis=(1, 2), keepdims=True)
+    levels = np.clip(255 * (shown - low) / np.maximum(high - low, 1), 0, 255).astype(np.uint8)
+    pixels = np.ascontiguousarray(np.moveaxis(levels, 0, -1))
+    return Image.fromarray(pixels if len(levels) == 3 else pixels[..., 0])
 
 
 def evenly(values: np.ndarray, count: int) -> np.ndarray:

@@ -19,6 +19,10 @@ from byol_tf.errors import UserError
 _PREAMBLE = r"\AGraph execution error:\s*(Detected at node .*\n([ <].*\n|\n)*)*"
 
 
+# `images.bands` says so of a file of another number of channels than the config's.
+_OTHER_BANDS = re.compile(r"it has (\d+) bands?, not the ")
+
+
 class CorruptExamples:
     """The corrupt examples of one source, each counted once however often it is read.
 
@@ -62,17 +66,32 @@ class CorruptExamples:
                 self.error = self.error or UserError(
                     f"{count} of the {self._num_examples} images in '{self._source_name}' are "
                     f"corrupt, more than max_corrupt_fraction={max_fraction:g} allows (such as "
-                    f"{name}: {self.reasons[name]}); remove those that the log names, or allow "
-                    "more."
+                    f"{name}: {self.reasons[name]}); {self._channels_to_give()}remove those that "
+                    "the log names, or allow more."
                 )
 
     def fail_batch(self) -> None:
         """Sets `error`: a batch has no good image to replace the corrupt ones with."""
         with self._lock:
             self.error = self.error or UserError(
-                f"all images of a batch from '{self._source_name}' are corrupt; remove those that "
-                "the log names, or give a larger batch."
+                f"all images of a batch from '{self._source_name}' are corrupt; "
+                f"{self._channels_to_give()}remove those that the log names, or give a larger "
+                "batch."
             )
+
+    def none_left(self) -> UserError:
+        """Returns the sentence for a source of which no image decodes."""
+        name, reason = next(iter(self.reasons.items()), ("none", "they could not be read"))
+        return UserError(
+            f"none of the images in '{self._source_name}' that were read is intact (such as "
+            f"{name}: {reason}); {self._channels_to_give()}give others."
+        )
+
+    def _channels_to_give(self) -> str:
+        """Returns what to set if all corrupt images have the same number of other channels."""
+        found = {match and match[1] for match in map(_OTHER_BANDS.match, self.reasons.values())}
+        number = found.pop() if len(found) == 1 else None
+        return f"give --config.channels={number}, or " if number else ""
 
 
 def allowed_corrupt(max_fraction: float, num_examples: int) -> int:

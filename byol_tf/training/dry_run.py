@@ -22,6 +22,7 @@ from byol_tf.evaluation.subsets import list_examples
 from byol_tf.models import schedules
 from byol_tf.models.precision import resolve_precision
 from byol_tf.sources import Source
+from byol_tf.training import channel_statistics
 from byol_tf.training import strategy as strategies
 
 _WARM_UP = 2  # Steps that are not timed: they compile, and find a prefetched batch.
@@ -95,6 +96,7 @@ def plan(
     data.check_config(config)
     strategies.check_batch_size(config.batch_size, distribution)
     source = data.open_source(source) if isinstance(source, str) else source
+    channel_statistics.resolve(config, source)
     steps_per_epoch = schedules.steps_per_epoch(source.num_examples, config.batch_size)
 
     # A batch that every replica can cut into its micro-batches, two images in each.

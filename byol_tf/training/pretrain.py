@@ -28,6 +28,7 @@ from byol_tf.models.precision import resolve_precision
 from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.runs import load_config, restore_encoder
 from byol_tf.sources import Source
+from byol_tf.training import channel_statistics
 from byol_tf.training import strategy as strategies
 from byol_tf.training.callbacks import (
     checkpoint,
@@ -78,6 +79,7 @@ def pretrain(
     # A checkpoint has all weights: the file that the run started from need not be there any more.
     resumes = bool(checkpoints.saved(os.path.join(run_dir, "checkpoints")))
     start = None if resumes else weights.read_start(config)
+    _resolve_normalization(config, source, run_dir, resumes)
     if not strategies.is_chief(distribution):
         with _full_disk_named(run_dir):
             return _train(config, source, run_dir, distribution, start, chief=False)
@@ -94,6 +96,18 @@ def pretrain(
             )
         runs.claim_run_dir(run_dir, described)
         return _train(config, source, run_dir, distribution, start, chief=True)
+
+
+def _resolve_normalization(
+    config: ml_collections.ConfigDict, source: Source, run_dir: str, resumes: bool
+) -> None:
+    """Sets a normalisation that is to be measured: to that of the run, if it has begun."""
+    if resumes and not len(config.normalize.mean):
+        begun = runs.load_config(run_dir)
+        if len(begun.normalize.mean) == config.channels:
+            config.normalize.mean = tuple(begun.normalize.mean)
+            config.normalize.std = tuple(begun.normalize.std)
+    channel_statistics.resolve(config, source)
 
 
 def _check(config: ml_collections.ConfigDict, distribution: tf.distribute.Strategy) -> None:
@@ -179,7 +193,10 @@ def _monitors(config: ml_collections.ConfigDict, source: Source) -> list[keras.c
     def examples(limit):
         return data.evaluation_dataset(source, preprocessing, batch_size, limit=limit)
 
-    images, _, _ = next(iter(examples(batch_size)))
+    first = next(iter(examples(batch_size)), None)
+    if first is None:
+        raise source.corrupt.error or source.corrupt.none_left()
+    images, _, _ = first
     monitors = [collapse.CollapseMonitor(images)]
     if config.knn_every_epochs and source.class_names:
         monitors.append(

@@ -38,10 +38,10 @@ def infer(
             f"of the depths {', '.join(map(str, DEPTHS))}; give weights of one of those."
         )
     kernel = layers["stem_conv"][0].shape
-    if kernel[:2] not in ((7, 7), (3, 3)) or kernel[2] != 3:
+    if kernel[:2] not in ((7, 7), (3, 3)):
         raise UserError(
-            f"the first convolution in '{path}' is {kernel[0]}x{kernel[1]} on {kernel[2]} "
-            "channels; give weights of a ResNet v1 for RGB, whose is 7x7 or 3x3."
+            f"the first convolution in '{path}' is {kernel[0]}x{kernel[1]}; give weights of a "
+            "ResNet v1, whose is 7x7 or 3x3."
         )
     return {
         "depth": depth,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -55,6 +56,12 @@ class EncoderWeights:
         """
         layers = weighted_layers(encoder)
         arrays = self.layers
+        there, here = _channels(arrays.values()), encoder.input_shape[-1]
+        if there is not None and _channels(_arrays(layers)) == here != there:
+            raise UserError(
+                f"the weights in '{self.path}' are for images of {there} channels, and the encoder "
+                f"takes {here}; give --config.channels={there}, or weights for {here}."
+            )
         if arrays.keys() != layers.keys() and len(arrays) == len(layers) and self.encoder is None:
             # Keras numbers the layers that have no name of their own over a whole session.
             arrays = dict(zip(layers, arrays.values(), strict=True))
@@ -106,6 +113,17 @@ def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
             if part.weights:
                 found[f"{layer.name}/{name}" if name in found else name] = part
     return found
+
+
+def _arrays(layers: dict[str, keras.layers.Layer]) -> Iterator[list[Any]]:
+    return (layer.weights for layer in layers.values())
+
+
+def _channels(layers: Iterable[list[Any]]) -> int | None:
+    """Returns the input channels of the first convolution, None without one."""
+    kernels = (array.shape for arrays in layers for array in arrays if len(array.shape) == 4)
+    shape = next(kernels, None)
+    return None if shape is None else int(shape[2])
 
 
 def _first_difference(

@@ -29,12 +29,13 @@ def build(
         weights: Weights of a `networks.resnet`.
         image_size: Side of the input, in pixels.
         crop_fraction: Side of the centre crop, as a fraction of the shorter side.
-        mean: Mean of RGB in [0, 1].
-        std: Standard deviation of RGB in [0, 1].
+        mean: Mean of each channel in [0, 1].
+        std: Standard deviation of each channel, of values in [0, 1].
         stem: Stem of the network, of those with the same kernel.
 
     Raises:
-        UserError: The network is not known from the weights.
+        UserError: The network is not known from the weights, or mean and std have another number
+            of channels.
     """
     if weights.encoder is None:
         raise UserError(
@@ -44,13 +45,22 @@ def build(
     source = weights.preprocessing or Preprocessing(
         224 if weights.encoder["stem"] == "imagenet" else 32
     )
+    channels = int(weights.layers["stem_conv"][0].shape[2])
+    mean, std = tuple(mean or source.mean), tuple(std or source.std)
+    if (len(mean), len(std)) != (channels, channels):
+        raise UserError(
+            f"the weights in '{weights.path}' are for images of {channels} channels, but mean has "
+            f"{len(mean)} values and std {len(std)}; give --mean and --std with {channels}."
+        )
     config = ml_collections.ConfigDict(
         {
             "method": weights.method,
             "seed": 0,
             "image_size": image_size or source.image_size,
             "encoder": weights.encoder | ({"stem": stem} if stem else {}),
-            "normalize": {"mean": tuple(mean or source.mean), "std": tuple(std or source.std)},
+            "channels": channels,
+            "bit_depth": source.bit_depth,
+            "normalize": {"mean": mean, "std": std},
             "eval_crop_fraction": crop_fraction or source.crop_fraction,
             "eval_resize": source.resize,
         }

@@ -141,3 +141,35 @@ def test_other_arguments_are_refused_also_where_flags_are_passed_on(tmp_path):
             "error: unexpected argument 'extra'; all options are flags, see --help, and those of "
             "Beam follow a bare --.\n"
         )
+
+
+def test_another_number_of_channels_switches_off_what_only_colours_have(tmp_path):
+    command = tmp_path / "channels.py"
+    shown = "config.to_json()"
+    command.write_text(
+        COMMAND.replace("config.batch_size, config.epochs, argv[1:]", shown).format(
+            default="None", passes_on=""
+        )
+    )
+
+    def config(*arguments):
+        result = subprocess.run(
+            [sys.executable, command, "--config=cifar10_demo", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return json.loads(result.stdout)
+
+    plain, gray = config(), config("--config.channels=1", "--config.bit_depth=16")
+    assert plain["channels"] == 3 and plain["augment"]["view_1"]["hue"] > 0
+    assert (gray["channels"], gray["bit_depth"]) == (1, 16)
+    assert gray["normalize"] == {"mean": [], "std": []}
+    for view in ("view_1", "view_2"):
+        assert {gray["augment"][view][f] for f in ("saturation", "hue", "grayscale_prob")} == {0}
+        assert gray["augment"][view]["brightness"] == plain["augment"][view]["brightness"]
+    # What is asked for by name stays, and is refused or used where it is needed.
+    asked = config(
+        "--config.augment.view_1.hue=0.1", "--config.normalize.mean=(0.4,)", "--config.channels=1"
+    )
+    assert asked["augment"]["view_1"]["hue"] == 0.1 and asked["normalize"]["mean"] == [0.4]

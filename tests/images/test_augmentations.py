@@ -1,5 +1,6 @@
 """Probabilities and amounts against their distributions; a seed gives the same views everywhere."""
 
+import dataclasses
 import inspect
 
 import keras
@@ -11,9 +12,9 @@ from pictures import encoded, photo
 from PIL import Image
 
 from byol_tf.errors import UserError
-from byol_tf.images import augmentations, color_ops, random_crop
+from byol_tf.images import augmentations, bands, color_ops, random_crop
 from byol_tf.images.augmentations import TwoViews
-from byol_tf.images.view_config import VIEW_1, VIEW_2, ViewConfig
+from byol_tf.images.view_config import COLOR_FIELDS, VIEW_1, VIEW_2, ViewConfig
 
 NOTHING = dict(flip_prob=0.0, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
 
@@ -234,3 +235,36 @@ def test_two_views_survive_serialisation():
 def test_wrong_normalisation_is_refused(std):
     with pytest.raises(UserError, match="std"):
         TwoViews(std=std)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("view", [VIEW_1, VIEW_2], ids=["T", "T'"])
+def test_each_channel_of_other_images_is_augmented_as_one_of_rgb(channels, view):
+    """The operations on RGB have been compared with their definitions above."""
+    view = dataclasses.replace(
+        view, saturation=0.0, hue=0.0, grayscale_prob=0.0, blur_prob=0.5, solarize_prob=0.5
+    )
+    pixels = np.random.default_rng(1).random((12, 40, 40, channels), np.float32)
+    result = augmented(view, pixels)
+    for channel in range(channels):
+        rgb = augmented(view, np.repeat(pixels[..., channel, np.newaxis], 3, axis=3))
+        np.testing.assert_allclose(result[..., channel], rgb[..., 1], atol=1e-5)
+
+
+def test_views_of_other_images_from_a_file_are_those_of_its_crops():
+    pixels = np.random.default_rng(2).integers(0, 2**16, (50, 60, 5), np.uint16)
+    file, seed = bands.encode_png(pixels), tf.constant([7, 8], tf.int64)
+    fields = dict.fromkeys(COLOR_FIELDS, 0.0)
+    mean, std = np.linspace(0.3, 0.5, 5), np.linspace(0.2, 0.3, 5)
+    two_views = TwoViews(fields, fields, mean.tolist(), std.tolist(), bit_depth=16)
+    views = two_views.from_bytes(file, seed, 24)
+    crop_seed, view_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+    crops = random_crop.decode_and_random_crops(
+        file, crop_seed, 24, (two_views.view_1, two_views.view_2), 5, 16
+    )
+    assert 0.4 < np.mean(crops) < 0.6
+    expected = two_views([crop[tf.newaxis] for crop in crops], seed=view_seed)
+    for view, other in zip(views, expected, strict=True):
+        np.testing.assert_allclose(view, other[0], atol=1e-4)
+    with pytest.raises(UserError, match="saturation, hue, grayscale_prob, which need RGB"):
+        TwoViews(mean=mean.tolist(), std=std.tolist())

@@ -1,6 +1,11 @@
 """Images of other channels and depths against the arrays that their files were made of."""
 
+import contextlib
 import io
+import struct
+import sys
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +15,7 @@ from PIL import Image
 
 from byol_tf.images import bands, file_formats, tiff
 from byol_tf.images.preprocessing import decode_image
-from byol_tf.images.size_limit import MAX_PIXELS, bounded
+from byol_tf.images.size_limit import bounded
 
 RANDOM = np.random.default_rng(0)
 
@@ -29,7 +34,7 @@ def tiff_file(pages, **options):
 
 def read(file, channels, bit_depth):
     """Returns what training makes of a file."""
-    check = bounded(file_formats.decodable(tf.constant(file), channels, bit_depth)[tf.newaxis])
+    check = bounded(file_formats.decodable(tf.constant(file))[tf.newaxis])
     return decode_image(check[0], channels, bit_depth).numpy()
 
 
@@ -65,7 +70,7 @@ def test_photos_become_grey_by_their_luma_and_16_bits_by_scaling(file_format):
     gray = decode_image(file, 1)
     assert gray.dtype == tf.uint8
     # JPEG stores the luma itself, and colours are clipped on the way back from it.
-    assert np.abs(gray[..., 0] - luma).max() <= (3 if file_format == "JPEG" else 1)
+    assert np.abs(gray.numpy()[..., 0] - luma).max() <= (3 if file_format == "JPEG" else 1)
     for channels in (1, 3):
         wide, narrow = decode_image(file, channels, 16), decode_image(file, channels)
         np.testing.assert_array_equal(wide, narrow.numpy().astype(np.uint16) * 257)
@@ -91,8 +96,8 @@ def test_an_x_ray_of_16_bits_keeps_them():
 
 def test_alpha_is_kept_where_it_is_a_channel():
     pixels = drawn(4, np.uint8)
-    for options in ({"file_format": "PNG"}, {"file_format": "WEBP", "lossless": True}):
-        if options["file_format"] == "WEBP":
+    for options in ({"image_format": "PNG"}, {"image_format": "WEBP", "lossless": True}):
+        if options["image_format"] == "WEBP":
             pixels[..., 3] = 255 - pixels[..., 3] // 2  # WebP drops the colours of clear pixels.
             options["exact"] = True
         file = encoded(Image.fromarray(pixels), **options)
@@ -107,19 +112,17 @@ def test_alpha_is_kept_where_it_is_a_channel():
         {"planarconfig": "separate"},
         {"compression": "lzw", "predictor": True, "planarconfig": "contig"},
         {"compression": "zlib", "tile": (16, 16), "planarconfig": "separate"},
-        {"pages": True},
     ],
-    ids=["pixels", "planes", "lzw", "tiles", "pages"],
+    ids=["pixels", "planes", "lzw", "tiles"],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_a_tiff_of_several_bands_is_read_without_loss(channels, dtype, options):
     image = drawn(channels, dtype, 40, 30)
-    stored = image if options.get("planarconfig") == "contig" else np.moveaxis(image, 2, 0)
-    options = {key: value for key, value in options.items() if key != "pages"}
+    stored = image if options["planarconfig"] == "contig" else np.moveaxis(image, 2, 0)
     file = tiff_file(stored, photometric="minisblack", **options)
     np.testing.assert_array_equal(read(file, channels, 8 * image.itemsize), image)
-    converted = file_formats.convert(file, "PNG", channels, 16)
+    converted = file_formats.convert(file, "PNG")
     wide = image if dtype == np.uint16 else image.astype(np.uint16) * 257
     np.testing.assert_array_equal(decode_image(converted, channels, 16), wide)
 
@@ -181,9 +184,6 @@ def test_another_number_of_bands_of_a_tiff_is_named():
         for channels in (1, 3, 4, 13):
             sentence = f"it has 5 bands, not the {channels} of config.channels"
             assert sentence in reason(file, channels)
-    three_pages = tiff_file(drawn(9, np.uint8, 3, 12), photometric="minisblack")
-    assert "it has 3 bands, not the 5" in reason(three_pages, 5)
-    assert "it has more than 2 bands" in reason(three_pages, 2)
 
 
 def test_a_stack_that_claims_what_it_does_not_have_is_refused():
@@ -195,13 +195,7 @@ def test_a_stack_that_claims_what_it_does_not_have_is_refused():
 
 
 def test_a_tiff_bomb_is_refused_before_it_is_unpacked():
-    side = 2**12
-    zeros = np.zeros((5, side, side), np.uint8)
     options = {"photometric": "minisblack", "planarconfig": "separate", "compression": "zlib"}
-    bomb = tiff_file(zeros, **options)
-    assert len(bomb) < 500_000
-    assert f"more values than the {MAX_PIXELS}" in reason(bomb, 5)
-
     small = tiff_file(np.zeros((5, 32, 32), np.uint8), tile=(16, 16), **options)
     import tifffile
 
@@ -215,11 +209,21 @@ def test_a_tiff_bomb_is_refused_before_it_is_unpacked():
             + small[start:][entry.valuebytecount :]
         )
 
-    huge = patched("TileWidth", 2**14)
-    assert reason(huge, 5)
-    # A strip that holds more than the image has: unpacking stops where the image ends.
-    more = patched("ImageLength", 16)
-    assert reason(more, 5)
+    assert "bytes of pixels that are read" in reason(patched("ImageWidth", 2**27), 5)
+    assert "tiles are much larger" in reason(patched("TileWidth", 2**31), 5)
+    # What a tile unpacks to is no more than its claimed size: 10 MB of zeros in one of 256 bytes.
+    bomb = zlib.compress(bytes(10_000_000))
+    with tifffile.TiffFile(io.BytesIO(small)) as file:
+        tags = file.pages.first.tags
+        offsets, counts = (tags[name].valueoffset for name in ("TileOffsets", "TileByteCounts"))
+    grown = bytearray(small + bomb)
+    struct.pack_into("<I", grown, offsets, len(small))
+    struct.pack_into("<I", grown, counts, len(bomb))
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        tiff.read(bytes(grown))
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_noise_in_a_tiff_gives_a_reason():
@@ -230,15 +234,15 @@ def test_noise_in_a_tiff_gives_a_reason():
         for position in rng.integers(4, len(file), 4):
             broken[position] = rng.integers(256)
         try:
-            image = tiff.read(bytes(broken), 5)
+            image = tiff.read(bytes(broken))
         except ValueError:
             continue
-        assert image.shape[2] == 5
+        assert image.ndim == 3
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    file = tiff_file(drawn(5, np.uint16), photometric="minisblack")
+    file = tiff_file(drawn(5, np.uint16), photometric="minisblack", planarconfig="contig")
     for package in ("tifffile", "imagecodecs"):
         with monkeypatch.context() as patch:
-            patch.setitem(__import__("sys").modules, package, None)
+            patch.setitem(sys.modules, package, None)
             assert "pip install 'byol_tf[tiff]'" in reason(file, 5)

@@ -259,3 +259,19 @@ def test_lists_of_a_config_make_an_equal_value():
     lists = preprocessing.Preprocessing(8, mean=[0.1, 0.2, 0.3], std=[1, 1, 1])
     assert lists == preprocessing.Preprocessing(8, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
     assert hash(lists) is not None
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_each_channel_is_preprocessed_as_one_of_rgb(bit_depth):
+    """Whose crop, resize and normalisation have been compared with NumPy and Pillow above."""
+    dtype = np.uint16 if bit_depth == 16 else np.uint8
+    pixels = np.random.default_rng(0).integers(0, 2**bit_depth, (2, 50, 70, 5), dtype)
+    mean, std = np.linspace(0.3, 0.6, 5), np.linspace(0.2, 0.3, 5)
+    result = preprocessing.Preprocessing(24, 0.8, mean, std, bit_depth=bit_depth)(pixels)
+    upper = pixels >> (bit_depth - 8)
+    for channel in range(5):
+        plain = preprocessing.Preprocessing(24, 0.8, (mean[channel],) * 3, (std[channel],) * 3)
+        rgb = plain(np.repeat(upper[..., channel, np.newaxis], 3, axis=3).astype(np.uint8))
+        # The lower 8 bits are less than a level of 8.
+        tolerance = 1e-5 if bit_depth == 8 else 1.5 / 255 / std[channel]
+        np.testing.assert_allclose(result[..., channel], rgb[..., 0], atol=tolerance)

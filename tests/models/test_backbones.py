@@ -192,3 +192,29 @@ def test_mistakes_are_one_sentence(name, arguments, sentence):
 def test_an_image_size_that_a_network_cannot_take_is_named():
     with pytest.raises(UserError, match=r"'InceptionV3' cannot be built .*\(32, 32, 3\).*75x75"):
         backbones.build("InceptionV3", 32, {})
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("resnet", {"depth": 10, "width": 0.25, "stem": "small"}),
+        ("vit", {"patch_size": 16, "width": 8, "depth": 1, "heads": 2}),
+        ("MobileNetV3Small", SMALLEST),
+    ],
+)
+def test_an_encoder_takes_images_of_any_number_of_channels(name, arguments):
+    encoder = backbones.build(name, 32, arguments, 5)
+    assert encoder.input_shape == (None, 32, 32, 5)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 5)).astype("float32")
+    before = encoder(images, training=False).numpy()
+    images[..., 4] *= -1  # The last channel counts too.
+    assert np.abs(encoder(images, training=False) - before).max() > 1e-6
+
+
+def test_a_function_that_takes_no_channels_gets_a_sentence():
+    with pytest.raises(UserError, match="takes no channels; add that argument"):
+        backbones.build("own_encoders.maps", 32, {}, 5)
+    with pytest.raises(UserError, match=r"takes images .*3\), but image_size and channels give"):
+        backbones.build("own_encoders.tiny", 32, {}, 5)  # Its `channels` are its own.
+    with pytest.raises(UserError, match="takes no 'channels'"):
+        backbones.build("resnet", 32, {"channels": 5})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_tf.images import bands
 from byol_tf.report import gallery
 
 
@@ -86,3 +87,18 @@ def test_thumbnails_are_small_and_an_unreadable_image_is_none(images):
     assert len(gallery.thumbnail(fake((4000, 10))).source) < 2000
     assert not gallery.thumbnail(fake((640, 480))).tiny
     assert gallery.thumbnail(b"\xff\xd8 not an image") is None
+
+
+@pytest.mark.parametrize("channels, dtype", [(1, np.uint16), (5, np.uint8), (13, np.uint16)])
+def test_other_images_are_shown_by_their_first_bands_in_their_range(channels, dtype):
+    ramp = np.linspace(0, 1, 64)
+    planes = [ramp, ramp[::-1], np.zeros(64)] + [ramp] * 10
+    pixels = np.stack([np.tile(plane, (64, 1)) for plane in planes[:channels]], axis=-1)
+    # A twentieth of what the type holds, as sensors give.
+    image = (100 + pixels * np.iinfo(dtype).max / 20).astype(dtype)
+    thumbnail = gallery.thumbnail(bands.encode_png(image).numpy())
+    assert thumbnail is not None
+    shown = np.asarray(Image.open(io.BytesIO(gallery.reduced(bands.encode_png(image).numpy()))))
+    expected = [ramp, ramp[::-1], np.zeros(64)] if channels > 1 else [ramp] * 3
+    for channel, plane in enumerate(expected):
+        assert np.abs(shown[32, :, channel] - 255 * plane).max() < 40

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,15 +94,15 @@ def open_boxes(name: str) -> BoxData:
     )
 
 
-def check_images(data: BoxData) -> None:
-    """Decodes every image once, before hours of training.
+def check_images(data: BoxData, decode: Callable[[tf.Tensor], tf.Tensor] = decode_image) -> None:
+    """Decodes every image once, by `decode`, before hours of training.
 
     Raises:
         UserError: A file is not a complete image, or its size differs from its annotation.
     """
 
     def size(path: tf.Tensor) -> tf.Tensor:
-        return tf.shape(decode_image(tf.io.read_file(path)))[:2]
+        return tf.shape(decode(tf.io.read_file(path)))[:2]
 
     paths = tf.data.Dataset.from_tensor_slices([image.path for image in data.images])
     sizes = paths.map(size, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator()

@@ -7,7 +7,7 @@ The network is that of Laina et al. 2016. The data are a folder with `images/NAM
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -22,7 +22,7 @@ from byol_tf.evaluation.dense.depth_network import berhu_loss, build_depth_netwo
 from byol_tf.evaluation.evaluated_encoder import EvaluatedEncoder
 from byol_tf.evaluation.splits import Splits
 from byol_tf.images import seeded
-from byol_tf.images.preprocessing import Preprocessing
+from byol_tf.images.preprocessing import Preprocessing, decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,8 +81,8 @@ def evaluate(
     keras.utils.set_random_seed(splits.seed)  # For the new weights.
     model = build_depth_network(backbone, config.filters)
     train_pairs, test_pairs = (
-        _checked_pairs(splits.train, config),
-        _checked_pairs(splits.test, config),
+        _checked_pairs(folder, config, encoder.preprocessing.decode)
+        for folder in (splits.train, splits.test)
     )
     logging.info("depth: %d training and %d test images", len(train_pairs), len(test_pairs))
     data = _training_batches(train_pairs, encoder.preprocessing, config, splits.seed)
@@ -137,7 +137,11 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"depth.{field} is {config[field]}; give {wanted}.")
 
 
-def _checked_pairs(root: str, config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
+def _checked_pairs(
+    root: str,
+    config: ml_collections.ConfigDict,
+    decode: Callable[[tf.Tensor], tf.Tensor] = decode_image,
+) -> list[tuple[str, str]]:
     """Returns the paths of images and depth maps, sorted by name, after checking every pixel."""
     images = _by_stem(root, "images", _IMAGE_ENDINGS)
     maps = _by_stem(root, "depth", (".png",))
@@ -175,7 +179,7 @@ def _checked_pairs(root: str, config: ml_collections.ConfigDict) -> list[tuple[s
                 f"{truth_size[0]} x {truth_size[1]} pixels; remove the pair."
             )
 
-    pairs.check_pairs(paths, check)
+    pairs.check_pairs(paths, check, decode)
     return paths
 
 
@@ -214,9 +218,12 @@ def _resized(image: tf.Tensor, factor: float, method: str, antialias: bool = Fal
     return tf.image.resize(image, tf.cast(size, tf.int32), method, antialias=antialias)
 
 
-def _read_network_input(path: tf.Tensor, config: ml_collections.ConfigDict) -> tf.Tensor:
-    """Returns the network's input before augmentation: float32 `[h, w, 3]` in [0, 1]."""
-    image = _resized(pairs.read_image(path), config.downsample, "bilinear", antialias=True)
+def _read_network_input(
+    path: tf.Tensor, preprocessing: Preprocessing, config: ml_collections.ConfigDict
+) -> tf.Tensor:
+    """Returns the network's input before augmentation: float32 `[h, w, C]` in [0, 1]."""
+    image = pairs.read_image(path, preprocessing)
+    image = _resized(image, config.downsample, "bilinear", antialias=True)
     return _cropped(image, config.crop)
 
 
@@ -226,21 +233,24 @@ def _training_batches(
     config: ml_collections.ConfigDict,
     seed: int,
 ) -> tf.data.Dataset:
-    """Returns normalised images float32 `[B, h, w, 3]` and depths float32 `[B, h, w]` in metres."""
+    """Returns normalised images float32 `[B, h, w, C]` and depths float32 `[B, h, w]` in metres."""
+    of_colors = preprocessing.channels == 3
 
     def example(image_path, depth_path, example_seed):
-        image = _read_network_input(image_path, config)
+        image = _read_network_input(image_path, preprocessing, config)
         depth = _resized(_read_depth(depth_path), config.downsample, "nearest")
         depth = _cropped(depth, config.crop)[..., 0]
         *seeds, seed_of_choices = tf.unstack(tf.random.split(example_seed, 4, alg="philox"))
         flip, gray = tf.unstack(seeded.uniform([2], seed_of_choices))
         image, depth = (tf.where(flip < 0.5, x[:, ::-1], x) for x in (image, depth))
-        gray_image = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
-        image = tf.where(gray < config.grayscale_prob, gray_image, image)
+        if of_colors:
+            gray_image = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
+            image = tf.where(gray < config.grayscale_prob, gray_image, image)
         image = tf.image.stateless_random_brightness(image, config.brightness, seeds[0])
         image = tf.clip_by_value(image, 0.0, 1.0)  # Saturation and hue need colours in [0, 1].
-        image = tf.image.stateless_random_saturation(image, *config.saturation, seeds[1])
-        image = tf.image.stateless_random_hue(image, config.hue, seeds[2])
+        if of_colors:
+            image = tf.image.stateless_random_saturation(image, *config.saturation, seeds[1])
+            image = tf.image.stateless_random_hue(image, config.hue, seeds[2])
         return preprocessing.normalize(tf.clip_by_value(image, 0.0, 1.0)), depth
 
     return pairs.batches(paths, example, config.batch_size, config.steps, seed)
@@ -256,7 +266,7 @@ def _test(
     truth_size = _truth_size(config)
 
     def load(image_path, depth_path):
-        image = preprocessing.normalize(_read_network_input(image_path, config))
+        image = preprocessing.normalize(_read_network_input(image_path, preprocessing, config))
         return image, _cropped(_read_depth(depth_path), truth_size)[..., 0]
 
     columns = tuple(tf.constant(column) for column in zip(*paths, strict=True))

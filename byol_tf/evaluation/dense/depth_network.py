@@ -23,14 +23,16 @@ def build_depth_network(encoder: keras.Model, filters: Sequence[int]) -> keras.M
         filters: Channels of the blocks; the paper's are 512, 256, 128, 64.
 
     Returns:
-        A model float32 `[B, H, W, 3]` -> depth float32 `[B, H, W]`, in metres, resized bilinearly.
+        A model float32 `[B, H, W, C]` -> depth float32 `[B, H, W]`, in metres, resized bilinearly.
 
     Raises:
         UserError: There are fewer filters than blocks.
     """
     stages = stage_outputs(encoder)
     probe = 256  # Any multiple of the strides works.
-    stride = probe // stages.compute_output_shape((None, probe, probe, 3))["c5"][1]
+    stride = (
+        probe // stages.compute_output_shape((None, probe, probe, encoder.input_shape[-1]))["c5"][1]
+    )
     blocks = int(math.log2(stride)) - 1
     if len(filters) < blocks:
         raise UserError(

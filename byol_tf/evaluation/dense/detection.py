@@ -89,7 +89,7 @@ def evaluate(
     keras.utils.set_random_seed(splits.seed)  # For the new weights.
     model = retinanet.RetinaNet(backbone, len(train.class_names), config.image_size)
     for data in (train, test):
-        check_images(data)
+        check_images(data, encoder.preprocessing.decode)
     _fit(model, train, encoder.preprocessing, config, splits.seed)
     detections = detect(model, test, encoder.preprocessing, config.image_size, config.batch_size)
     file_name = re.sub(r"\W+", "_", f"detections_{encoder.name.lower()}") + ".json"

@@ -54,7 +54,7 @@ def training_batches(
         seed: Seed of order and mirroring.
 
     Returns:
-        Data set of `(images, {"boxes": ..., "classes": ...})`, float32 `[B, S, S, 3]`, `[B, n, 4]`
+        Data set of `(images, {"boxes": ..., "classes": ...})`, float32 `[B, S, S, C]`, `[B, n, 4]`
         and `[B, n]`, as `RetinaNet.targets` takes them.
     """
     paths, sizes = _paths_and_sizes(data, image_size)
@@ -72,7 +72,7 @@ def training_batches(
     )
 
     def load(position, index):
-        pixels = _fitted_pixels(paths[index], sizes[index])
+        pixels = _fitted_pixels(paths[index], sizes[index], preprocessing)
         labels = {"boxes": boxes[index], "classes": classes[index]}
         mirrored = seeded.uniform([], tf.stack([seed, position])) < 0.5
         pixels, labels["boxes"] = tf.cond(
@@ -83,7 +83,8 @@ def training_batches(
     # Examples have seeds (seed, position), orders negative ones: no two draws share a seed.
     examples = shuffled_indices(len(paths), -1 - seed)
     loaded = examples.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    shapes = ([image_size, image_size, 3], {"boxes": [None, 4], "classes": [None]})
+    square = [image_size, image_size, preprocessing.channels]
+    shapes = (square, {"boxes": [None, 4], "classes": [None]})
     padded = loaded.padded_batch(
         batch_size, shapes, (0.0, {"boxes": _PADDING, "classes": _PADDING}), drop_remainder=True
     )
@@ -93,11 +94,12 @@ def training_batches(
 def evaluation_batches(
     data: BoxData, preprocessing: Preprocessing, image_size: int, batch_size: int
 ) -> tf.data.Dataset:
-    """Returns all images in order, float32 `[B, S, S, 3]`; the last batch may be smaller."""
+    """Returns all images in order, float32 `[B, S, S, C]`; the last batch may be smaller."""
     paths, sizes = _paths_and_sizes(data, image_size)
 
     def load(index):
-        return _squared(_fitted_pixels(paths[index], sizes[index]), preprocessing, image_size)
+        pixels = _fitted_pixels(paths[index], sizes[index], preprocessing)
+        return _squared(pixels, preprocessing, image_size)
 
     images = tf.data.Dataset.range(len(paths)).map(load, num_parallel_calls=tf.data.AUTOTUNE)
     return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -109,8 +111,8 @@ def _paths_and_sizes(data: BoxData, image_size: int) -> tuple[tf.Tensor, tf.Tens
     return tf.constant([image.path for image in data.images]), tf.constant(sizes, tf.int32)
 
 
-def _fitted_pixels(path: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    return tf.image.resize(read_image(path), size, antialias=True)
+def _fitted_pixels(path: tf.Tensor, size: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    return tf.image.resize(read_image(path, preprocessing), size, antialias=True)
 
 
 def _mirror(pixels: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -125,4 +127,4 @@ def _squared(pixels: tf.Tensor, preprocessing: Preprocessing, image_size: int) -
     """Normalises, then pads with 0, the mean colour."""
     pixels = preprocessing.normalize(pixels)
     pixels = tf.image.pad_to_bounding_box(pixels, 0, 0, image_size, image_size)
-    return tf.ensure_shape(pixels, [image_size, image_size, 3])
+    return tf.ensure_shape(pixels, [image_size, image_size, preprocessing.channels])

@@ -1,6 +1,6 @@
 """Pairs of an image and a class mask of a VOC split, for a segmentation network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import ml_collections
@@ -11,7 +11,7 @@ from byol_tf.errors import UserError
 from byol_tf.evaluation.dense import pairs
 from byol_tf.evaluation.dense.voc import VOC
 from byol_tf.images import seeded
-from byol_tf.images.preprocessing import Preprocessing
+from byol_tf.images.preprocessing import Preprocessing, decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 VOID = 255  # Mask value of pixels without a class, ignored by loss and score.
 
 
-def checked_pairs(data: VOC) -> list[tuple[str, str]]:
-    """Returns the paths of images and masks, after checking every pixel.
+def checked_pairs(
+    data: VOC, decode: Callable[[tf.Tensor], tf.Tensor] = decode_image
+) -> list[tuple[str, str]]:
+    """Returns the paths of images, which `decode` decodes, and masks, after checking every pixel.
 
     Raises:
         UserError: A file cannot be read, or a mask is not a palette or grey PNG, has another size
@@ -45,17 +47,17 @@ def checked_pairs(data: VOC) -> list[tuple[str, str]]:
                 f"[0, {largest}] nor {VOID} for void; correct it, or the names in classes.txt."
             )
 
-    pairs.check_pairs(paths, check)
+    pairs.check_pairs(paths, check, decode)
     return paths
 
 
 def _read_pair(
     image_path: tf.Tensor, mask_path: tf.Tensor, preprocessing: Preprocessing
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reads a normalised image float32 `[H, W, 3]` and a mask uint8 `[H, W, 1]`."""
+    """Reads a normalised image float32 `[H, W, C]` and a mask uint8 `[H, W, 1]`."""
     mask = tf.numpy_function(_read_mask, [mask_path], tf.uint8, stateful=False)
     mask = tf.ensure_shape(mask, [None, None])[..., tf.newaxis]
-    return preprocessing.normalize(pairs.read_image(image_path)), mask
+    return preprocessing.normalize(pairs.read_image(image_path, preprocessing)), mask
 
 
 def _read_mask(path: bytes) -> np.ndarray:
@@ -90,7 +92,7 @@ def training_batches(
         seed: Seed of order and augmentation.
 
     Returns:
-        Data set of images float32 `[B, S, S, 3]` and masks uint8 `[B, S, S]`.
+        Data set of images float32 `[B, S, S, C]` and masks uint8 `[B, S, S]`.
     """
     crop_size, (smallest, largest) = config.crop_size, config.scale
 
@@ -107,7 +109,7 @@ def training_batches(
         top, left = seeded.uniform_int(top, room[0]), seeded.uniform_int(left, room[1])
         image, mask = (x[top : top + crop_size, left : left + crop_size] for x in (image, mask))
         image, mask = (tf.where(flip < 0.5, x[:, ::-1], x) for x in (image, mask[..., 0]))
-        image = tf.ensure_shape(image, [crop_size, crop_size, 3])
+        image = tf.ensure_shape(image, [crop_size, crop_size, preprocessing.channels])
         return image, tf.ensure_shape(mask, [crop_size, crop_size])
 
     return pairs.batches(paths, example, config.batch_size, config.steps, seed)
@@ -116,7 +118,7 @@ def training_batches(
 def evaluation_pairs(
     paths: Sequence[tuple[str, str]], preprocessing: Preprocessing, smallest: int
 ) -> tf.data.Dataset:
-    """Returns padded images and masks of any size: float32 `[1, H, W, 3]`, uint8 `[1, H, W]`.
+    """Returns padded images and masks of any size: float32 `[1, H, W, C]`, uint8 `[1, H, W]`.
 
     The paper evaluates central crops of 513 x 513 pixels, to which VOC's images, at most 500 wide
     and high, are padded. Larger images are not cropped here: all their pixels count.

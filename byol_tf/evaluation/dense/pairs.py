@@ -17,7 +17,7 @@ from absl import logging
 
 from byol_tf.errors import UserError
 from byol_tf.evaluation.finetuner import Diverged
-from byol_tf.images.preprocessing import decode_image
+from byol_tf.images.preprocessing import Preprocessing, decode_image
 from byol_tf.sources.source import shuffled_indices
 
 if TYPE_CHECKING:
@@ -44,12 +44,17 @@ def check_training(name: str, config: ml_collections.ConfigDict) -> None:
             raise UserError(f"{name}.{field} is {config[field]}; give {wanted}.")
 
 
-def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[["Image", str], None]) -> None:
+def check_pairs(
+    pairs: Sequence[tuple[str, str]],
+    check: Callable[["Image", str], None],
+    decode: Callable[[tf.Tensor], tf.Tensor] = decode_image,
+) -> None:
     """Decodes every image and map once, before hours of training.
 
     Args:
         pairs: Paths of an image and its map.
         check: Function called with each map (`PIL.Image.Image`) and its path; raises `UserError`.
+        decode: Function from a file to the image, such as `Preprocessing.decode`.
 
     Raises:
         UserError: A file is not a complete image, a map has another size than its image, or what
@@ -57,7 +62,7 @@ def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[["Image", str]
     """
 
     def check_pair(pair: tuple[str, str]) -> None:
-        width, height = _image_size(pair[0])
+        width, height = _image_size(pair[0], decode)
         annotation = _open_map(pair[1])
         if (width, height) != annotation.size:
             raise UserError(
@@ -74,9 +79,14 @@ def check_pairs(pairs: Sequence[tuple[str, str]], check: Callable[["Image", str]
             )
 
 
-def read_image(path: tf.Tensor) -> tf.Tensor:
-    """Reads an image file: float32 `[H, W, 3]` in [0, 1]."""
-    return tf.cast(decode_image(tf.io.read_file(path)), tf.float32) / 255.0
+def read_image(path: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Reads an image file, of the channels and depth of `preprocessing`.
+
+    Returns:
+        float32 `[H, W, C]` in [0, 1].
+    """
+    pixels = preprocessing.decode(tf.io.read_file(path))
+    return tf.cast(pixels, tf.float32) / (2.0**preprocessing.bit_depth - 1.0)
 
 
 def batches(
@@ -120,7 +130,7 @@ def fit(
     none. The paper does not say which weights it decays.
 
     Args:
-        model: Model from float32 `[B, H, W, 3]` to the outputs that `loss` takes; trained in place.
+        model: Model from float32 `[B, H, W, C]` to the outputs that `loss` takes; trained in place.
         loss: Function (targets, outputs) -> scalar.
         dataset: Data set of `config.steps` batches (images, targets).
         learning_rate: Learning rate at the start.
@@ -184,10 +194,10 @@ class Progress(keras.callbacks.Callback):
             self._logged = time.monotonic()
 
 
-def _image_size(path: str) -> tuple[int, int]:
+def _image_size(path: str, decode: Callable[[tf.Tensor], tf.Tensor]) -> tuple[int, int]:
     """Returns width and height of the upright image, as training decodes it."""
     try:
-        height, width, _ = decode_image(tf.io.read_file(path)).shape
+        height, width, _ = decode(tf.io.read_file(path)).shape
     except tf.errors.OpError as error:
         raise UserError(f"'{path}' cannot be read ({error.message}); replace it.") from error
     return width, height

@@ -77,7 +77,8 @@ def evaluate(
             f"({', '.join(train.class_names)} and {', '.join(test.class_names)}); give two splits "
             "of one data set."
         )
-    train_pairs, test_pairs = checked_pairs(train), checked_pairs(test)
+    decode = encoder.preprocessing.decode
+    train_pairs, test_pairs = checked_pairs(train, decode), checked_pairs(test, decode)
     num_classes = 1 + len(train.class_names)
 
     def trained(paths: Sequence[tuple[str, str]], learning_rate: float) -> keras.Model:
@@ -123,7 +124,7 @@ def build_fcn(encoder: keras.Model, num_classes: int, channels: int, dilation: i
         channels, dilation: Settings of the two 3x3 convolutions.
 
     Returns:
-        A model float32 `[B, H, W, 3]` -> logits float32 `[B, H, W, C]`.
+        A model float32 `[B, H, W, D]` -> logits float32 `[B, H, W, C]`.
     """
     stages = stage_outputs(encoder, dilated_c5=True)
     x = stages.output["c5"]
@@ -209,7 +210,7 @@ def _split(
 
 
 def _confusion(model: keras.Model, examples: tf.data.Dataset, num_classes: int) -> np.ndarray:
-    signature = [tf.TensorSpec([None, None, None, 3], tf.float32)]
+    signature = [tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.float32)]
 
     @tf.function(autograph=False, input_signature=signature)
     def predict(images):
