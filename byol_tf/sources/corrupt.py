@@ -195,6 +195,7 @@ def decoder_message(error: tf.errors.OpError) -> str:
     """Returns a decoder's message about a corrupt image, without TensorFlow's node names."""
     message = re.sub(_PREAMBLE, "", error.message)
     line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", message).strip().split("\n")[0]
+    line = re.sub(r"^assertion failed: \[([^\[\]]*)\]$", r"\1", line)  # In a graph.
     return re.sub(r"^Expected .* Summarized data: b(['\"])(.*)\1$", r"\2", line)  # An assertion.
 
 

@@ -61,10 +61,10 @@ class ImageReader:
     def example(self, content: bytes, key: str, label: int, text: str) -> tf.train.Example:
         """Returns an image and what is known about it as a tf.Example.
 
-        Its features: `image/encoded`, the file, or a PNG with all bands of a WebP, TIFF or HEIC; `image/format`
-        (JPEG, PNG, GIF, BMP), `image/pixels` (see `pixels.kind_of`), `image/height` and
-        `image/width` in pixels of the upright image, `image/key`, `image/label` (-1 if unknown),
-        `image/label_text` ("" if unknown).
+        Its features: `image/encoded`, the file, or a PNG with all bands of a WebP, TIFF or HEIC;
+        `image/format` (JPEG, PNG, GIF, BMP), `image/pixels` (see `pixels.kind_of`), `image/height`
+        and `image/width` in pixels of the upright image, `image/key`, `image/label` (-1 if
+        unknown), `image/label_text` ("" if unknown).
 
         Raises:
             CorruptImage: The image has too many pixels, or cannot be decoded by the decoder of

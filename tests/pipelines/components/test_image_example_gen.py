@@ -172,6 +172,30 @@ def test_too_many_corrupt_images_are_a_sentence(data, tmp_path, corrupt, allowed
     assert f"--max_corrupt_fraction={allowed:g}" in sentence
 
 
+def test_photos_of_other_channels_than_the_models_are_a_sentence(data, tmp_path):
+    with pytest.raises(UserError) as caught:
+        ingest(data, tmp_path / "out", channels=13, bit_depth=16)
+    assert str(caught.value).startswith(f"40 of the 40 images in '{data}' are corrupt, more than")
+    assert "(such as cat/00.jpg: it has 3 bands, not the 13 of config.channels)" in str(
+        caught.value
+    )
+
+
+def test_channels_that_differ_are_a_sentence_or_left_out(data, tmp_path):
+    for number in range(4):  # One in ten.
+        image = Image.fromarray(photo(9, 12, number)).convert("RGBA")
+        (data / "cat" / f"{2 * number:02d}.jpg").write_bytes(encoded(image, "PNG"))
+    with pytest.raises(UserError, match="36 of the 40 .* it has 3 bands, not the 4 of"):
+        ingest(data, tmp_path / "four", channels=4)
+    examples = ingest(data, tmp_path / "three", channels=3)  # Alpha is dropped.
+    kinds = Counter(
+        example.features.feature["image/pixels"].bytes_list.value[0]
+        for split in ("train", "eval")
+        for example in records(examples, split).values()
+    )
+    assert kinds == {b"3 channels, 8 bit": 36, b"4 channels, 8 bit": 4}
+
+
 def test_a_messy_folder_is_ingested_and_what_is_not_read_is_told(images_dir, tmp_path, caplog):
     facts = messy_folder.build(tmp_path / "messy", images_dir / "test")
     examples = ingest(tmp_path / "messy", tmp_path / "out", max_corrupt_fraction=0.1)

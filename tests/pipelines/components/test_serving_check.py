@@ -9,6 +9,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from byol_tf import export
+from byol_tf.images.bands import encode_png
 from byol_tf.images.preprocessing import Preprocessing
 from pipelines.components.serving_check import checks
 
@@ -66,6 +67,44 @@ def save_again(good, path, change):
 
 def test_an_exported_encoder_is_fit_to_be_served(good, examples):
     assert checks.problems(str(good), examples) == []
+
+
+@pytest.fixture(scope="module")
+def bands(tmp_path_factory):
+    """An encoder of images of five channels and 16 bits."""
+    encoder = keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 5)),
+            keras.layers.Conv2D(8, 3),
+            keras.layers.GlobalAveragePooling2D(),
+        ],
+        name="bands",
+    )
+    path = tmp_path_factory.mktemp("models") / "bands" / "1"
+    preprocessing = Preprocessing(SIZE, mean=[0.5] * 5, std=[0.25] * 5, bit_depth=16)
+    export.save_encoder(encoder, path, preprocessing=preprocessing)
+    return path
+
+
+def test_an_encoder_of_five_bands_is_fit_to_be_served_on_images_of_five(bands, examples):
+    pixels = np.random.default_rng(0).integers(0, 65536, (20, 24, 5)).astype(np.uint16)
+    image = encode_png(tf.constant(pixels)).numpy()
+    assert checks.problems(str(bands), [example(image)] * 2) == []
+    found = checks.problems(str(bands), examples)
+    assert found[0] == (
+        "serving_default fails on 6 images: it has 3 bands, not the 5 of config.channels"
+    )
+
+
+def test_pixels_of_another_type_or_depth_than_the_cards_are_found(bands, examples, tmp_path):
+    path = shutil.copytree(bands, tmp_path / "byol" / "1")
+
+    def edit(signatures):
+        signatures["pixels"].inputs["images"].tensor_shape.dim[3].size = 3
+
+    edit_signatures(path, edit)
+    (problem,) = checks.problems(str(path), examples)
+    assert problem == ("pixels's images is (None, None, None, 3), not uint16 [None, None, None, 5]")
 
 
 @pytest.mark.parametrize("name", ["serving_default", "pixels", "examples"])
