@@ -94,7 +94,7 @@ def two_view_dataset(
         config.seed,
         shard,
         start_step,
-        _chunk_size(config.image_size, len(config.normalize.mean)),
+        _chunk_size(config.image_size, config.get("channels", 3)),
         config.data.shuffle_buffer,
     )
     decoded = corrupt.decode_chunks(

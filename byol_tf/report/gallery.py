@@ -177,7 +177,7 @@ def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
     try:
         if file_formats.is_for_pillow(image):
             image = file_formats.convert(image, "PNG")
-        opened = Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "BMP", "GIF"])
+        opened: Image.Image = Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "BMP", "GIF"])
         stacked = bands.number(image)
         if stacked or opened.mode.startswith("I"):
             opened = _stretched(np.asarray(opened), max(stacked, 1))

@@ -104,10 +104,10 @@ def test_an_export_embeds_what_numpy_preprocesses(trained, tmp_path):
 
 
 def test_images_of_another_number_of_channels_name_the_field(tmp_path):
-    source = open_source(write(tmp_path / "bands", [scene(5, seed) for seed in range(6)]))
+    folder = write(tmp_path / "bands", [scene(5, seed) for seed in range(6)])
     with pytest.raises(UserError, match=r"5 bands, not the 13 .*give --config\.channels=5"):
-        channel_statistics.measure(source, 13, 16, SIZE)
-    config = recipe(3)
+        channel_statistics.measure(open_source(folder), 13, 16, SIZE)
+    config, source = recipe(3), open_source(folder)
     sentence = pytest.raises(UserError, match=r"5 bands, not the 3 .*give --config\.channels=5")
     with sentence, data.clean_errors(source):
         next(iter(data.two_view_dataset(source, config)))
