@@ -11,10 +11,10 @@ import math
 import numpy as np
 
 MAX_PIXELS = 2**26  # As many as an exported encoder takes.
-# As many as the largest RGB image has.
-_MAX_BYTES = 3 * MAX_PIXELS
+# As many as the largest image that is taken has in RGB of 16 bits.
+_MAX_BYTES = 6 * MAX_PIXELS
 # Tiles reach over the border; all parts together are not much larger than the image.
-_MAX_PARTS = 4 * _MAX_BYTES
+_MAX_PARTS = 2 * _MAX_BYTES
 # By their numbers in the file: none, LZW, Deflate (two), PackBits, Zstandard. Their decoders stop
 # at the size that a part of the image has; others could unpack to anything.
 _COMPRESSIONS = (1, 5, 8, 32946, 32773, 50000)

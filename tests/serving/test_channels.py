@@ -1,6 +1,7 @@
 """Models of other channels than RGB's and of 16 bits: server, client, files, search, pictures."""
 
 import base64
+import inspect
 import io
 import json
 import os
@@ -16,11 +17,14 @@ from PIL import Image
 from serve import ROOT
 
 from byol_tf.images import file_formats as training_formats
+from byol_tf.images import tiff as training_tiff
 from byol_tf.images.preprocessing import decode_image
+from byol_tf.images.size_limit import MAX_PIXELS
 from serving import png
 from serving.client import EmbeddingClient, EmbeddingError
 from serving.client.transport import PixelFormat, Target
 from serving.search import embeddings, file_formats
+from serving.search import tiff as tiff_reader
 from serving.search.pictures import Pictures
 from serving.search.saved_model import SavedModelTransport
 
@@ -153,6 +157,14 @@ def test_a_tiff_is_read_as_in_training(tmp_path, mode, channels, dtype):
     theirs = decode_image(training_formats.convert(path.read_bytes(), "PNG"), channels, depth)
     np.testing.assert_array_equal(ours, theirs)
     assert len(np.unique(ours)) > 1
+
+
+def test_the_reader_of_tiffs_is_the_same_code_as_in_training():
+    def functions(module):
+        return inspect.getsource(module).partition("_MAX_BYTES")[2]
+
+    assert functions(tiff_reader) == functions(training_tiff)
+    assert tiff_reader.MAX_PIXELS == MAX_PIXELS
 
 
 def shown(tmp_path, content, suffix):
