@@ -103,7 +103,7 @@ def plain_ingest(images: pathlib.Path, folder: pathlib.Path) -> None:
 
     from pipelines.images import shards
 
-    reader = shards.ImageReader()
+    reader = shards.ImageReader(channels=3, bit_depth=8)
     folder.mkdir(exist_ok=True)
     options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
     with tf.io.TFRecordWriter(str(folder / "records.gz"), options) as writer:
