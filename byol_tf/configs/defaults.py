@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from byol_tf.errors import UserError
-from byol_tf.images.view_config import VIEW_1, VIEW_2
+from byol_tf.images.view_config import VIEW_1, VIEW_2, VIEW_SMALL
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -64,6 +64,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.run_on = "host"  # or device: inside train_step
     config.augment.view_1 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_1))
     config.augment.view_2 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_2))
+    config.augment.small_crops = 0  # byol and simsiam: N, multi-crop; crops beside the two views
+    config.augment.small_crop_size = 96  # pixels
+    config.augment.view_small = ml_collections.ConfigDict(dataclasses.asdict(VIEW_SMALL))
     config.normalize = ml_collections.ConfigDict()
     config.normalize.mean = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in [0, 1]
     config.normalize.std = (0.229, 0.224, 0.225)
@@ -119,6 +122,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.epochs = 1
     config.batch_size = 8
     config.image_size = 32
+    config.augment.small_crop_size = 16
     config.encoder.depth = 10
     # Not less: oneDNN writes past its buffers in the gradient of 1x1 convolutions of stride 2 with
     # fewer than 16 input channels (uxlfoundation/oneDNN issue 6035).

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from byol_tf.images import color_ops, preprocessing, random_crop, seeded
-from byol_tf.images.view_config import VIEW_1, VIEW_2, ViewConfig
+from byol_tf.images.view_config import VIEW_1, VIEW_2, SmallCrops, ViewConfig
 
 _TO_PLANES, _TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
 
@@ -78,6 +78,8 @@ class TwoViews(keras.layers.Layer):
         view_2: T', in the same form.
         mean, std: Mean and standard deviation of each channel of RGB in [0, 1], for the
             normalisation at the end.
+        small: Small crops that follow the two views, a `SmallCrops` or a dict of its fields; None
+            makes none. They leave the two views as they are.
 
     Raises:
         UserError: A number is out of range.
@@ -89,6 +91,7 @@ class TwoViews(keras.layers.Layer):
         view_2: ViewConfig | dict = VIEW_2,
         mean: tuple[float, float, float] = preprocessing.IMAGENET_MEAN,
         std: tuple[float, float, float] = preprocessing.IMAGENET_STD,
+        small: SmallCrops | dict | None = None,
         **kwargs: Any,
     ):
         # float32 under a mixed policy too: pixels are not activations.
@@ -100,19 +103,18 @@ class TwoViews(keras.layers.Layer):
             for view in (view_1, view_2)
         )
         self.mean, self.std = tuple(mean), tuple(std)
+        self.small = SmallCrops(**small) if isinstance(small, dict) else small
         self.built = True  # There are no weights.
 
-    def call(
-        self, crops: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, crops: tuple[tf.Tensor, ...], seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Augments and normalises crops.
 
         Args:
-            crops: Pair of float32 `[B, S, S, 3]` in [0, 1]; S is static.
+            crops: Pair of float32 `[B, S, S, 3]` in [0, 1], and small crops; S is static.
             seed: Seed of the draws, int `[2]`.
 
         Returns:
-            (view_1, view_2), float32 `[B, S, S, 3]`, without gradient.
+            (view_1, view_2, *small_crops), of the shapes of `crops`, float32, without gradient.
         """
         planes = [tf.transpose(crop, _TO_PLANES) for crop in crops]
         views = self._normalized_views(planes, seed)
@@ -120,8 +122,8 @@ class TwoViews(keras.layers.Layer):
 
     def from_bytes(
         self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Makes the two views of one image file, for `Dataset.map`.
+    ) -> tuple[tf.Tensor, ...]:
+        """Makes the views of one image file, for `Dataset.map`.
 
         One image at a time fits the cache of a CPU and skips operations that were not drawn; XLA
         fuses the rest. That was several times as fast as a batch, with or without XLA.
@@ -132,20 +134,37 @@ class TwoViews(keras.layers.Layer):
             image_size: Side S of the views, in pixels.
 
         Returns:
-            (view_1, view_2), float32 `[S, S, 3]`: what `call` returns for the crops of
-            `decode_and_random_crops`, with the two seeds that `seed` splits into.
+            (view_1, view_2, *small_crops), float32 `[S, S, 3]`: what `call` returns for `crops`,
+            with the two seeds that `seed` splits into.
 
         Raises:
             tf.errors.InvalidArgumentError: The bytes are not a complete image; raised when run.
         """
         crop_seed, view_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        views = self.view_1, self.view_2
-        crops = random_crop.resized_crops(image_bytes, crop_seed, image_size, views)
+        crops = self._resized_crops(image_bytes, crop_seed, image_size)
         # Outside the compiled function XLA cannot replace the transposition by strided planes,
         # which doubled the time of the blur.
         planes = [tf.transpose(crop[tf.newaxis], _TO_PLANES) for crop in crops]
         views = self._compiled_views(planes, view_seed)
         return tuple(tf.transpose(view, _TO_PIXELS)[0] for view in views)
+
+    def crops(self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int) -> list[tf.Tensor]:
+        """Makes the crops of one image file for `call`: float32 `[S, S, 3]` in [0, 1]."""
+        crops = self._resized_crops(image_bytes, seed, image_size)
+        return [preprocessing.to_unit_range(crop) for crop in crops]
+
+    def _resized_crops(
+        self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
+    ) -> list[tf.Tensor]:
+        views = self.view_1, self.view_2
+        crops = random_crop.resized_crops(image_bytes, seed, image_size, views)
+        if self.small is not None:
+            # Decoded by themselves: at the border of the part that is decoded, a JPEG's colours
+            # are extrapolated, so in one part the small crops would change the two views.
+            views = (self.small.view,) * self.small.count
+            small_seed = _small_seed(seed)
+            crops += random_crop.resized_crops(image_bytes, small_seed, self.small.size, views)
+        return crops
 
     @functools.cached_property
     def _compiled_views(self) -> Callable:
@@ -158,10 +177,15 @@ class TwoViews(keras.layers.Layer):
 
     def _normalized_views(self, planes: Sequence[tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         seeds = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+        views = [self.view_1, self.view_2]
+        if self.small is not None:
+            count = self.small.count
+            seeds += tf.unstack(tf.random.split(_small_seed(seed), count, alg="philox"))
+            views += [self.small.view] * count
         mean, std = (tf.reshape(values, [3, 1, 1]) for values in (self.mean, self.std))
         return [
             preprocessing.normalize(_augment_planes(*arguments), mean, std)
-            for arguments in zip(planes, seeds, (self.view_1, self.view_2), strict=True)
+            for arguments in zip(planes, seeds, views, strict=True)
         ]
 
     def get_config(self) -> dict:
@@ -172,4 +196,10 @@ class TwoViews(keras.layers.Layer):
             "view_2": dataclasses.asdict(self.view_2),
             "mean": self.mean,
             "std": self.std,
+            "small": self.small and dataclasses.asdict(self.small),
         }
+
+
+def _small_seed(seed: tf.Tensor) -> tf.Tensor:
+    """Returns the seed of the small crops; independent of what the two views draw from `seed`."""
+    return tf.random.fold_in(seed, 2, alg="philox")
