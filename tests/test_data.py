@@ -216,7 +216,8 @@ def test_small_crops_follow_the_two_views_and_leave_them_as_they_are(tmp_path, r
     assert len({crop.tobytes() for batch in small for crop in batch}) == 8
 
 
-def test_small_crops_show_the_image_of_the_views_and_resume_bit_by_bit(ten):
+def test_small_crops_show_the_image_of_the_views_and_resume_bit_by_bit(tmp_path):
+    ten = write_tfrecords(tmp_path / "records", [gray(20 * i) for i in range(10)])
     settings = config()
     settings.augment.update(small_crops=1, small_crop_size=4)
     found = list(data.two_view_dataset(ten, settings).take(4).as_numpy_iterator())

@@ -148,22 +148,24 @@ class TwoViews(keras.layers.Layer):
         views = self._compiled_views(planes, view_seed)
         return tuple(tf.transpose(view, _TO_PIXELS)[0] for view in views)
 
-    def crops(self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int) -> list[tf.Tensor]:
+    def crops(
+        self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
+    ) -> tuple[tf.Tensor, ...]:
         """Makes the crops of one image file for `call`: float32 `[S, S, 3]` in [0, 1]."""
         crops = self._resized_crops(image_bytes, seed, image_size)
-        return [preprocessing.to_unit_range(crop) for crop in crops]
+        return tuple(preprocessing.to_unit_range(crop) for crop in crops)
 
     def _resized_crops(
         self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
     ) -> list[tf.Tensor]:
-        views = self.view_1, self.view_2
+        views = [self.view_1, self.view_2]
         crops = random_crop.resized_crops(image_bytes, seed, image_size, views)
         if self.small is not None:
             # Decoded by themselves: at the border of the part that is decoded, a JPEG's colours
             # are extrapolated, so in one part the small crops would change the two views.
-            views = (self.small.view,) * self.small.count
-            small_seed = _small_seed(seed)
-            crops += random_crop.resized_crops(image_bytes, small_seed, self.small.size, views)
+            views = [self.small.view] * self.small.count
+            seed = _small_seed(seed)
+            crops += random_crop.resized_crops(image_bytes, seed, self.small.size, views)
         return crops
 
     @functools.cached_property

@@ -153,6 +153,7 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
             assert float(actual[name]) == pytest.approx(float(wanted[name]), abs=2e-3), name
 
 
+@pytest.mark.exhaustive
 def test_a_run_with_small_crops_is_continued_likewise(tiny, photos, tmp_path, kill_after):
     defaults.set_encoder(tiny, "own_encoders.tiny")
     tiny.epochs, tiny.knn_every_epochs, tiny.checkpoint_every_steps = 1, 0, 3
