@@ -11,7 +11,8 @@ from absl import logging
 from byol_tf.errors import UserError
 from byol_tf.images.augmentations import TwoViews
 from byol_tf.images.preprocessing import Preprocessing
-from byol_tf.models import backbones, optimizers, schedules
+from byol_tf.images.view_config import SmallCrops
+from byol_tf.models import backbones, multi_crop, optimizers, schedules
 from byol_tf.models.byol import BYOL
 from byol_tf.models.precision import policy_scope
 from byol_tf.models.simclr import SimCLR
@@ -67,7 +68,16 @@ def build_model(
     keras.utils.set_random_seed(config.seed)
     with distribution.scope(), policy_scope(config.precision):
         method = find_method(config.method)
+        small = SmallCrops.from_config(config.augment)
+        if small and not method.MULTI_CROP:
+            known = [name for name, one in METHODS.items() if one.MULTI_CROP]
+            raise UserError(
+                f"the method '{config.method}' learns from two views and takes no small crops; set "
+                f"augment.small_crops to 0, or method to {' or '.join(known)}."
+            )
         encoder = build_encoder(config)
+        if small:
+            multi_crop.check_size(encoder, small.size)
         if start is not None:
             start(encoder)
         model = method(
@@ -125,6 +135,7 @@ def build_augmentation(config: ml_collections.ConfigDict) -> TwoViews:
         config.normalize.mean,
         config.normalize.std,
         config.get("bit_depth", 8),
+        SmallCrops.from_config(config.augment),
     )
 
 

@@ -1,9 +1,9 @@
-"""tf.data batches of encoded images: two views, labelled crops, images for evaluation.
+"""tf.data batches of encoded images: views, labelled crops, images for evaluation.
 
 Training input is a pure function of (seed, step), so a run resumes from the number of its step. The
 order of epoch e is drawn from (seed, e), and the views of the example at position p of the endless
 sequence of epochs from (seed, p), for every batch size and number of workers. Each file is read
-once for its two views.
+once for its views.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from byol_tf.images import augmentations, random_crop
 from byol_tf.images.file_formats import decodable
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.images.size_limit import bounded
+from byol_tf.images.view_config import SmallCrops
 from byol_tf.sources import Shard, Source, corrupt, open_source
 
 # A chunk of decoded crops has enough examples to make its overhead small, and few enough that one
@@ -54,7 +55,8 @@ def two_view_dataset(
     Returns:
         Dataset of `((view_1, view_2), labels)`, or `((view_1, view_2),)` for an unlabelled source.
         Views: float32 `[b, S, S, C]`, normalised if augment.run_on is "host"; if it is "device",
-        only crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32 `[b]`.
+        only crops in [0, 1], for `augmentations.TwoViews` in the model. Labels: int32 `[b]`. With
+        augment.small_crops = N, N small crops follow the two views, which stay the same.
 
     Raises:
         UserError: A value of `config` is out of range, the replicas cannot share the batch, or the
@@ -127,6 +129,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError("augment.place is now called augment.run_on; rename it in the config.")
     if config.augment.run_on not in ("host", "device"):
         raise UserError(f"augment.run_on is '{config.augment.run_on}'; give 'host' or 'device'.")
+    SmallCrops.from_config(config.augment)
 
 
 def evaluation_dataset(
@@ -281,30 +284,24 @@ def _load(
 def _decoder_of_two_views(
     source: Source, config: ml_collections.ConfigDict
 ) -> Callable[..., tuple]:
-    """Returns a function from an example to `(view_1, view_2, label)`; views may be crops."""
+    """Returns a function from an example to `(*views, label)`; views may be mere crops."""
     two_views = augmentations.TwoViews(
         config.augment.view_1,
         config.augment.view_2,
         mean=config.normalize.mean,
         std=config.normalize.std,
         bit_depth=config.get("bit_depth", 8),
+        small=SmallCrops.from_config(config.augment),
     )
 
     def decode(position, name, payload, label):
         image_bytes, label, _ = _load(source, name, payload, label)
         seed = _example_seed(config.seed, _VIEWS, position)
         if config.augment.run_on == "host":
-            view_1, view_2 = two_views.from_bytes(image_bytes, seed, config.image_size)
+            views = two_views.from_bytes(image_bytes, seed, config.image_size)
         else:
-            view_1, view_2 = random_crop.decode_and_random_crops(
-                image_bytes,
-                seed,
-                config.image_size,
-                (two_views.view_1, two_views.view_2),
-                len(two_views.mean),
-                two_views.bit_depth,
-            )
-        return view_1, view_2, label
+            views = two_views.crops(image_bytes, seed, config.image_size)
+        return *views, label
 
     return decode
 

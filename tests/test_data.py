@@ -198,6 +198,36 @@ def test_device_gets_mere_crops(tmp_path):
     assert np.abs(pixels / 255.0 - view_2[0, 0, 0]).sum(axis=-1).min() < 1e-6
 
 
+@pytest.mark.parametrize("run_on", ["host", "device"])
+def test_small_crops_follow_the_two_views_and_leave_them_as_they_are(tmp_path, run_on):
+    settings = config(2, run_on)
+    # Colours of half resolution, whose decoding depends on the part that is decoded.
+    jpegs = {
+        f"a/{i}.jpg": encoded(textured((60, 50), seed=i), "JPEG", subsampling=2) for i in range(4)
+    }
+    folder = write_folder(tmp_path, jpegs)
+    plain = batches(data.two_view_dataset(folder, settings), 2)
+    settings.augment.update(small_crops=2, small_crop_size=5)
+    dataset = data.two_view_dataset(folder, settings)
+    found = list(dataset.take(2).as_numpy_iterator())
+    assert_same_batches([(*views[:2], labels) for views, labels in found], plain)
+    small = [crop for views, _ in found for crop in views[2:]]
+    assert [crop.shape for crop in small] == [(2, 5, 5, 3)] * 4
+    assert len({crop.tobytes() for batch in small for crop in batch}) == 8
+
+
+def test_small_crops_show_the_image_of_the_views_and_resume_bit_by_bit(tmp_path):
+    ten = write_tfrecords(tmp_path / "records", [gray(20 * i) for i in range(10)])
+    settings = config()
+    settings.augment.update(small_crops=1, small_crop_size=4)
+    found = list(data.two_view_dataset(ten, settings).take(4).as_numpy_iterator())
+    for (view_1, _, small), _ in found:
+        assert numbers(small) == numbers(view_1)
+    tail = data.two_view_dataset(ten, settings, start_step=3)
+    assert_same_batches([(*views, labels) for views, labels in tail.take(1)],
+                        [(*views, labels) for views, labels in found[3:]])  # fmt: skip
+
+
 def test_structure_and_static_shapes(tmp_path):
     view = tf.TensorSpec((3, SIZE, SIZE, 3), tf.float32)
     labelled = write_folder(tmp_path / "labelled", {"a/0.png": gray(0)})

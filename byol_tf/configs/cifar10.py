@@ -37,6 +37,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     for view in (config.augment.view_1, config.augment.view_2):
         view.crop_area = (0.2, 1.0)
         view.blur_prob = 0.0
+    # If augment.small_crops is set; the area is that of solo-learn's crops of 18 pixels.
+    config.augment.small_crop_size = 16
+    config.augment.view_small.crop_area = (0.08, 0.5)
+    config.augment.view_small.blur_prob = 0.0
     config.normalize.mean = (0.4914, 0.4822, 0.4465)
     config.normalize.std = (0.2470, 0.2435, 0.2616)
     config.eval_crop_fraction = 1.0

@@ -10,10 +10,11 @@ from typing import Any
 import ml_collections
 
 from byol_tf.errors import UserError
-from byol_tf.images.view_config import COLOR_FIELDS, VIEW_1, VIEW_2
+from byol_tf.images.view_config import COLOR_FIELDS, VIEW_1, VIEW_2, VIEW_SMALL
 
 RGB = 3
 MAX_CHANNELS = 64
+_VIEWS = ("view_1", "view_2", "view_small")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -69,6 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.run_on = "host"  # or device: inside train_step
     config.augment.view_1 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_1))
     config.augment.view_2 = ml_collections.ConfigDict(dataclasses.asdict(VIEW_2))
+    config.augment.small_crops = 0  # byol and simsiam: N, multi-crop; crops beside the two views
+    config.augment.small_crop_size = 96  # pixels
+    config.augment.view_small = ml_collections.ConfigDict(dataclasses.asdict(VIEW_SMALL))
     config.normalize = ml_collections.ConfigDict()
     # ImageNet's, of RGB in [0, 1]; () is measured on the training images.
     config.normalize.mean = (0.485, 0.456, 0.406)
@@ -101,8 +105,8 @@ def set_channels(config: ml_collections.ConfigDict, channels: int) -> None:
     config.channels = channels
     if channels == RGB:
         return
-    for view in (config.augment.view_1, config.augment.view_2):
-        view.update(dict.fromkeys(COLOR_FIELDS, 0.0))
+    for name in _VIEWS:
+        config.augment[name].update(dict.fromkeys(COLOR_FIELDS, 0.0))
     config.normalize.mean = config.normalize.std = ()
 
 
@@ -129,7 +133,8 @@ def check_channels(config: ml_collections.ConfigDict) -> None:
         )
     colored = [
         f"--config.augment.{name}.{field}=0"
-        for name in ("view_1", "view_2")
+        for name in _VIEWS
+        if name in config.augment  # Runs from before multi-crop have no view_small.
         for field in COLOR_FIELDS
         if config.augment[name][field] > 0
     ]
@@ -177,6 +182,7 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.epochs = 1
     config.batch_size = 8
     config.image_size = 32
+    config.augment.small_crop_size = 16
     config.encoder.depth = 10
     # Not less: oneDNN writes past its buffers in the gradient of 1x1 convolutions of stride 2 with
     # fewer than 16 input channels (uxlfoundation/oneDNN issue 6035).

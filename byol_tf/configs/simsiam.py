@@ -35,6 +35,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
         view.saturation = 0.4
         view.blur_prob = 0.5
         view.solarize_prob = 0.0
+    config.augment.view_small.saturation = 0.4
     return defaults.smoke(config) if arg == "smoke" else config
 
 

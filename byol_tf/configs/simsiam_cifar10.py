@@ -25,4 +25,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     for view in (config.augment.view_1, config.augment.view_2):
         view.saturation = 0.4
         view.solarize_prob = 0.0
+    config.augment.view_small.saturation = 0.4
     return defaults.smoke(config) if arg == "smoke" else config

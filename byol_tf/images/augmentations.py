@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.images import color_ops, preprocessing, random_crop, seeded
-from byol_tf.images.view_config import VIEW_1, VIEW_2, ViewConfig
+from byol_tf.images.view_config import VIEW_1, VIEW_2, SmallCrops, ViewConfig
 
 _TO_PLANES, _TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
 
@@ -80,6 +80,8 @@ class TwoViews(keras.layers.Layer):
         mean, std: Mean and standard deviation of each of the C channels, in [0, 1], for the
             normalisation at the end.
         bit_depth: 8 or 16, of the images that `from_bytes` decodes.
+        small: Small crops that follow the two views, a `SmallCrops` or a dict of its fields; None
+            makes none. They leave the two views as they are.
 
     Raises:
         UserError: A number is out of range, or a view has an operation on colours, but the images
@@ -93,6 +95,7 @@ class TwoViews(keras.layers.Layer):
         mean: tuple[float, ...] = preprocessing.IMAGENET_MEAN,
         std: tuple[float, ...] = preprocessing.IMAGENET_STD,
         bit_depth: int = 8,
+        small: SmallCrops | dict | None = None,
         **kwargs: Any,
     ):
         # float32 under a mixed policy too: pixels are not activations.
@@ -105,7 +108,9 @@ class TwoViews(keras.layers.Layer):
         )
         self.mean, self.std = tuple(mean), tuple(std)
         self.bit_depth = bit_depth
-        colored = [name for view in (self.view_1, self.view_2) for name in view.color_operations()]
+        self.small = SmallCrops(**small) if isinstance(small, dict) else small
+        views = [self.view_1, self.view_2, *([self.small.view] if self.small else [])]
+        colored = [name for view in views for name in view.color_operations()]
         if len(mean) != 3 and colored:
             raise UserError(
                 f"the views have {', '.join(dict.fromkeys(colored))}, which need RGB, but mean has "
@@ -113,17 +118,15 @@ class TwoViews(keras.layers.Layer):
             )
         self.built = True  # There are no weights.
 
-    def call(
-        self, crops: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, crops: tuple[tf.Tensor, ...], seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Augments and normalises crops.
 
         Args:
-            crops: Pair of float32 `[B, S, S, C]` in [0, 1]; S and C are static.
+            crops: Pair of float32 `[B, S, S, C]` in [0, 1], and small crops; S and C are static.
             seed: Seed of the draws, int `[2]`.
 
         Returns:
-            (view_1, view_2), float32 `[B, S, S, C]`, without gradient.
+            (view_1, view_2, *small_crops), of the shapes of `crops`, float32, without gradient.
         """
         planes = [tf.transpose(crop, _TO_PLANES) for crop in crops]
         views = self._normalized_views(planes, seed)
@@ -131,8 +134,8 @@ class TwoViews(keras.layers.Layer):
 
     def from_bytes(
         self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Makes the two views of one image file, for `Dataset.map`.
+    ) -> tuple[tf.Tensor, ...]:
+        """Makes the views of one image file, for `Dataset.map`.
 
         One image at a time fits the cache of a CPU and skips operations that were not drawn; XLA
         fuses the rest. That was several times as fast as a batch, with or without XLA.
@@ -143,22 +146,40 @@ class TwoViews(keras.layers.Layer):
             image_size: Side S of the views, in pixels.
 
         Returns:
-            (view_1, view_2), float32 `[S, S, C]`: what `call` returns for the crops of
-            `decode_and_random_crops`, with the two seeds that `seed` splits into.
+            (view_1, view_2, *small_crops), float32 `[S, S, C]`: what `call` returns for `crops`,
+            with the two seeds that `seed` splits into.
 
         Raises:
             tf.errors.InvalidArgumentError: The bytes are not a complete image; raised when run.
         """
         crop_seed, view_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        views = self.view_1, self.view_2
-        crops = random_crop.resized_crops(
-            image_bytes, crop_seed, image_size, views, len(self.mean), self.bit_depth
-        )
+        crops = self._resized_crops(image_bytes, crop_seed, image_size)
         # Outside the compiled function XLA cannot replace the transposition by strided planes,
         # which doubled the time of the blur.
         planes = [tf.transpose(crop[tf.newaxis], _TO_PLANES) for crop in crops]
         views = self._compiled_views(planes, view_seed)
         return tuple(tf.transpose(view, _TO_PIXELS)[0] for view in views)
+
+    def crops(
+        self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
+    ) -> tuple[tf.Tensor, ...]:
+        """Makes the crops of one image file for `call`: float32 `[S, S, C]` in [0, 1]."""
+        crops = self._resized_crops(image_bytes, seed, image_size)
+        return tuple(preprocessing.to_unit_range(crop, self.bit_depth) for crop in crops)
+
+    def _resized_crops(
+        self, image_bytes: tf.Tensor, seed: tf.Tensor, image_size: int
+    ) -> list[tf.Tensor]:
+        views = [self.view_1, self.view_2]
+        pixels = len(self.mean), self.bit_depth
+        crops = random_crop.resized_crops(image_bytes, seed, image_size, views, *pixels)
+        if self.small is not None:
+            # Decoded by themselves: at the border of the part that is decoded, a JPEG's colours
+            # are extrapolated, so in one part the small crops would change the two views.
+            views = [self.small.view] * self.small.count
+            seed = _small_seed(seed)
+            crops += random_crop.resized_crops(image_bytes, seed, self.small.size, views, *pixels)
+        return crops
 
     @functools.cached_property
     def _compiled_views(self) -> Callable:
@@ -171,10 +192,15 @@ class TwoViews(keras.layers.Layer):
 
     def _normalized_views(self, planes: Sequence[tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         seeds = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+        views = [self.view_1, self.view_2]
+        if self.small is not None:
+            count = self.small.count
+            seeds += tf.unstack(tf.random.split(_small_seed(seed), count, alg="philox"))
+            views += [self.small.view] * count
         mean, std = (tf.reshape(values, [-1, 1, 1]) for values in (self.mean, self.std))
         return [
             preprocessing.normalize(_augment_planes(*arguments), mean, std)
-            for arguments in zip(planes, seeds, (self.view_1, self.view_2), strict=True)
+            for arguments in zip(planes, seeds, views, strict=True)
         ]
 
     def get_config(self) -> dict:
@@ -186,4 +212,10 @@ class TwoViews(keras.layers.Layer):
             "mean": self.mean,
             "std": self.std,
             "bit_depth": self.bit_depth,
+            "small": self.small and dataclasses.asdict(self.small),
         }
+
+
+def _small_seed(seed: tf.Tensor) -> tf.Tensor:
+    """Returns the seed of the small crops; independent of what the two views draw from `seed`."""
+    return tf.random.fold_in(seed, 2, alg="philox")

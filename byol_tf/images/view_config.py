@@ -1,6 +1,8 @@
-"""The numbers of the two view distributions, T and T' (paper table 6)."""
+"""The numbers of the view distributions: T and T' (paper table 6), and that of small crops."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from byol_tf.errors import UserError
 
@@ -67,3 +69,37 @@ COLOR_FIELDS = ("saturation", "hue", "grayscale_prob")
 
 VIEW_1 = ViewConfig(blur_prob=1.0, solarize_prob=0.0)
 VIEW_2 = ViewConfig(blur_prob=0.1, solarize_prob=0.2)
+VIEW_SMALL = ViewConfig(crop_area=(0.05, 0.4), blur_prob=0.5)  # DINO's (arXiv 2104.14294).
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallCrops:
+    """The small crops of an image that multi-crop adds to its two views (arXiv 2006.09882).
+
+    Attributes:
+        count: Number N of them, at least 1.
+        size: Side, in pixels.
+        view: Their distribution, a `ViewConfig` or a dict of its fields.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    count: int
+    size: int
+    view: ViewConfig = VIEW_SMALL
+
+    def __post_init__(self):
+        if not isinstance(self.view, ViewConfig):
+            object.__setattr__(self, "view", ViewConfig(**self.view))
+        if self.count < 1:
+            raise UserError(f"augment.small_crops is {self.count}; give 0 or more.")
+        if self.size < 1:
+            raise UserError(f"augment.small_crop_size is {self.size}; give 1 pixel or more.")
+
+    @classmethod
+    def from_config(cls, augment: Mapping[str, Any]) -> "SmallCrops | None":
+        """Returns those of a config's `augment`; None if it has none, as before there were any."""
+        if not augment.get("small_crops"):
+            return None
+        return cls(augment["small_crops"], augment["small_crop_size"], augment["view_small"])

@@ -6,7 +6,7 @@ follows θ as an exponential moving average. `train_step`, which is the same for
 views, is in two_view_model.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from byol_tf import keras_compat
 from byol_tf.errors import UserError
-from byol_tf.models import networks
+from byol_tf.models import multi_crop, networks
 from byol_tf.models.losses import symmetric_loss
 from byol_tf.models.moving_statistics import batch_norms
 from byol_tf.models.schedules import cosine_ema
@@ -26,7 +26,8 @@ class BYOL(TwoViewModel):
     """Online and target networks, trained by `fit()` on batches of two views.
 
     A batch is `((view_1, view_2), labels)` or `((view_1, view_2),)`: views float `[B, H, W, 3]`,
-    labels int `[B]`. Calling the model encodes: float `[B, H, W, 3]` -> representation `[B, D]`.
+    labels int `[B]`. Small crops of another size may follow the views, for multi-crop. Calling the
+    model encodes: float `[B, H, W, 3]` -> representation `[B, D]`.
 
     The target starts as a copy of the online encoder and projector (the paper initialises it
     separately and the authors saw no difference; a copy also suits an encoder that comes with
@@ -52,6 +53,7 @@ class BYOL(TwoViewModel):
         UserError: An argument is outside its range, or the encoder has no `[B, D]` output.
     """
 
+    MULTI_CROP = True
     display_name = "BYOL"
     loss_caption = (
         "Squared distance between prediction and target, both directions: 8 at most, 4 between "
@@ -118,13 +120,23 @@ class BYOL(TwoViewModel):
         """The networks of ξ."""
         return [self.target_encoder, self.target_projector]
 
-    def forward(self, view_1: tf.Tensor, view_2: tf.Tensor, training: bool) -> Outputs:
-        """Compares each view's prediction with the other's target projection (equation 2)."""
+    def forward(
+        self,
+        view_1: tf.Tensor,
+        view_2: tf.Tensor,
+        training: bool,
+        small_crops: Sequence[tf.Tensor] = (),
+    ) -> Outputs:
+        """Compares each view's prediction with the other's target projection (equation 2).
+
+        Predictions of small crops are compared with both target projections.
+        """
         target_1 = self._target(view_1, training)  # z′_ξ  [B, projection_size]
         target_2 = self._target(view_2, training)
         representation_1, projection_1, prediction_1 = self._online(view_1, training)
         _, _, prediction_2 = self._online(view_2, training)
-        loss = symmetric_loss(prediction_1, target_2, prediction_2, target_1)
+        small = multi_crop.predictions(self.trained, small_crops, training)
+        loss = symmetric_loss(prediction_1, target_2, prediction_2, target_1, small)
         return Outputs(loss, representation_1, projection_1)
 
     def after_update(self) -> dict[str, tf.Tensor]:

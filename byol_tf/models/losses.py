@@ -1,5 +1,7 @@
 """The losses of the methods: BYOL's regression (paper equation 2), SimCLR's NT-Xent, VICReg's."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
@@ -23,22 +25,32 @@ def regression_loss(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 def symmetric_loss(
-    prediction_1: tf.Tensor, target_2: tf.Tensor, prediction_2: tf.Tensor, target_1: tf.Tensor
+    prediction_1: tf.Tensor,
+    target_2: tf.Tensor,
+    prediction_2: tf.Tensor,
+    target_1: tf.Tensor,
+    small_predictions: Sequence[tf.Tensor] = (),
 ) -> tf.Tensor:
     """Computes the batch mean of `regression_loss`, summed over both directions.
 
-    Each view predicts the target projection of the other.
+    Each view predicts the target projection of the other. With multi-crop each of N small crops
+    predicts those of both views: the loss is then twice the mean over all 2 + 2 N pairs, which
+    without small crops is the sum of two.
 
     Args:
         prediction_1, prediction_2: Online predictions of views 1 and 2, `[B, D]`.
         target_2, target_1: Target projections of views 2 and 1, `[B, D]`.
+        small_predictions: Online predictions of N small crops, `[B, D]` each.
 
     Returns:
         float32 scalar in [0, 8]; near 4 for random directions.
     """
-    return tf.reduce_mean(
-        regression_loss(prediction_1, target_2) + regression_loss(prediction_2, target_1)
-    )
+    distances = regression_loss(prediction_1, target_2) + regression_loss(prediction_2, target_1)
+    if not small_predictions:
+        return tf.reduce_mean(distances)
+    for prediction in small_predictions:
+        distances += regression_loss(prediction, target_1) + regression_loss(prediction, target_2)
+    return tf.reduce_mean(distances) / (1 + len(small_predictions))
 
 
 def nt_xent_loss(projection_1: tf.Tensor, projection_2: tf.Tensor, temperature: float) -> tf.Tensor:

@@ -38,6 +38,16 @@ def read(layers: Iterable[keras.layers.BatchNormalization]) -> list[tuple[tf.Ten
     ]
 
 
+def put_back(
+    layers: Iterable[keras.layers.BatchNormalization],
+    before: Sequence[tuple[tf.Tensor, tf.Tensor]],
+) -> None:
+    """Sets the statistics to the result of an earlier `read`."""
+    for layer, (mean, variance) in zip(layers, before, strict=True):
+        _mean(layer).assign(mean)
+        _variance(layer).assign(variance)
+
+
 def debias(
     layers: Iterable[keras.layers.BatchNormalization],
     before: Sequence[tuple[tf.Tensor, tf.Tensor]],

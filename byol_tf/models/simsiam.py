@@ -1,11 +1,12 @@
 """SimSiam (Chen and He 2021, arXiv 2011.10566): BYOL without the target network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from byol_tf.models import networks
+from byol_tf.models import multi_crop, networks
 from byol_tf.models.losses import symmetric_loss
 from byol_tf.models.two_view_model import Outputs, TwoViewModel
 
@@ -33,6 +34,7 @@ class SimSiam(TwoViewModel):
         UserError: An argument is outside its range, or the encoder has no `[B, D]` output.
     """
 
+    MULTI_CROP = True
     display_name = "SimSiam"
     loss_caption = (
         "1 minus the cosine of each prediction and the other view's projection: 0 at best, 1 "
@@ -78,8 +80,17 @@ class SimSiam(TwoViewModel):
         """The encoder f (backbone), its projector and the predictor h."""
         return [self.encoder, self.projector, self.predictor]
 
-    def forward(self, view_1: tf.Tensor, view_2: tf.Tensor, training: bool) -> Outputs:
-        """Computes the symmetrised loss (section 3, equation 4, algorithm 1), plus 1."""
+    def forward(
+        self,
+        view_1: tf.Tensor,
+        view_2: tf.Tensor,
+        training: bool,
+        small_crops: Sequence[tf.Tensor] = (),
+    ) -> Outputs:
+        """Computes the symmetrised loss (section 3, equation 4, algorithm 1), plus 1.
+
+        Predictions of small crops are compared with both views' projections.
+        """
         representation_1 = self.encoder(view_1, training=training)
         projection_1 = self.projector(representation_1, training=training)  # z  [B, P]
         representation_2 = self.encoder(view_2, training=training)
@@ -91,6 +102,7 @@ class SimSiam(TwoViewModel):
             tf.stop_gradient(projection_2),
             prediction_2,
             tf.stop_gradient(projection_1),
+            multi_crop.predictions(self.trained, small_crops, training),
         )
         # The sum of two squared distances 2 - 2 cos; the paper has half the sum of both -cos.
         return Outputs(distances / 4, representation_1, projection_1)

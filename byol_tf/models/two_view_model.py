@@ -44,14 +44,16 @@ class TwoViewModel(keras_compat.Model):
     `CONFIG_FIELDS` names the constructor's arguments that come from a config; `display_name` and
     `loss_caption` are what reports print for it. `pretrain` then trains it by name. `PASSES` is how
     often `forward` takes a batch through each network, by which `moving_statistics` corrects
-    BatchNorm: 2 if the views go one after the other, 1 if they go together.
+    BatchNorm: 2 if the views go one after the other, 1 if they go together. With `MULTI_CROP`, a
+    batch may have small crops after the two views, `((view_1, view_2, *small_crops), labels)`,
+    which `forward` gets as `small_crops`.
 
     Args:
         encoder: Built Keras model `[B, H, W, 3]` -> `[B, D]` with `get_config`.
         total_steps: Number of steps that will be trained.
         num_classes: If given, an online linear classifier on the stop-gradient representation of
             view 1 reports `online_accuracy`. It needs labels and never trains the encoder.
-        augmentation: Layer `((crops_1, crops_2), seed=int32 [2])` -> views, such as
+        augmentation: Layer `((crops_1, crops_2, ...), seed=int32 [2])` -> views, such as
             `augmentations.TwoViews`; if given, it runs inside `train_step`, on the device.
         micro_batches: N, gradient accumulation; each batch is cut into N independent micro-batches,
             with their own BatchNorm statistics and loss, one after the other, and the optimizer
@@ -65,6 +67,7 @@ class TwoViewModel(keras_compat.Model):
 
     CONFIG_FIELDS: Sequence[str] = ()
     PASSES: int = 2
+    MULTI_CROP: bool = False
     display_name: str = ""
     loss_caption: str = ""
     train_function: Any  # Keras sets it.
@@ -248,14 +251,14 @@ class TwoViewModel(keras_compat.Model):
 
     def test_step(self, data: tuple) -> dict[str, tf.Tensor]:
         """Computes the loss in inference mode, on views of held-out images."""
-        (view_1, view_2), labels = self._unpack(data)
-        outputs = self.forward(view_1, view_2, training=False)
+        views, labels = self._unpack(data)
+        outputs = self._outputs(views, training=False)
         self._classifier_loss(outputs.representation, labels)
         self._update_metrics(outputs)
         return keras_compat.step_logs(self._results())
 
     def _accumulated_gradients(
-        self, views: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor | None
+        self, views: tuple[tf.Tensor, ...], labels: tf.Tensor | None
     ) -> list[tf.Tensor | None]:
         """Returns the sum of the micro-batches' parts of the gradients.
 
@@ -271,15 +274,14 @@ class TwoViewModel(keras_compat.Model):
             total = [_sum(pair) for pair in pairs]
         return total
 
-    def _gradients(
-        self, view_1: tf.Tensor, view_2: tf.Tensor, labels: tf.Tensor | None
-    ) -> list[tf.Tensor | None]:
+    def _gradients(self, *views_and_labels: tf.Tensor | None) -> list[tf.Tensor | None]:
         """Returns this micro-batch's part of the gradients.
 
         Summed over replicas and micro-batches, the parts are the gradients of the global mean.
         """
+        *views, labels = views_and_labels
         with tf.GradientTape() as tape:
-            outputs = self.forward(view_1, view_2, training=True)
+            outputs = self._outputs(views, training=True)
             objective = outputs.loss + self._classifier_loss(outputs.representation, labels)
             # The optimizer sums gradients over the replicas.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -289,10 +291,15 @@ class TwoViewModel(keras_compat.Model):
             self.optimizer, objective, self.trainable_variables, tape
         )
 
-    def _micro_batches(
-        self, views: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor | None
-    ) -> list[tuple]:
-        """Returns `(view_1, view_2, labels)` of each of the N micro-batches."""
+    def _outputs(self, views: Sequence[tf.Tensor], training: bool) -> Outputs:
+        view_1, view_2, *small_crops = views
+        if small_crops:
+            more = {"small_crops": small_crops}
+            return self.forward(view_1, view_2, training=training, **more)
+        return self.forward(view_1, view_2, training=training)
+
+    def _micro_batches(self, views: tuple[tf.Tensor, ...], labels: tf.Tensor | None) -> list[tuple]:
+        """Returns `(*views, labels)` of each of the N micro-batches."""
         if self.micro_batches == 1:
             return [(*views, labels)]
         count = self.micro_batches
@@ -317,7 +324,7 @@ class TwoViewModel(keras_compat.Model):
     def _results(self) -> dict[str, tf.Tensor]:
         return {metric.name: metric.result() for metric in self.metrics}
 
-    def _unpack(self, data: tuple) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor | None]:
+    def _unpack(self, data: tuple) -> tuple[tuple[tf.Tensor, ...], tf.Tensor | None]:
         """Returns views and labels of a batch, checked while the step is traced.
 
         Raises:
@@ -326,11 +333,17 @@ class TwoViewModel(keras_compat.Model):
         """
         x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not (
-            isinstance(x, (tuple, list)) and len(x) == 2 and all(len(view.shape) == 4 for view in x)
+            isinstance(x, (tuple, list))
+            and (len(x) == 2 or len(x) > 2 and self.MULTI_CROP)
+            and all(len(view.shape) == 4 for view in x)
         ):
             raise ValueError(
                 f"{type(self).__name__}'s batch is not two views; make each batch "
                 "((view_1, view_2), labels) or ((view_1, view_2),) with views [B, H, W, 3]."
+            )
+        if len({tuple(view.shape[1:]) for view in x[2:]}) > 1:
+            raise ValueError(
+                "the small crops after the two views have several sizes; give all of them the same."
             )
         size = x[0].shape[0]
         if size is not None and size % self.micro_batches:

@@ -156,6 +156,9 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
             key=lambda name: name != "encoder.name",
         ),
         "training": ("epochs", "batch_size", "image_size", "precision", "seed"),
+        "multi-crop": ("augment.small_crops", "augment.small_crop_size")
+        if config.get("augment.small_crops")
+        else (),
         "optimizer": ("optimizer.name", "optimizer.base_lr", "optimizer.warmup_epochs"),
         run.method: run.method_fields,
     }

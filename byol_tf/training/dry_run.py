@@ -19,6 +19,7 @@ from byol_tf import data, keras_compat, weights
 from byol_tf.build import build_model
 from byol_tf.evaluation.results import environment
 from byol_tf.evaluation.subsets import list_examples
+from byol_tf.images.view_config import SmallCrops
 from byol_tf.models import schedules
 from byol_tf.models.precision import resolve_precision
 from byol_tf.sources import Source
@@ -43,6 +44,7 @@ class TrainingPlan:
         timed_steps, timed_batch: Number of steps that were timed, and images in each; fewer than
             `batch_size` if a step would take long.
         seconds: Estimated time of all steps.
+        small_crops: Small crops of each image beside its two views, or None.
     """
 
     num_examples: int
@@ -57,15 +59,20 @@ class TrainingPlan:
     timed_steps: int
     timed_batch: int
     seconds: float
+    small_crops: SmallCrops | None = None
 
     def lines(self) -> list[str]:
         """Returns sentences for the terminal: the training, and the estimate of its time."""
         total = self.steps_per_epoch * self.epochs
         few = self.num_examples < self.batch_size
+        small = self.small_crops
+        crops = ""
+        if small:
+            crops = f" and {_count(small.count, 'small crop')} of {small.size} x {small.size}"
         time_needed = datetime.timedelta(seconds=math.ceil(self.seconds))
         return [
             f"Training: {self.method} with {self.architecture} on {self.num_examples} images, "
-            f"{self.image_size} x {self.image_size} pixels, in {self.precision}; "
+            f"{self.image_size} x {self.image_size}{crops} pixels, in {self.precision}; "
             f"{_count(self.epochs, 'epoch')} of {_count(self.steps_per_epoch, 'step')}, "
             f"{_count(total, 'step')} of {self.batch_size} images in all."
             + (" A batch has more images than there are, and repeats some." if few else ""),
@@ -124,6 +131,7 @@ def plan(
         timed_steps=len(times),
         timed_batch=batch_size,
         seconds=per_image * config.batch_size * steps_per_epoch * config.epochs,
+        small_crops=SmallCrops.from_config(config.augment),
     )
 
 

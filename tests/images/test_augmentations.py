@@ -14,7 +14,7 @@ from PIL import Image
 from byol_tf.errors import UserError
 from byol_tf.images import augmentations, bands, color_ops, random_crop
 from byol_tf.images.augmentations import TwoViews
-from byol_tf.images.view_config import COLOR_FIELDS, VIEW_1, VIEW_2, ViewConfig
+from byol_tf.images.view_config import COLOR_FIELDS, VIEW_1, VIEW_2, SmallCrops, ViewConfig
 
 NOTHING = dict(flip_prob=0.0, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
 
@@ -183,6 +183,22 @@ def test_two_views_are_the_two_augmentations_normalised():
         np.testing.assert_allclose(view, expected, atol=1e-5)
 
 
+def test_small_crops_are_augmentations_of_their_own_and_leave_the_two_views():
+    crops, small = (images(3, 24), images(3, 24, seed=1)), (images(3, 10), images(3, 10))
+    seed = tf.constant([1, 2])
+    layer = TwoViews(small=SmallCrops(2, 10, only(solarize_prob=1.0, flip_prob=0.5)))
+    *views, small_1, small_2 = layer((*crops, *small), seed=seed)
+    for view, wanted in zip(views, TwoViews()(crops, seed=seed), strict=True):
+        np.testing.assert_array_equal(view, wanted)
+    solarized = np.where(small[0] < 0.5, small[0], 1 - small[0])
+    expected = (solarized - np.float32(layer.mean)) / np.float32(layer.std)
+    for found in (small_1, small_2):
+        for image, wanted in zip(found.numpy(), expected, strict=True):
+            distances = [np.abs(image - one).max() for one in (wanted, wanted[:, ::-1])]
+            assert min(distances) < 1e-5
+    assert np.abs(small_1 - small_2).max() > 0.1  # Flips of their own.
+
+
 def test_two_views_of_the_same_crop_differ():
     crops = images(2, 24), images(2, 24)
     view_1, view_2 = TwoViews(VIEW_1, VIEW_1)(crops, seed=tf.constant([0, 0]))
@@ -191,7 +207,7 @@ def test_two_views_of_the_same_crop_differ():
 
 def test_views_of_bytes_equal_views_of_the_crops():
     contents = [encoded(Image.fromarray(photo(60, 80)), name) for name in ("JPEG", "PNG")] * 3
-    two_views = TwoViews()
+    two_views = TwoViews(small=SmallCrops(2, 10))
 
     def make_views(number, content):
         return two_views.from_bytes(content, tf.stack([number, 9]), 24)
@@ -199,7 +215,13 @@ def test_views_of_bytes_equal_views_of_the_crops():
     dataset = tf.data.Dataset.from_tensor_slices(contents).enumerate().map(make_views)
     for (number, content), views in zip(enumerate(contents), dataset, strict=True):
         crop_seed, view_seed = tf.random.split(tf.constant([number, 9], tf.int64), 2, alg="philox")
-        crops = random_crop.decode_and_random_crops(content, crop_seed, 24, (VIEW_1, VIEW_2))
+        crops = two_views.crops(content, crop_seed, 24)
+        for crop, wanted in zip(
+            crops,
+            random_crop.decode_and_random_crops(content, crop_seed, 24, (VIEW_1, VIEW_2)),
+            strict=False,
+        ):
+            np.testing.assert_array_equal(crop, wanted)
         expected = two_views(tuple(crop[tf.newaxis] for crop in crops), seed=view_seed)
         for view, reference in zip(views, expected, strict=True):
             np.testing.assert_allclose(view, reference[0], atol=1e-4)
@@ -221,7 +243,12 @@ def test_views_stay_float32_under_mixed_precision_and_carry_no_gradient():
 
 def test_two_views_survive_serialisation():
     layer = TwoViews(
-        only(hue=0.05), VIEW_2, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 2.0), name="views"
+        only(hue=0.05),
+        VIEW_2,
+        mean=(0.1, 0.2, 0.3),
+        std=(1.0, 1.0, 2.0),
+        small=SmallCrops(2, 10, only(hue=0.06)),
+        name="views",
     )
     config = layer.get_config()
     arguments = set(inspect.signature(TwoViews.__init__).parameters) - {"self", "kwargs"}
@@ -229,6 +256,7 @@ def test_two_views_survive_serialisation():
     clone = keras.layers.deserialize(keras.layers.serialize(layer))
     assert isinstance(clone, TwoViews) and clone.get_config() == config
     assert clone.view_1 == layer.view_1 and clone.view_2 == layer.view_2
+    assert clone.small == layer.small
 
 
 @pytest.mark.parametrize("std", [(0.5, 0.5), (0.5, 0.5, 0.0)])

@@ -2,8 +2,9 @@
 
 import pytest
 
+from byol_tf.configs import defaults
 from byol_tf.errors import UserError
-from byol_tf.images.view_config import VIEW_1, VIEW_2, ViewConfig
+from byol_tf.images.view_config import VIEW_1, VIEW_2, VIEW_SMALL, SmallCrops, ViewConfig
 
 
 def test_views_have_the_numbers_of_the_paper():
@@ -32,3 +33,19 @@ def test_views_have_the_numbers_of_the_paper():
 def test_wrong_numbers_are_refused_by_name(field, value):
     with pytest.raises(UserError, match=field):
         ViewConfig(**{field: value})
+
+
+def test_a_config_has_no_small_crops_unless_it_asks_for_them():
+    augment = defaults.get_config().augment
+    assert SmallCrops.from_config(augment) is None
+    assert SmallCrops.from_config({"run_on": "host"}) is None  # A run from before there were any.
+    augment.small_crops = 6
+    assert SmallCrops.from_config(augment) == SmallCrops(6, 96, VIEW_SMALL)
+
+
+@pytest.mark.parametrize("field, value", [("small_crops", -1), ("small_crop_size", 0)])
+def test_wrong_small_crops_are_refused_by_name(field, value):
+    augment = defaults.get_config().augment
+    augment.update({"small_crops": 2} | {field: value})
+    with pytest.raises(UserError, match=f"augment.{field} is {value}"):
+        SmallCrops.from_config(augment)

@@ -7,6 +7,7 @@ import pytest
 from pictures import copy_photos
 
 from byol_tf.configs import cifar10
+from byol_tf.images.view_config import SmallCrops
 from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.training import dry_run
 
@@ -46,6 +47,13 @@ def test_the_plan_is_that_of_the_training_and_writes_nothing(smoke, photos, tmp_
     text = " ".join(plan.lines())
     assert "40 images, 32 x 32 pixels" in text and "2 epochs of 5 steps, 10 steps" in text
     assert "estimate" in text and "leaves out" in text
+
+
+def test_the_plan_names_small_crops():
+    plan = dry_run.TrainingPlan(
+        1, 8, 1, 1, "byol", "resnet", 32, "float32", "CPU", 1, 8, 1.0, SmallCrops(2, 16)
+    )
+    assert "1 images, 32 x 32 and 2 small crops of 16 x 16 pixels, in" in plan.lines()[0]
 
 
 def test_a_step_that_would_take_minutes_is_scaled_up_from_few_images(smoke, photos, monkeypatch):

@@ -17,7 +17,7 @@ import tensorflow as tf
 from pictures import copy_photos
 
 from byol_tf import keras_compat, locks, runs
-from byol_tf.configs import cifar10
+from byol_tf.configs import cifar10, defaults
 from byol_tf.errors import UserError
 from byol_tf.models import networks
 from byol_tf.runs import read_history
@@ -151,6 +151,20 @@ def test_run_continued_mid_epoch_equals_an_uninterrupted_one(tiny, photos, tmp_p
         assert actual.keys() == wanted.keys()
         for name in ("loss", "projection_std", "online_accuracy"):
             assert float(actual[name]) == pytest.approx(float(wanted[name]), abs=2e-3), name
+
+
+@pytest.mark.exhaustive
+def test_a_run_with_small_crops_is_continued_likewise(tiny, photos, tmp_path, kill_after):
+    defaults.set_encoder(tiny, "own_encoders.tiny")
+    tiny.epochs, tiny.knn_every_epochs, tiny.checkpoint_every_steps = 1, 0, 3
+    tiny.augment.update(small_crops=2, small_crop_size=8)
+    whole = pretrain.pretrain(tiny, photos, str(tmp_path / "whole"))
+    kill_after(step=3)
+    with pytest.raises(Killed):
+        pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
+    resumed = pretrain.pretrain(tiny, photos, str(tmp_path / "resumed"))
+    for actual, wanted in zip(weights_of(resumed), weights_of(whole), strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-3)
 
 
 def test_a_full_disk_is_one_sentence(tiny, photos, small_disk):
