@@ -36,14 +36,16 @@ from byol_tf.models.precision import resolve_precision
 
 EPOCHS, BATCH_SIZE = 12, 64
 EVALUATED = (0, 1, 2, 4, 8, 12)  # Epochs.
-START = {"warm": True, "rate": 1.0, "first_layer_rate": 1.0, "frozen_epochs": 0}
+START = {"warm": True, "rate": 16.0, "first_layer_rate": 1.0, "frozen_epochs": 0}
+# "rate" is `config.optimizer.base_lr`, of LARS.
 CONDITIONS: dict[str, dict[str, Any]] = {
-    "from scratch": START | {"warm": False},
-    "warm": START,
-    "warm, rate / 4": START | {"rate": 1 / 4},
-    "warm, rate / 16": START | {"rate": 1 / 16},
-    "warm, first layer's rate / 16": START | {"first_layer_rate": 1 / 16},
-    "warm, first 4 epochs frozen": START | {"frozen_epochs": 4},
+    "warm, rate 16": START,
+    "warm, rate 4": START | {"rate": 4.0},
+    "warm, rate 16, first layer 1": START | {"first_layer_rate": 1 / 16},
+    "warm, rate 16, 4 epochs frozen": START | {"frozen_epochs": 4},
+    "from scratch, rate 4": START | {"warm": False, "rate": 4.0},
+    "warm, rate 1": START | {"rate": 1.0},
+    "from scratch, rate 16": START | {"warm": False},
 }
 
 
@@ -94,10 +96,10 @@ class Judge:
             for classes, names in sources.items()
         }
 
-    def __call__(self, encoder: Any) -> dict[str, float]:
+    def __call__(self, encode: Any) -> dict[str, float]:
         judged = {}
         for classes, splits in self._splits.items():
-            train, test = (features.extract(encoder, split) for split in splits)
+            train, test = (features.extract(encode, split) for split in splits)
             judged[f"kNN, {classes}"] = knn.knn_accuracy(train, test, k=20).top_1
             scale = np.sqrt(np.mean(np.square(train.representations)))
             examples = Examples(train.representations / scale, train.labels)
@@ -116,7 +118,7 @@ def adapt(
     config.seed, config.epochs, config.batch_size = seed, EPOCHS, BATCH_SIZE
     config.encoder.depth, config.hidden_size = 10, 512
     config.optimizer.warmup_epochs = 2.0
-    config.optimizer.base_lr *= condition["rate"]
+    config.optimizer.base_lr = condition["rate"]
     config.online_classifier = False
     config.method = f"{__name__}.Adapted"
     source = data.open_source(photos)
@@ -133,17 +135,26 @@ def adapt(
     begun = time.perf_counter()
     views = iter(data.two_view_dataset(source, config))
     step = tf.function(lambda batch: model.train_step(batch), autograph=False)
-    judged = {0: judge(model.encoder)}
+    encode = tf.function(model.encoder, autograph=False, reduce_retracing=True)  # Traced once.
+    judged: dict[float, dict[str, float]] = {0.0: judge(encode)}
     for number in range(1, EPOCHS * steps + 1):
         step(next(views))
         epoch = number / steps
-        if epoch in EVALUATED or number == 1:
-            judged[round(epoch, 3)] = judge(model.encoder)
+        if epoch in EVALUATED or (number == 1 and condition["warm"]):
+            judged[round(epoch, 3)] = judge(encode)
     return {
         "epochs": judged,
         "seconds": round(time.perf_counter() - begun),
         "config": json.loads(config.to_json_best_effort()),
     }
+
+
+def read(records: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the runs that are recorded."""
+    runs = [json.loads(line) for line in records.open()] if records.exists() else []
+    for run in runs:
+        run["epochs"] = {float(epoch): judged for epoch, judged in run["epochs"].items()}
+    return runs
 
 
 def spread(values: list[float]) -> str:
@@ -154,39 +165,46 @@ def spread(values: list[float]) -> str:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Returns the accuracies of the last epoch, mean and range over the seeds, as Markdown."""
-    headers = list(runs[0]["epochs"]["0"])
-    warm = next(run for run in runs if run["condition"] == "warm")
-    rows = {"before": {name: f"{100 * warm['epochs']['0'][name]:.1f}" for name in headers}}
+    headers = list(runs[0]["epochs"][0])
+    warm = next(run for run in runs if run["condition"] == "warm, rate 4")
+    rows = {
+        "before": {"seeds": "-"}
+        | {name: f"{100 * warm['epochs'][0][name]:.1f}" for name in headers}
+    }
     for condition in CONDITIONS:
-        last = [run["epochs"][str(EPOCHS)] for run in runs if run["condition"] == condition]
+        last = [run["epochs"][EPOCHS] for run in runs if run["condition"] == condition]
         if last:
-            rows[condition] = {name: spread([one[name] for one in last]) for name in headers}
+            cells = {name: spread([one[name] for one in last]) for name in headers}
+            rows[condition] = {"seeds": str(len(last))} | cells
     return markdown(rows, corner="training")
 
 
 def draw(runs: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws the linear accuracy by epoch, mean and range over the seeds."""
+    """Draws the accuracies by epoch, mean and range over the seeds."""
     from matplotlib.figure import Figure
 
-    colors = ("#888888", "#aa3333", "#cc6622", "#558833", "#3366aa", "#884499")
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    titles = {
-        "linear, new": "the two new classes: linear top-1, %",
-        "linear, old": "the eight old classes: linear top-1, %",
-    }
-    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    colors = ("#aa3333", "#dd8822", "#3366aa", "#884499", "#888888", "#558833", "#222222")
+    figure = Figure(figsize=(9.6, 7), layout="constrained")
+    names = ("linear, new", "linear, old", "kNN, new", "kNN, old")
+    for axes, name in zip(figure.subplots(2, 2).flat, names, strict=True):
         for condition, color in zip(CONDITIONS, colors, strict=True):
             curves = [run["epochs"] for run in runs if run["condition"] == condition]
-            values = 100 * np.array([[curve[str(e)][name] for e in EVALUATED] for curve in curves])
+            if not curves:
+                continue
+            values = 100 * np.array(
+                [[curve[epoch][name] for epoch in EVALUATED] for curve in curves]
+            )
             axes.plot(EVALUATED, values.mean(0), color=color, marker="o", ms=3, label=condition)
-            axes.fill_between(EVALUATED, values.min(0), values.max(0), color=color, alpha=0.15)
-        axes.set_title(title, fontsize=10, loc="left")
+            axes.fill_between(
+                EVALUATED, values.min(0), values.max(0), color=color, alpha=0.12, linewidth=0
+            )
+        axes.set_title(f"{name} classes: top-1, %", fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
         axes.grid(axis="y", alpha=0.25)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -203,21 +221,20 @@ def main() -> None:
 
     args.output.mkdir(parents=True, exist_ok=True)
     records = args.output / "runs.jsonl"
-    runs = [json.loads(line) for line in records.open()] if records.exists() else []
-    done = {(run["condition"], run["seed"]) for run in runs}
+    done = {(run["condition"], run["seed"]) for run in read(records)}
+    missing = [(name, seed) for seed in args.seeds for name in CONDITIONS]
+    missing = [run for run in missing if run not in done]
     context = recording.context("tensorflow", "keras", "numpy")
-    start = weights.read(args.weights)
-    judge = Judge(preprocessing_from_config(cifar10_demo.get_config()), args)
-    for seed in args.seeds:
-        for name, condition in CONDITIONS.items():
-            if (name, seed) in done:
-                continue
-            measured = adapt(condition, seed, start, args.photos, judge)
-            record = {"condition": name, "seed": seed, "weights": start.describe()} | measured
-            with records.open("a") as file:
-                file.write(json.dumps(record | context) + "\n")
-            print(f"{name}, seed {seed}: {measured['epochs'][EPOCHS]}", flush=True)
-    runs = [json.loads(line) for line in records.open()]
+    if missing:
+        start = weights.read(args.weights)
+        judge = Judge(preprocessing_from_config(cifar10_demo.get_config()), args)
+    for name, seed in missing:
+        measured = adapt(CONDITIONS[name], seed, start, args.photos, judge)
+        record = {"condition": name, "seed": seed, "weights": start.describe()} | measured
+        with records.open("a") as file:
+            file.write(json.dumps(record | context) + "\n")
+        print(f"{name}, seed {seed}: {measured['epochs'][EPOCHS]}", flush=True)
+    runs = read(records)
     print(table(runs))
     draw(runs, args.output / "curves.png")
 
