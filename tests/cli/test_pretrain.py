@@ -30,7 +30,7 @@ def test_help_explains_every_flag():
         ([], "Flags --config, --data_dir, --run_dir must have values"),
         (
             ["--data_dir=x", "--run_dir=y", "--config=cifar10:foo"],
-            "give cifar10, cifar10:larc, cifar10:smoke.",
+            "give cifar10, cifar10:larc, cifar10:lightly, cifar10:smoke.",
         ),
         (
             ["--data_dir=x", "--run_dir=y", "--config=cifar10", "extra"],

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from byol_tf import keras_compat
+from byol_tf.configs import cifar10
 from byol_tf.errors import UserError
-from byol_tf.models import optimizers, schedules
+from byol_tf.models import losses, optimizers, schedules
 
 DECAY, MOMENTUM, TRUST = 0.01, 0.9, 0.02
 
@@ -343,3 +344,28 @@ def test_lamb_leaves_biases_and_norms_without_decay():
 def test_unknown_optimizer_is_named():
     with pytest.raises(UserError, match="adam"):
         optimizers.build_optimizer(settings("adam"), 0.1)
+
+
+def test_the_recipe_of_lightly_takes_the_steps_of_lightlys_loss_and_torchs_sgd():
+    """Numbers of lightly's cifar10_benchmark.py: 0.06 per 128 images, 0.9, 5e-4, mean of -cos."""
+    rng = np.random.default_rng(0)
+    start, targets = rng.normal(size=(2, 2, 5, 4))  # Two directions, 5 examples of 4 numbers.
+    expected, buffer = start.copy(), 0
+    for _ in range(4):
+        norm = np.linalg.norm(expected, axis=-1, keepdims=True)
+        q, z = expected / norm, targets / np.linalg.norm(targets, axis=-1, keepdims=True)
+        cosine = (q * z).sum(-1, keepdims=True)
+        gradient = -0.5 / 5 * (z - cosine * q) / norm  # Of 0.5 * (-mean cos_0 - mean cos_1).
+        buffer = 0.9 * buffer + gradient + 5e-4 * expected
+        expected = expected - 0.06 * 256 / 128 * buffer
+
+    config = cifar10.get_config("lightly")
+    rate = schedules.scale_lr(config.optimizer.base_lr, 256)
+    optimizer = optimizers.build_optimizer(config, rate)
+    predictions, targets = tf.Variable(start.astype("f")), tf.constant(targets.astype("f"))
+    optimizer.build([predictions])
+    for _ in range(4):
+        with tf.GradientTape() as tape:
+            loss = losses.symmetric_loss(predictions[0], targets[0], predictions[1], targets[1])
+        optimizer.apply_gradients([(tape.gradient(loss, predictions), predictions)])
+    np.testing.assert_allclose(predictions.numpy(), expected, atol=1e-5)
