@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 from apache_beam import __version__ as BEAM
@@ -11,7 +12,7 @@ from pipelines.runners import beam_engine
 
 
 @pytest.fixture
-def taken() -> int:
+def taken() -> Iterator[int]:
     """A port of this machine where something listens."""
     with socket.create_server(("localhost", 0)) as server:
         yield server.getsockname()[1]
