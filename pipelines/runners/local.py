@@ -59,8 +59,9 @@ def main(argv: list[str]) -> None:
         printed = finished_run.recall(settings)
         if printed is None:
             from byol_tf import build
-            from pipelines.runners import local_run
+            from pipelines.runners import beam_engine, local_run
 
+            beam_engine.check(settings.beam_args)
             # An encoder that cannot be built fails here, and not after the images have been read.
             build.build_encoder(config)
             printed = local_run.run(settings)
