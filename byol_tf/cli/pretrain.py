@@ -31,7 +31,7 @@ _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
     STRATEGIES,
-    "Devices to train on: one device, all local GPUs, the workers of TF_CONFIG, a TPU, or "
+    "Devices to train on: one device, all local GPUs, the hosts of a cluster, a TPU, or "
     "whatever is found.",
 )
 _DRY_RUN = flags.DEFINE_bool(

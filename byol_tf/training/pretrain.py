@@ -28,7 +28,7 @@ from byol_tf.models.precision import resolve_precision
 from byol_tf.models.two_view_model import TwoViewModel
 from byol_tf.runs import load_config, restore_encoder
 from byol_tf.sources import Source
-from byol_tf.training import channel_statistics
+from byol_tf.training import channel_statistics, cluster
 from byol_tf.training import strategy as strategies
 from byol_tf.training.callbacks import (
     checkpoint,
@@ -69,7 +69,8 @@ def pretrain(
 
     Raises:
         UserError: A value, folder or image set is bad, another process trains in `run_dir`, all its
-            checkpoints are damaged, the disk is full, or the loss is no longer finite.
+            checkpoints are damaged, the disk is full, another worker is lost, or the loss is no
+            longer finite.
     """
     distribution = strategies.build_strategy(strategy)
     config = ml_collections.ConfigDict(config.to_dict())
@@ -81,9 +82,13 @@ def pretrain(
     start = None if resumes else weights.read_start(config)
     _resolve_normalization(config, source, run_dir, resumes)
     if not strategies.is_chief(distribution):
-        with _full_disk_named(run_dir):
+        with _full_disk_named(run_dir), cluster.lost_workers_named(run_dir):
             return _train(config, source, run_dir, distribution, start, chief=False)
-    with runs.locked(run_dir), _full_disk_named(run_dir):
+    with (
+        runs.locked(run_dir),
+        _full_disk_named(run_dir),
+        cluster.lost_workers_named(run_dir),
+    ):
         described = config.to_dict() | {
             "examples": source.num_examples,
             "classes": list(source.class_names or []),

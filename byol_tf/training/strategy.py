@@ -7,6 +7,7 @@ from absl import logging
 
 from byol_tf.choices import STRATEGIES
 from byol_tf.errors import UserError
+from byol_tf.training import cluster
 
 
 def build_strategy(name: str) -> tf.distribute.Strategy:
@@ -14,12 +15,12 @@ def build_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: `default` (one device), `mirrored` (all local GPUs, or all logical CPUs without a
-            GPU), `multi_worker` (synchronous, from `TF_CONFIG`), `tpu` (from `TPU_NAME` or the
-            local TPU), `auto` (multi_worker if `TF_CONFIG` is set, else tpu if one is found, else
-            mirrored with several GPUs, else default).
+            GPU), `multi_worker` (synchronous, the workers that `cluster` finds), `tpu` (from
+            `TPU_NAME` or the local TPU), `auto` (multi_worker if the environment describes a
+            cluster, else tpu if one is found, else mirrored with several GPUs, else default).
 
     Raises:
-        UserError: The name is unknown, or `tpu` finds no TPU.
+        UserError: The name is unknown, `tpu` finds no TPU or `multi_worker` no valid cluster.
     """
     if name not in STRATEGIES:
         raise UserError(f"strategy '{name}' is unknown; give one of {', '.join(STRATEGIES)}.")
@@ -33,7 +34,7 @@ def build_strategy(name: str) -> tf.distribute.Strategy:
             [d.name for d in tf.config.list_logical_devices(kind)]
         )
     if name == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster.resolver())
     return _tpu_strategy()
 
 
@@ -67,7 +68,7 @@ def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
 
 
 def _detect() -> str:
-    if os.environ.get("TF_CONFIG"):
+    if cluster.is_described():
         return "multi_worker"
     if tf.config.list_physical_devices("TPU") or os.environ.get("TPU_NAME"):
         return "tpu"
