@@ -20,7 +20,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from byol_tf.export.frozen import SIZED, check_equal, check_path, compare, freeze, pictures
+from byol_tf.export.frozen import (
+    check_equal,
+    check_path,
+    compare,
+    freeze,
+    pictures,
+    sizing,
+)
 from byol_tf.export.publish import publish_file
 from byol_tf.export.rebuilt import rebuilt
 from byol_tf.images.preprocessing import Preprocessing
@@ -67,8 +74,8 @@ def save_keras(
     )
     card = {
         "format": "keras",
-        "input": f"float32 [B, S, S, C], RGB, {SIZED}, divided by 255, clipped to [0, 1], minus "
-        "`mean`, divided by `std`",
+        "input": f"float32 [B, S, S, C], RGB, {sizing(preprocessing)}, divided by 255, clipped to "
+        "[0, 1], minus `mean`, divided by `std`",
         "output": "float32 [B, D]",
         "compared": check_equal(outputs, expected, "Keras"),
         "classes_to_register": sorted(registered),
