@@ -27,7 +27,9 @@ def preprocess(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     """
     pixels = tf.cast(images, tf.float32)  # First: TensorRT does nothing else with uint8.
     if preprocessing.resize == "bilinear":
-        resized = preprocessing.crop_resized(tf.cast(pixels, tf.int32), _weighted_sums)
+        # The half keeps tf2onnx from joining both casts to one that TensorRT does not have.
+        levels = tf.cast(pixels + 0.5, tf.int32)
+        resized = preprocessing.crop_resized(levels, _weighted_sums)
         return preprocessing.normalize(to_unit_range(resized))
     top, left, side = preprocessing.crop_box(pixels)
     rows = _resample(pixels, 1, top, side, preprocessing.image_size)
