@@ -46,7 +46,7 @@ def from_saved_model(path: str) -> tuple[EvaluatedEncoder, ml_collections.Config
     config = ml_collections.ConfigDict(card["config"]) if card.get("config") else None
 
     def build() -> keras.Model:
-        return keras_encoder(model, config)
+        return keras_encoder(model, config, path)
 
     encoder = EvaluatedEncoder(
         method_name(config) if config else "encoder",

@@ -20,6 +20,7 @@ _RECIPES = (
     "imagenet, cifar10, cifar10_demo, simclr, simclr_cifar10, simsiam, simsiam_cifar10, vicreg, "
     "vicreg_cifar10, vit_small"
 )
+_CHOICES = f"a recipe ({_RECIPES}) or a Python file with get_config"
 _HELP = (
     f"A recipe of byol_tf/configs ({_RECIPES}), "
     "optionally with an argument (imagenet:300, cifar10:smoke), or the path of a Python file with "
@@ -42,18 +43,11 @@ def resolve_config(holder: flags.FlagHolder | flags.Flag) -> ml_collections.Conf
     """Returns the config that the user asked for; call it after flags are parsed.
 
     Raises:
-        UserError: The flag is missing, or there is no such recipe.
+        UserError: The flag is missing.
     """
-    recipes = f"a recipe ({_RECIPES}) or a Python file with get_config"
     if holder.value is None:
-        raise UserError(f"--config is missing; give {recipes}.")
-    try:
-        return holder.value.copy_and_resolve_references()
-    except OSError as error:  # ml_collections looks for the file only now.
-        given = config_flags.get_config_filename(flags.FLAGS[holder.name])
-        raise UserError(
-            f"--config={given} is neither a recipe nor a file; give {recipes}."
-        ) from error
+        raise UserError(f"--config is missing; give {_CHOICES}.")
+    return holder.value.copy_and_resolve_references()
 
 
 def with_config_paths(argv: Sequence[str], default: str | None = None) -> list[str]:
@@ -102,7 +96,14 @@ class _RecipeParser(flags.ArgumentParser):
     def parse(self, argument: str) -> ml_collections.ConfigDict:
         """Returns the recipe's config, locked, with a field for each argument given."""
         config = self._parser.parse(argument)
-        # A file that is missing gives something else, an error for later.
+        try:
+            getattr(config, "encoder", None)
+        except (
+            OSError
+        ) as error:  # Of ml_collections, for whoever reads a field, if there is no file.
+            raise flags.ValidationError(
+                f"--config={argument} is neither a recipe nor a file; give {_CHOICES}."
+            ) from error
         if not isinstance(config, ml_collections.ConfigDict) or "encoder" not in config:
             return config
         given = _encoder_fields(sys.argv)

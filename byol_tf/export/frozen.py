@@ -26,11 +26,6 @@ from byol_tf.keras_compat import without_xla
 
 # A protobuf message and a flatbuffer are smaller than 2 GiB; the graph takes a few MB of it.
 _MAX_PARAMETERS = (2**31 - 2**26) // 4
-# How model cards say what a caller does to an image if the format cannot.
-SIZED = (
-    "the central square of side int(crop_fraction * shorter side) of the upright image, resized to "
-    "S x S (bicubic, not antialiased)"
-)
 _PREPARE = (
     "what the SavedModel does to image files before its preprocessing: a pipeline's Transform "
     "reduces large ones"
@@ -125,6 +120,19 @@ def freeze(
         describe(model, preprocessing) | (metadata or {}),
         saved_weights(model),
         model,
+    )
+
+
+def sizing(preprocessing: Preprocessing) -> str:
+    """Returns how a model card says what a caller does to an image if the format cannot."""
+    if preprocessing.resize == "bilinear":
+        return (
+            "the upright image resized to a shorter side of round(S / crop_fraction) (bilinear, "
+            "antialiased, as Pillow does), and of that the central S x S"
+        )
+    return (
+        "the central square of side int(crop_fraction * shorter side) of the upright image, "
+        "resized to S x S (bicubic, not antialiased)"
     )
 
 

@@ -20,7 +20,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from byol_tf.export.frozen import SIZED, check_equal, check_path, compare, freeze, pictures
+from byol_tf.export.frozen import (
+    check_equal,
+    check_path,
+    compare,
+    freeze,
+    pictures,
+    sizing,
+)
 from byol_tf.export.publish import publish_file
 from byol_tf.export.rebuilt import rebuilt
 from byol_tf.images.preprocessing import Preprocessing
@@ -67,7 +74,7 @@ def save_keras(
     )
     card = {
         "format": "keras",
-        "input": f"float32 [B, S, S, C], {frozen.pixels}, {SIZED}, divided by "
+        "input": f"float32 [B, S, S, C], {frozen.pixels}, {sizing(preprocessing)}, divided by "
         f"{2**preprocessing.bit_depth - 1}, clipped to [0, 1], minus `mean`, divided by `std`",
         "output": "float32 [B, D]",
         "compared": check_equal(outputs, expected, "Keras"),

@@ -2,12 +2,12 @@
 
 TensorFlow's bicubic kernel, which `Preprocessing` calls, is TensorFlow's own: it rounds the
 positions between pixels to 1/1024, and the cubic resize of ONNX does not, which moved embeddings by
-more than the tolerance of an export. Here the same sums are gathers and products.
+more than the tolerance of an export; the sparse matrices of the bilinear one are TensorFlow's, too.
+Here the same sums are gathers and products.
 """
 
 import tensorflow as tf
 
-from byol_tf.errors import UserError
 from byol_tf.images.preprocessing import Preprocessing, to_unit_range
 
 # Of TensorFlow's kernel (resize_bicubic_op.cc): steps between two pixels, and Keys's parameter.
@@ -19,21 +19,18 @@ def preprocess(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
     """Returns `preprocessing(images)` to float32's precision.
 
     Args:
-        preprocessing: Centre crop, size and normalisation.
+        preprocessing: Centre crop, size, resize and normalisation.
         images: uint8 or uint16 `[B, H, W, C]`; B, H and W may be unknown until run.
 
     Returns:
         float32 `[B, S, S, C]`, normalised.
-
-    Raises:
-        UserError: The preprocessing is not bicubic.
     """
-    if preprocessing.resize != "bicubic":
-        raise UserError(
-            f"the preprocessing resizes '{preprocessing.resize}', for weights from PyTorch, which "
-            "this format cannot hold; export a SavedModel, or TFLite, whose images come resized."
-        )
     pixels = tf.cast(images, tf.float32)  # First: TensorRT does nothing else with uint8.
+    if preprocessing.resize == "bilinear":
+        # The half keeps tf2onnx from joining both casts to one that TensorRT does not have.
+        levels = tf.cast(pixels + 0.5, tf.int32)
+        resized = preprocessing.crop_resized(levels, _weighted_sums)
+        return preprocessing.normalize(to_unit_range(resized))
     top, left, side = preprocessing.crop_box(pixels)
     rows = _resample(pixels, 1, top, side, preprocessing.image_size)
     resized = _resample(rows, 2, left, side, preprocessing.image_size)
@@ -78,3 +75,17 @@ def _inner(x: tf.Tensor) -> tf.Tensor:
 def _outer(x: tf.Tensor) -> tf.Tensor:
     """Returns Keys's kernel at distances in [1, 2]."""
     return ((_A * x - 5 * _A) * x + 8 * _A) * x - 4 * _A
+
+
+def _weighted_sums(levels: tf.Tensor, first: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Returns the sums of `pillow.WeightedSums`, tap by tap: all at once are many large tensors."""
+    taps, last = tf.shape(weights)[0], tf.shape(levels)[0] - 1
+
+    def add(tap: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        weight = tf.reshape(tf.gather(weights, tap), [-1] + [1] * (len(levels.shape) - 1))
+        # Past the end the weight is 0, for any pixel.
+        return tap + 1, sums + tf.gather(levels, tf.minimum(first + tap, last)) * weight
+
+    sums = tf.zeros(tf.concat([tf.shape(first), tf.shape(levels)[1:]], axis=0), tf.int32)
+    invariants = (tf.TensorShape([]), tf.TensorShape([None, *levels.shape[1:]]))
+    return tf.while_loop(lambda tap, _: tap < taps, add, (tf.constant(0), sums), invariants)[1]

@@ -20,7 +20,6 @@ import tensorflow as tf
 
 from byol_tf.errors import UserError
 from byol_tf.export.frozen import (
-    SIZED,
     FrozenEncoder,
     check_equal,
     check_parameters,
@@ -29,6 +28,7 @@ from byol_tf.export.frozen import (
     conversion_error,
     freeze,
     pictures,
+    sizing,
 )
 from byol_tf.export.publish import publish_file
 from byol_tf.images.preprocessing import Preprocessing, to_unit_range
@@ -103,7 +103,8 @@ def save_tflite(
         "format": "tflite",
         "precision": quantize or "float32",
         "input": f"images: {squares.dtype.name} [1, S, S, C], {frozen.pixels}, values in "
-        f"[0, {2**bit_depth - 1}], {SIZED}, rounded; the normalisation is inside",
+        f"[0, {2**bit_depth - 1}], {sizing(frozen.preprocessing)}, rounded; the normalisation is "
+        "inside",
         "output": "embedding: float32 [1, D]",
         "compared": agreement,
     }

@@ -272,7 +272,7 @@ class Preprocessing:
         """
         images = tf.convert_to_tensor(images, self.pixel_type)
         if self.resize == "bilinear":
-            resized = self._crop_resized(images)
+            resized = self.crop_resized(images)
         else:
             resized = resize_bicubic(self._center_crop(images), self.image_size)
         return self.normalize(to_unit_range(resized, self.bit_depth))
@@ -309,12 +309,17 @@ class Preprocessing:
         top, left, side = self.crop_box(images)
         return images[..., top : top + side, left : left + side, :]
 
-    def _crop_resized(self, images: tf.Tensor) -> tf.Tensor:
+    def crop_resized(
+        self, images: tf.Tensor, weighted_sums: pillow.WeightedSums | None = None
+    ) -> tf.Tensor:
+        """Returns the centre crop after the bilinear resize: uint8 or int32 -> float32."""
         size = self.image_size
-        resized = pillow.resize_shorter_side(images, round(size / self.crop_fraction))
+        shorter = round(size / self.crop_fraction)
+        resized = pillow.resize_shorter_side(images, shorter, weighted_sums)
         shape = tf.shape(resized)
         # Rounded to even, as in torchvision's center_crop.
-        top, left = (tf.cast(tf.round((shape[axis] - size) / 2), tf.int32) for axis in (-3, -2))
+        margins = (tf.cast(shape[axis] - size, tf.float32) for axis in (-3, -2))
+        top, left = (tf.cast(tf.round(margin / 2), tf.int32) for margin in margins)
         crop = resized[..., top : top + size, left : left + size, :]
         return tf.ensure_shape(crop, [*images.shape[:-3], *self.shape])
 

@@ -42,19 +42,33 @@ def read_saved_model(path: str) -> EncoderWeights:
             "SavedModel that byol-export made from one."
         )
     config = ml_collections.ConfigDict(card["config"])
-    encoder = keras_encoder(model, config)
+    encoder = keras_encoder(model, config, path)
     method = config.get("method", "byol")
     return of_model(encoder, path, "a SavedModel of byol-export", preprocessing, method)
 
 
-def keras_encoder(model: Any, config: ml_collections.ConfigDict) -> keras.Model:
+def keras_encoder(model: Any, config: ml_collections.ConfigDict, path: str) -> keras.Model:
     """Returns a new Keras model with the weights of a loaded SavedModel, in float32.
 
     Args:
         model: What `export.load_saved_model` returned.
         config: The config on its card.
+        path: Path of the SavedModel, for the error.
+
+    Raises:
+        UserError: The weights are not those of the config's encoder.
     """
     encoder = build_float32_encoder(config)
-    for weight, saved in zip(export.saved_weights(encoder), model.weights, strict=True):
+    weights = export.saved_weights(encoder)
+    shapes, saved_shapes = (
+        [tuple(weight.shape) for weight in some] for some in (weights, model.weights)
+    )
+    if shapes != saved_shapes:
+        raise UserError(
+            f"the weights of '{path}' are not in the order and shapes of the encoder "
+            f"'{encoder.name}' on its card, because another version of byol_tf or of the encoder's "
+            "code exported it; export its run again."
+        )
+    for weight, saved in zip(weights, model.weights, strict=True):
         weight.assign(saved)
     return encoder

@@ -36,7 +36,14 @@ def test_help_explains_every_flag():
             ["--data_dir=x", "--run_dir=y", "--config=cifar10", "extra"],
             "unexpected argument 'extra'",
         ),
-        (["--data_dir=x", "--run_dir=y", "--config=nothing"], "nothing"),
+        (
+            ["--data_dir=x", "--run_dir=y", "--config=nothing"],
+            "error: --config=nothing is neither a recipe nor a file; give a recipe (imagenet, ",
+        ),
+        (
+            ["--data_dir=x", "--run_dir=y", "--config=nothing", "--config.epochs=1"],
+            "error: --config=nothing is neither a recipe nor a file; give a recipe (imagenet, ",
+        ),
         (["--data_dir=x", "--run_dir=y"], "--config"),
         (["--data_dir=x", "--run_dir=y", "--config=cifar10", "--config.epoch=3"], "epoch"),
         (["--data_dir=x", "--run_dir=y", "--config=imagenet:55"], "imagenet:55"),

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from byol_tf.errors import UserError
 from byol_tf.export.plain_preprocessing import preprocess
 from byol_tf.images.preprocessing import Preprocessing
 
@@ -24,10 +23,19 @@ def test_it_equals_tensorflows_kernel(size, crop_fraction):
 
 def test_no_images_give_none():
     nothing = np.zeros((0, 40, 30, 3), np.uint8)
-    assert preprocess(Preprocessing(32), nothing).shape == (0, 32, 32, 3)
+    for resize in ("bicubic", "bilinear"):
+        preprocessing = Preprocessing(32, resize=resize)
+        assert preprocess(preprocessing, nothing).shape == (0, 32, 32, 3)
 
 
-def test_a_preprocessing_like_pytorchs_is_refused():
-    images = np.zeros((1, 40, 30, 3), np.uint8)
-    with pytest.raises(UserError, match="resizes 'bilinear'.*TFLite"):
-        preprocess(Preprocessing(32, resize="bilinear"), images)
+@pytest.mark.parametrize("crop_fraction", [0.875, 1.0])
+def test_the_resize_of_encoders_from_pytorch_is_the_same_in_every_level(crop_fraction):
+    preprocessing = Preprocessing(32, crop_fraction, (0.4, 0.5, 0.6), resize="bilinear")
+    convert = tf.function(
+        lambda images: preprocess(preprocessing, images),
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
+    )
+    rng = np.random.default_rng(0)
+    for height, width in ((32, 32), (33, 100), (7, 5), (1, 1), (240, 301)):
+        images = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+        np.testing.assert_allclose(convert(images), preprocessing(images), rtol=0, atol=1e-6)

@@ -2,18 +2,16 @@
 
 import json
 import re
-import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from exported_files import cosines, tflite, tflite_runner
 
 from byol_tf import export
 from byol_tf.errors import UserError
 from byol_tf.images.preprocessing import Preprocessing
-from byol_tf.models import networks
 
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE, 0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
@@ -21,31 +19,8 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    encoder = networks.resnet(10, 0.25, SIZE, "small")
-    rng = np.random.default_rng(0)
-    for weight in encoder.weights:
-        if "kernel" not in weight.name:
-            weight.assign(rng.uniform(0.3, 0.9, size=weight.shape))
-    return encoder
-
-
-def small_encoder():
-    return keras.Sequential(
-        [
-            keras.Input((SIZE, SIZE, 3)),
-            keras.layers.Conv2D(12, 3, activation="relu"),
-            networks.BatchNorm(),
-            keras.layers.GlobalAveragePooling2D(),
-        ]
-    )
-
-
-@pytest.fixture(scope="module")
-def photos(images_dir):
-    """Real images, uint8 `[40, 32, 32, 3]`."""
-    files = sorted((images_dir / "test").glob("*/000[0-3].jpg"))
-    return np.stack([np.asarray(Image.open(file)) for file in files])
+def encoder(make_resnet):
+    return make_resnet(SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -55,40 +30,23 @@ def path(encoder, tmp_path_factory):
     return path
 
 
-def runner_of(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tf.lite says that it moves to LiteRT.
-        return tf.lite.Interpreter(str(path)).get_signature_runner()
-
-
-def run(path, images):
-    """Embeddings of uint8 `[N, S, S, 3]`, which are cropped and resized."""
-    runner = runner_of(path)
-    return np.concatenate([runner(images=image[np.newaxis])["embedding"] for image in images])
-
-
 def expected_embeddings(encoder, images):
     """Normalised as the documentation says, in NumPy."""
     normalized = (images / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     return encoder(normalized.astype(np.float32), training=False).numpy()
 
 
-def cosines(one, other):
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return (one * other).sum(axis=1) / norms
-
-
 def test_embeddings_equal_the_keras_encoders(path, encoder, photos):
     expected = expected_embeddings(encoder, photos)
     assert np.abs(expected).mean() > 0.1
-    np.testing.assert_allclose(run(path, photos), expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(tflite(path)(photos), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_input_and_output_are_those_of_the_documented_table(path):
     row = r"\| `(\w+)`: (\w+) `(\[.*?\])` \| `(\w+)`: (\w+) `(\[.*?\])` \|"
     (documented,) = re.findall(row, export.tflite_file.__doc__)
     assert documented == ("images", "uint8", "[1, S, S, 3]", "embedding", "float32", "[1, D]")
-    runner = runner_of(path)
+    runner = tflite_runner(path)
     (given,) = runner.get_input_details().items()
     (result,) = runner.get_output_details().items()
     assert given[0] == "images" and given[1]["dtype"] == np.uint8
@@ -120,7 +78,7 @@ def test_int8_is_smaller_and_close_and_the_card_says_how_close(path, encoder, ph
     assert file.stat().st_size < 0.4 * path.stat().st_size
     card = json.loads((tmp_path / "int8.tflite.card.json").read_text())
     held_out = photos[::4]
-    measured = cosines(run(file, held_out), expected_embeddings(encoder, held_out))
+    measured = cosines(tflite(file)(held_out), expected_embeddings(encoder, held_out))
     assert card["precision"] == "int8" and card["compared"]["images"] == len(held_out)
     np.testing.assert_allclose(card["compared"]["lowest_cosine"], measured.min(), atol=1e-5)
     np.testing.assert_allclose(card["compared"]["mean_cosine"], measured.mean(), atol=1e-5)
@@ -136,7 +94,7 @@ def test_int8_is_smaller_and_close_and_the_card_says_how_close(path, encoder, ph
     reported = card["compared"]["mean_cosine_of_different_images"]
     np.testing.assert_allclose(reported, between, atol=1e-5)
 
-    details = runner_of(file).get_input_details()["images"]
+    details = tflite_runner(file).get_input_details()["images"]
     assert details["dtype"] == np.uint8
     scale, zero_point = details["quantization"]
     np.testing.assert_allclose([scale, zero_point], [1, 0], atol=1e-6)
@@ -149,54 +107,17 @@ class AsItIs(tf.Module):
         return image_bytes
 
 
-def test_a_saved_model_is_converted(photos, tmp_path):
+def test_a_saved_model_is_converted(photos, make_small, tmp_path):
     saved = tmp_path / "photos" / "1"
     whole = Preprocessing(SIZE, 1.0, PREPROCESSING.mean, PREPROCESSING.std)
-    export.save_encoder(small_encoder(), saved, preprocessing=whole, prepare=AsItIs())
+    export.save_encoder(make_small(SIZE), saved, preprocessing=whole, prepare=AsItIs())
     export.save_tflite(saved, tmp_path / "photos.tflite", images=photos[:3])
     pixels = tf.saved_model.load(str(saved)).signatures["pixels"]
     expected = pixels(images=tf.constant(photos))["embedding"]
-    embedding = run(tmp_path / "photos.tflite", photos)
+    embedding = tflite(tmp_path / "photos.tflite")(photos)
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
     card = json.loads((tmp_path / "photos.tflite.card.json").read_text())
     assert "a pipeline's Transform" in card["not_inside"]
-
-
-@pytest.mark.slow
-def test_a_keras_applications_encoder_is_converted(photos, tmp_path):
-    encoder = keras.applications.MobileNetV3Small(
-        (SIZE, SIZE, 3),
-        include_top=False,
-        pooling="avg",
-        weights=None,
-        include_preprocessing=False,
-    )
-    export.save_tflite(encoder, tmp_path / "1.tflite", preprocessing=PREPROCESSING)
-    embedding = run(tmp_path / "1.tflite", photos[:4])
-    expected = expected_embeddings(encoder, photos[:4])
-    np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("quantize", [None, "int8"])
-def test_groups_and_other_norms_are_converted(quantize, photos, tmp_path):
-    encoder = keras.Sequential(
-        [
-            keras.Input((SIZE, SIZE, 3)),
-            keras.layers.Conv2D(12, 3, groups=3, padding="same"),
-            keras.layers.GroupNormalization(groups=3),
-            keras.layers.LayerNormalization(),
-            keras.layers.Activation("gelu"),
-            keras.layers.GlobalAveragePooling2D(),
-        ]
-    )
-    file = tmp_path / "1.tflite"
-    whole = Preprocessing(SIZE, 1.0, PREPROCESSING.mean, PREPROCESSING.std)
-    export.save_tflite(encoder, file, preprocessing=whole, quantize=quantize, images=photos)
-    embedding, expected = run(file, photos[:4]), expected_embeddings(encoder, photos[:4])
-    if quantize:
-        assert cosines(embedding, expected).min() > 0.99
-    else:
-        np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -225,21 +146,9 @@ def test_int8_that_is_too_far_off_is_refused_with_the_figure(photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@keras.saving.register_keras_serializable("tests")
-class SingularValues(keras.layers.Layer):
-    """A layer whose operation TFLite does not have."""
-
-    def call(self, images):
-        return tf.linalg.svd(images[..., 0], compute_uv=False)
-
-    def compute_output_shape(self, shape):
-        return (*shape[:-3], shape[-2])
-
-
-def test_an_operation_that_tflite_lacks_gets_a_sentence(tmp_path):
-    encoder = keras.Sequential([keras.Input((SIZE, SIZE, 3)), SingularValues()], name="odd")
+def test_an_operation_that_tflite_lacks_gets_a_sentence(not_convertible, tmp_path):
     with pytest.raises(UserError, match=r"'odd' cannot be converted to TFLite \(.*Svd"):
-        export.save_tflite(encoder, tmp_path / "1.tflite", preprocessing=PREPROCESSING)
+        export.save_tflite(not_convertible, tmp_path / "1.tflite", preprocessing=PREPROCESSING)
     assert list(tmp_path.iterdir()) == []
 
 
