@@ -34,7 +34,7 @@ def pins(name: str, python: str) -> dict[str, str]:
     return found
 
 
-CORE = ("tfds", "heif", "serving", "report", "evaluation", "detection", "test")
+CORE = ("tfds", "heif", "tiff", "serving", "report", "evaluation", "detection", "test")
 
 
 @pytest.mark.parametrize(

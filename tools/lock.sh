@@ -24,7 +24,7 @@ gpu() {
 }
 
 extras() {
-    printf -- '--extra=%s\n' tfds report evaluation detection heif onnx serving test "$@"
+    printf -- '--extra=%s\n' tfds report evaluation detection heif tiff onnx serving test "$@"
 }
 
 if [[ ${1:-classic} == classic ]]; then
