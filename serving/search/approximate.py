@@ -79,7 +79,7 @@ def open_index(corpus: Corpus) -> Approximate:
 
 
 def build(corpus: Corpus) -> ivf_file.Header:
-    """Builds and saves the index of a corpus; in memory are blocks, and 12 bytes per embedding.
+    """Builds and saves the index of a corpus; in memory are blocks, and 20 bytes per embedding.
 
     Returns:
         The header, with the recall; it is below `TARGET_RECALL` if no setting reaches that.

@@ -94,10 +94,11 @@ def _show_duplicates(searched: "Index | PartitionedIndex", pictures: Pictures) -
     from serving.search.index import Index
 
     if not isinstance(searched, Index):
-        days = duplicates.seconds(len(searched), searched.size) / 86400
+        hours = duplicates.seconds(len(searched), searched.size) / 3600
+        cost = f"{hours / 24:,.0f} days" if hours > 48 else f"{hours:.1f} hours"
         raise UserError(
             f"--duplicates compares all pairs of {len(searched):,} images, which would take about "
-            f"{days:.1g} days of a processor core; embed fewer images to another file, such as one "
+            f"{cost} of a processor core; embed fewer images to another file, such as one "
             "folder at a time."
         )
     groups = duplicates.find(searched, _FLAGS.threshold)

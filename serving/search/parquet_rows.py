@@ -113,7 +113,10 @@ class ParquetRows:
                     if not np.array_equal(block, mapped):
                         raise ValueError("its embeddings are not laid out as byol-embed does")
                     done += len(block)
+                    del mapped
                     yield block
+                # What was compared stays in the kernel's cache, but not resident in this process.
+                self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def will_need(self, rows: np.ndarray) -> None:
         """Starts to read rows, all at the same time."""

@@ -260,7 +260,7 @@ def test_an_embedding_with_nan_is_a_sentence(tmp_path, values):
 def test_all_pairs_of_a_large_corpus_are_refused_with_the_cost(built):
     searched = index.open_or_build(built[0])
     flags.FLAGS.mark_as_parsed()
-    with pytest.raises(UserError, match=r"all pairs of 3,000 images, .* days"):
+    with pytest.raises(UserError, match=r"all pairs of 3,000 images, .* 0.0 hours"):
         neighbors._show_duplicates(searched, None)
     assert duplicates.seconds(50_000, 128) == pytest.approx(14)
 
