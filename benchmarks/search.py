@@ -8,7 +8,7 @@ clusters of unequal size and spread around a common mean, and inside of each a s
 that ten million cost minutes. They are written as byol-embed writes them, in partitions of 131,072.
 
 For each size: seconds to write and to build, bytes, recall of the 10 nearest as the build measured
-it on 400 held-out embeddings, and times of 200 single queries (embeddings that are not in the
+it on 400 held-out embeddings, and times of 400 single queries (embeddings that are not in the
 corpus, of the same mixture): `cold` is after the kernel's cache of the corpus was dropped, each
 query for the first time, and `warm` the same queries again. `scan` compares all of them with all
 embeddings, without an index. The memory is the greatest that was resident in the process, pages of
@@ -36,7 +36,7 @@ from serving.search import approximate, embeddings, partitions, scan
 from serving.search.corpus import Corpus
 
 SIZE, CLUSTERS, POOL = 512, 1_000, 1 << 16
-QUERIES = 200
+QUERIES = 400
 
 
 class Mixture:

@@ -91,14 +91,10 @@ class Corpus:
 
     def rows(self, keys: Collection[str]) -> dict[str, int]:
         """Returns the rows of those keys that the corpus has; it reads all keys, in blocks."""
-        wanted, found, row = set(keys), {}, 0
-        for part in self._parts:
+        found: dict[str, int] = {}
+        for part, start in zip(self._parts, self.starts.tolist(), strict=False):
             with embeddings.reading(part.path):
-                for block in part.all_keys():
-                    if not wanted.isdisjoint(block):
-                        places = enumerate(block, row)
-                        found.update({key: place for place, key in places if key in wanted})
-                    row += len(block)
+                found.update({key: start + row for key, row in part.rows(keys).items()})
         return found
 
 

@@ -2,9 +2,12 @@
 
 import hashlib
 import mmap
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving.search import parquet_file
@@ -48,28 +51,23 @@ class ParquetRows:
         }
         chunks = [group.column(column) for group in groups]
         self.size = chunks[0].num_values // rows[0]
+        offsets = []
+        length = os.path.getsize(path)
         for chunk, count in zip(chunks, rows, strict=True):
+            taken = 4 * chunk.num_values
+            # One page: before the values are its header and their positions in the lists.
+            offsets.append(chunk.data_page_offset + chunk.total_compressed_size - taken)
             if (
                 chunk.num_values != count * self.size
                 or not self.size
                 or (chunk.physical_type, chunk.compression) != ("FLOAT", "UNCOMPRESSED")
                 or chunk.has_dictionary_page
-                or chunk.total_compressed_size < 4 * chunk.num_values
+                or not 0 <= offsets[-1] <= length - taken
             ):
                 raise ValueError("its embeddings are not laid out as byol-embed does")
-        # One page: before the values are its header and their positions in the lists.
-        self.offsets = np.array(
-            [
-                chunk.data_page_offset + chunk.total_compressed_size - 4 * chunk.num_values
-                for chunk in chunks
-            ],
-            np.int64,
-        )
-        ends = self.offsets + 4 * self.size * np.diff(self.starts)
+        self.offsets = np.array(offsets, np.int64)
         with open(path, "rb") as opened:
-            self._mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        if self.offsets.min() < 0 or ends.max() > len(self._mapped):
-            raise ValueError("it is cut off")
+            self._mapped = mmap.mmap(opened.fileno(), length, access=mmap.ACCESS_READ)
         self._mapped.madvise(mmap.MADV_RANDOM)
         self.identity = self._identity()
 
@@ -81,11 +79,15 @@ class ParquetRows:
         footer = self._mapped[-(length + _FOOTER_END) :]
         return hashlib.sha256(len(self._mapped).to_bytes(8, "little") + footer).digest()
 
-    def all_keys(self) -> Iterator[list[str]]:
-        """Yields all keys, in blocks."""
+    def rows(self, keys: Collection[str]) -> dict[str, int]:
+        """Returns the rows of those keys that the file has; it reads all keys, in blocks."""
+        wanted, found, row = pa.array(keys, pa.string()), {}, 0
         with pq.ParquetFile(self.path) as file:
             for (column,) in file.iter_batches(columns=["key"]):
-                yield parquet_file.texts(column)
+                places = np.flatnonzero(pc.is_in(column, value_set=wanted.cast(column.type)))
+                found.update({column[place].as_py(): row + place for place in places.tolist()})
+                row += len(column)
+        return found
 
     def key(self, row: int) -> str:
         """Returns the key of a row."""
