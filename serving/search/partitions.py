@@ -19,6 +19,7 @@ LARGE = 1_000_000
 # Of a partition: 256 MB of embeddings of size 512.
 ROWS = 1 << 17
 _NAME = re.compile(r"part-(\d{5,})\.parquet")
+_UNFINISHED = re.compile(rf"{_NAME.pattern}\.\d+\.tmp")  # See `replacing`.
 
 
 def paths(folder: str) -> list[str]:
@@ -27,6 +28,13 @@ def paths(folder: str) -> list[str]:
         int(match[1]): name for name in os.listdir(folder) if (match := _NAME.fullmatch(name))
     }
     return [os.path.join(folder, numbers[number]) for number in sorted(numbers)]
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what a killed run left of a partition, which other programs would take for one."""
+    for name in os.listdir(folder):
+        if _UNFINISHED.fullmatch(name):
+            os.remove(os.path.join(folder, name))
 
 
 def write(folder: str, blocks: Iterable[embeddings.Embeddings], about: dict[str, Any]) -> str:

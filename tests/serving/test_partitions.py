@@ -159,6 +159,7 @@ def test_what_a_killed_run_has_finished_is_not_embedded_again():
         photo(number, str(number))
     assert run(stop_after=50) == 56
     assert len(list(pathlib.Path("out.parquet").iterdir())) >= 2
+    pathlib.Path("out.parquet/part-00002.parquet.123.tmp").write_bytes(b"PAR1 half")
     assert run() == 44
     check()
 
