@@ -34,10 +34,10 @@ class Store:
         self._is_folder = os.path.isdir(output)
         old = [output] if os.path.exists(output) else []
         if self._is_folder:
+            partitions.remove_unfinished(output)
             old = partitions.paths(output)
             if not old and os.listdir(output):
                 raise UserError(f"'{output}' is a folder of other files; give another --output.")
-            partitions.remove_unfinished(output)
         self._parts = Parts(output, about)
         self.catalogue = Catalogue(os.path.join(self._parts.folder, "catalogue.sqlite"))
         self.first_part = len(old)

@@ -157,6 +157,8 @@ def test_a_run_killed_at_any_step_is_continued(monkeypatch, seed):
 def test_what_a_killed_run_has_finished_is_not_embedded_again():
     for number in range(100):
         photo(number, str(number))
+    pathlib.Path("out.parquet").mkdir()
+    pathlib.Path("out.parquet/part-00000.parquet.123.tmp").write_bytes(b"PAR1 half")
     assert run(stop_after=50) == 56
     assert len(list(pathlib.Path("out.parquet").iterdir())) >= 2
     pathlib.Path("out.parquet/part-00002.parquet.123.tmp").write_bytes(b"PAR1 half")
