@@ -7,10 +7,6 @@ import numpy as np
 
 def unit(values: np.ndarray) -> np.ndarray:
     """Returns vectors divided by their lengths, whose squares float32 may be too small for."""
-    with np.errstate(over="ignore"):
-        squares = np.einsum("nd,nd->n", values, values)[:, None]
-    if values.dtype == np.float32 and np.all((squares > 1e-20) & (squares < 1e20)):
-        return values / np.sqrt(squares)
     values = np.asarray(values, np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return (values / np.where(lengths > 0, lengths, 1)).astype(np.float32)
