@@ -1,18 +1,19 @@
-"""byol-embed: writes embeddings of images, by an endpoint or an exported encoder, to one file.
+"""byol-embed: writes embeddings of images, by an endpoint or an exported encoder, to a file.
 
     byol-embed --address=localhost:8500 --output=photos.parquet photos/ 'more/*.jpg'
     byol-embed --saved_model=exported/byol/1 --output=photos.parquet --index photos/
 
 A Parquet file has the columns key (the image's path) and embedding; a .npy file has its keys in
-.keys.json beside it. If the command is interrupted, run it again to continue; run it later to embed
-only new and changed files. Images that cannot be embedded are listed and left out.
+.keys.json beside it. For more than a million images, the Parquet output is a folder of such files.
+If the command is interrupted, run it again to continue; run it later to embed only new and changed
+files. Images that cannot be embedded are listed and left out.
 """
 
-import itertools
+import dataclasses
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent import futures
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from absl import flags
@@ -21,16 +22,17 @@ from tqdm import tqdm
 from serving import command
 from serving.client import EmbeddingClient, EmbeddingError
 from serving.errors import UserError
-from serving.search import embeddings, encoder_flags, file_formats, identity, image_files
-from serving.search.parts import Parts
+from serving.search import embeddings, encoder_flags, file_formats, image_files
+from serving.search.catalogue import Image, stat
+from serving.search.store import Store
 
 _FLAGS = flags.FLAGS
 # Requests at the same time, so that reading files, the network and the model's work overlap.
 _IN_FLIGHT = 4
 _IMAGES_PER_PART = 1024
 _MAX_NAMED = 10
-# Keys with their files; and for each its size and modification time, and its embedding or an error.
-_Batch: TypeAlias = list[tuple[str, str]]
+# For each image its size and modification time, and its embedding or an error.
+_Batch: TypeAlias = list[Image]
 _Result: TypeAlias = tuple[tuple[int, int], np.ndarray | str]
 
 
@@ -40,104 +42,77 @@ def main(arguments: list[str]) -> None:
         raise UserError("there is nothing to embed; give folders, patterns or image files.")
     output = _FLAGS.output
     embeddings.check_name(output)
-    files = {image_files.key(file): file for file in image_files.find(arguments)}
+    images = image_files.find(arguments)
     encoder = encoder_flags.open_encoder()
     about = encoder.about | {"root": os.getcwd()}
-    old = embeddings.read(output) if os.path.exists(output) else None
-    if old:
-        _check_continues(old, about, files, output)
-    parts = Parts(output, about)
-    before = dict(zip(old.keys, map(tuple, old.stats.tolist()), strict=True)) if old else {}
-    known = before | parts.stats
-    waiting = {key: file for key, file in files.items() if known.get(key) != _stat(file)}
-    gone = {key for key in known if key not in files and not os.path.exists(key)}
-    failed = _embed(encoder.client, waiting, parts)
-    encoder.client.close()
-
-    dropped = failed.keys() | (gone if _FLAGS.prune else set())
-    replaced = dropped | parts.stats.keys()
-    kept = [key not in replaced for key in old.keys] if old else []
-    count = sum(kept) + len(parts.stats.keys() - dropped)
+    store = Store(output, about, images)
+    try:
+        expected = store.catalogue.wait_for(images, store.first_part)
+        gone = store.catalogue.gone(images)
+        store.expect(expected)
+        done = _embed(encoder.client, store, expected)
+        encoder.client.close()
+        if _FLAGS.prune:
+            store.catalogue.drop(gone)
+        count = store.finish()
+    finally:
+        store.close()
     if not count:
-        parts.remove()
-        reason = f"; the first error: {next(iter(failed.values()))}" if failed else ""
-        raise UserError(f"none of the {len(files)} images could be embedded{reason}.")
-    if len(parts.stats) or not all(kept):
-        _write(output, old, kept, parts, dropped, count, about)
-    parts.remove()
+        reason = f"; the first error: {done.errors[0]}" if done.errors else ""
+        raise UserError(f"none of the {len(images)} images could be embedded{reason}.")
+    told = ""
     if _FLAGS.index or os.path.exists(embeddings.index_path(output)):
         from serving.search import index  # Here, because it imports Faiss.
 
-        index.update(output)
-    done = waiting.keys() - failed.keys()
-    _report(output, count, len(done - before.keys()), len(done & before.keys()), gone, failed)
+        told = index.update(output)
+    _report(output, count, done, len(gone))
+    if told:
+        print(told)
 
 
-def _stat(file: str) -> tuple[int, int]:
-    """Returns size in bytes and modification time in ns, or (-2, -2) if the file is not there."""
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return -2, -2
-    return stat.st_size, stat.st_mtime_ns
+@dataclasses.dataclass
+class _Done:
+    """Numbers of images embedded and failed in this run, and a line for the first that failed."""
+
+    new: int = 0
+    changed: int = 0
+    failed: int = 0
+    errors: list[str] = dataclasses.field(default_factory=list)
 
 
-def _check_continues(
-    old: embeddings.Embeddings, about: dict[str, Any], files: Iterable[str], output: str
-) -> None:
-    """Raises `UserError` if embeddings cannot be added to existing ones."""
-    identity.check_same_model(old.about, about, output)
-    identity.check_same_root(old.about, about, [*old.keys, *files], output)
-    size, new_size = old.values.shape[1], len(about["probe"])
-    if size != new_size:
-        raise UserError(
-            f"'{output}' has embeddings of size {size}, and the model gives size {new_size}; give "
-            "another --output."
-        )
-
-
-def _write(
-    output: str,
-    old: embeddings.Embeddings | None,
-    kept: list[bool],
-    parts: Parts,
-    dropped: Collection[str],
-    count: int,
-    about: dict[str, Any],
-) -> None:
-    unchanged = old.where(np.array(kept)) if old else iter(())
-    embeddings.write(output, itertools.chain(unchanged, parts.without(dropped)), count, about)
-
-
-def _embed(client: EmbeddingClient, files: dict[str, str], parts: Parts) -> dict[str, str]:
-    """Embeds files, by key, into parts; returns a line for each that could not be embedded."""
-    size = _FLAGS.batch_size
-    names = list(files.items())
-    batches = [names[start : start + size] for start in range(0, len(names), size)]
+def _embed(client: EmbeddingClient, store: Store, expected: int) -> _Done:
+    """Embeds the images that wait."""
     keys: list[str] = []
     rows: list[np.ndarray] = []
     stats: list[tuple[int, int]] = []
-    failed: dict[str, str] = {}
+    done = _Done()
 
     def keep() -> None:
         if keys:
-            parts.add(keys.copy(), np.stack(rows), np.array(stats, np.int64))
+            store.add(keys.copy(), np.stack(rows), np.array(stats, np.int64))
             for finished in (keys, rows, stats):
                 finished.clear()
 
     with (
         futures.ThreadPoolExecutor(_IN_FLIGHT) as pool,
-        tqdm(total=len(files), unit=" images") as progress,
+        tqdm(total=expected, unit=" images") as progress,
     ):
         try:
-            for batch, results in _in_order(pool, client, batches):
-                for (key, file), (stat, result) in zip(batch, results, strict=True):
+            for batch, results in _in_order(
+                pool, client, store.catalogue.waiting(_FLAGS.batch_size)
+            ):
+                for (key, file, changed), (stat, result) in zip(batch, results, strict=True):
                     if isinstance(result, np.ndarray):
                         keys.append(key)
                         rows.append(result)
                         stats.append(stat)
+                        done.changed += changed
+                        done.new += not changed
                     else:
-                        failed[key] = f"{file}: {result}"
+                        store.catalogue.drop([key])
+                        done.failed += 1
+                        if len(done.errors) < _MAX_NAMED:
+                            done.errors.append(f"{file}: {result}")
                 progress.update(len(batch))
                 if len(keys) >= _IMAGES_PER_PART:
                     keep()
@@ -149,11 +124,11 @@ def _embed(client: EmbeddingClient, files: dict[str, str], parts: Parts) -> dict
         finally:
             pool.shutdown(cancel_futures=True)
             keep()
-    return failed
+    return done
 
 
 def _in_order(
-    pool: futures.Executor, client: EmbeddingClient, batches: list[_Batch]
+    pool: futures.Executor, client: EmbeddingClient, batches: Iterable[_Batch]
 ) -> Iterator[tuple[_Batch, list[_Result]]]:
     """Yields batches with their results, keeping a few requests in flight."""
     running: list[tuple[_Batch, futures.Future]] = []
@@ -170,8 +145,8 @@ def _embed_batch(client: EmbeddingClient, batch: _Batch) -> list[_Result]:
     contents: dict[str, bytes] = {}
     results: dict[str, _Result] = {}
     stats: dict[str, tuple[int, int]] = {}
-    for key, file in batch:
-        stats[key] = _stat(file)  # Before it is read: a change during that is seen the next time.
+    for key, file, _ in batch:
+        stats[key] = stat(file)  # Before it is read: a change during that is seen the next time.
         try:
             contents[key] = file_formats.read(file)
         except (OSError, ValueError) as error:
@@ -183,28 +158,31 @@ def _embed_batch(client: EmbeddingClient, batch: _Batch) -> list[_Result]:
             results[key] = stats[key], "its embedding has NaN or infinity"
         else:
             results[key] = stats[key], result
-    return [results[key] for key, _ in batch]
+    return [results[key] for key, _, _ in batch]
 
 
-def _report(
-    output: str, count: int, new: int, changed: int, gone: set[str], failed: dict[str, str]
-) -> None:
-    again = f", {changed} of changed images" if changed else ""
-    dropped = f", {len(gone)} of deleted images dropped" if gone and _FLAGS.prune else ""
-    print(f"{output}: {count} embeddings, {new} of them new{again}{dropped}.")
+def _report(output: str, count: int, done: _Done, gone: int) -> None:
+    again = f", {done.changed} of changed images" if done.changed else ""
+    dropped = f", {gone} of deleted images dropped" if gone and _FLAGS.prune else ""
+    print(f"{output}: {count} embeddings, {done.new} of them new{again}{dropped}.")
     if gone and not _FLAGS.prune:
-        print(f"{len(gone)} of its images do not exist any more; --prune drops them.")
-    if failed:
-        print(f"Left out, because they could not be embedded ({len(failed)}):")
-        for line in list(failed.values())[:_MAX_NAMED]:
+        print(f"{gone} of its images do not exist any more; --prune drops them.")
+    if done.failed:
+        print(f"Left out, because they could not be embedded ({done.failed}):")
+        for line in done.errors:
             print(f"  {line}")
-        if len(failed) > _MAX_NAMED:
-            print(f"  and {len(failed) - _MAX_NAMED} more.")
+        if done.failed > _MAX_NAMED:
+            print(f"  and {done.failed - _MAX_NAMED} more.")
 
 
 def run() -> None:
     """Defines the flags and runs the command (console entry point)."""
-    flags.DEFINE_string("output", None, "File to write, .parquet or .npy.", required=True)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "File to write, .parquet or .npy; of more than a million images, .parquet is a folder.",
+        required=True,
+    )
     flags.DEFINE_bool(
         "index", False, "Whether to write a search index for byol-neighbors beside the output."
     )

@@ -78,7 +78,7 @@ def read(path: str) -> Embeddings:
     Raises:
         UserError: The file does not exist or does not hold embeddings.
     """
-    with _reading(path):
+    with reading(path):
         # First: if another process replaces the file now, the digest will not fit and nobody uses
         # it, instead of fitting to other embeddings.
         digest = file_digest(path)
@@ -90,13 +90,18 @@ def read(path: str) -> Embeddings:
         for start in range(0, len(keys), _ROWS_AT_ONCE):
             if not np.isfinite(values[start : start + _ROWS_AT_ONCE]).all():
                 raise ValueError("it has an embedding with NaN or infinity")
-        return Embeddings(keys, values, _checked(about), stats, digest)
+        return Embeddings(keys, values, checked_about(about), stats, digest)
 
 
-def read_keys(path: str) -> Embeddings:
-    """Reads a file like `read` except for the embeddings: `values` has their shape and only 0."""
-    with _reading(path):
-        digest = file_digest(path)
+def read_keys(path: str, with_digest: bool = True) -> Embeddings:
+    """Reads a file like `read` except for the embeddings: `values` has their shape and only 0.
+
+    Args:
+        path: Path of the file.
+        with_digest: Whether the whole file is read for its digest.
+    """
+    with reading(path):
+        digest = file_digest(path) if with_digest or path.endswith(".npy") else ""
         if path.endswith(".npy"):
             keys, values, stats, about = npy_file.read(path, digest)
             size = values.shape[1]
@@ -104,7 +109,7 @@ def read_keys(path: str) -> Embeddings:
             keys, size, stats, about = parquet_file.read_keys(path)
         _check_keys(keys)
         zeros = np.broadcast_to(np.float32(0), [len(keys), size])
-        return Embeddings(keys, zeros, _checked(about), stats, digest)
+        return Embeddings(keys, zeros, checked_about(about), stats, digest)
 
 
 def _check_keys(keys: list[str]) -> None:
@@ -113,7 +118,8 @@ def _check_keys(keys: list[str]) -> None:
     "".join(keys).encode()  # JSON can hold halves of characters, which no name and no page can.
 
 
-def _checked(about: Any) -> dict[str, Any]:
+def checked_about(about: Any) -> dict[str, Any]:
+    """Returns what a file records of its origin; raises `ValueError` if it has another form."""
     if (
         not isinstance(about, dict)
         or not isinstance(about.get("root", ""), str)
@@ -126,7 +132,8 @@ def _checked(about: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
+def reading(path: str) -> Iterator[None]:
+    """Turns errors of a file that holds no embeddings into a `UserError`."""
     check_name(path)
     try:
         yield

@@ -12,13 +12,15 @@ import hashlib
 import os
 import struct
 import sys
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 
 from serving.errors import UserError
-from serving.search import embeddings
+from serving.search import embeddings, partitioned_index, scan
+from serving.search.corpus import Corpus, is_corpus
 from serving.search.embeddings import index_path
 from serving.search.replacing import replacing
 
@@ -44,6 +46,25 @@ class Index:
     flat: faiss.Index
     digest: str = ""
 
+    how: ClassVar[str] = "exactly"
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self.flat.d
+
+    def key(self, row: int) -> str:
+        """Returns the key of a row."""
+        return self.keys[row]
+
+    def rows(self, keys: Iterable[str]) -> dict[str, int]:
+        """Returns the rows of those keys that the index has."""
+        wanted = set(keys)
+        return {key: row for row, key in enumerate(self.keys) if key in wanted}
+
     def unit(self, row: int) -> np.ndarray:
         """Returns an embedding divided by its length, float32 `[D]`."""
         return self.flat.reconstruct(row)
@@ -59,14 +80,14 @@ class Index:
             Cosine similarities, float32, and rows, int64, both `[Q, min(k, N)]`, the most similar
             first.
         """
-        return self.flat.search(_unit(queries), min(k, len(self.keys)))
+        return self.flat.search(scan.unit(queries), min(k, len(self.keys)))
 
 
 def build(found: embeddings.Embeddings) -> Index:
     """Builds an index of embeddings in memory."""
     flat = faiss.IndexFlatIP(found.values.shape[1])
     for start in range(0, len(found.keys), _ROWS_AT_ONCE):
-        flat.add(_unit(found.values[start : start + _ROWS_AT_ONCE]))
+        flat.add(scan.unit(found.values[start : start + _ROWS_AT_ONCE]))
     return Index(found.keys, found.about, flat, found.digest)
 
 
@@ -87,24 +108,33 @@ def save(index: Index, embeddings_path: str) -> None:
             file.write(bytes.fromhex(index.digest) + digest.digest())
 
 
-def update(embeddings_path: str) -> None:
+def update(embeddings_path: str) -> str:
     """Makes the saved index that of the embeddings, unless it is already.
+
+    Returns:
+        A sentence about an index that is approximate, or empty.
 
     Raises:
         UserError: From `embeddings.read`, or the index cannot be written.
     """
+    if is_corpus(embeddings_path):
+        return partitioned_index.update(Corpus(embeddings_path))
     if not _is_of(index_path(embeddings_path), embeddings.read_keys(embeddings_path)):
         save(build(embeddings.read(embeddings_path)), embeddings_path)
+    return ""
 
 
-def open_or_build(embeddings_path: str) -> Index:
+def open_or_build(embeddings_path: str) -> "Index | partitioned_index.PartitionedIndex":
     """Opens the saved index; builds one if there is none, or none of these embeddings.
 
-    An index that is damaged or of other embeddings is replaced, with a notice.
+    An index that is damaged or of other embeddings is replaced, with a notice. For a folder of
+    partitions none is built: without one, the embeddings themselves are searched.
 
     Raises:
         UserError: From `embeddings.read`.
     """
+    if is_corpus(embeddings_path):
+        return partitioned_index.open_index(Corpus(embeddings_path))
     path = index_path(embeddings_path)
     if not os.path.exists(path):
         return build(embeddings.read(embeddings_path))
@@ -139,10 +169,3 @@ def _is_of(path: str, known: embeddings.Embeddings) -> bool:
         and bytes(signed[-_DIGEST_BYTES:]).hex() == known.digest
         and hashlib.sha256(signed).digest() == digest
     )
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    """Returns vectors divided by their lengths, whose squares float32 may be too small for."""
-    values = np.asarray(values, np.float64)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return (values / np.where(lengths > 0, lengths, 1)).astype(np.float32)

@@ -30,6 +30,7 @@ from serving.search.pictures import Pictures
 
 if TYPE_CHECKING:
     from serving.search.index import Index
+    from serving.search.partitioned_index import PartitionedIndex
 
 _FLAGS = flags.FLAGS
 # Groups, and images of each besides the first, on a page of near-duplicates.
@@ -56,9 +57,12 @@ def main(arguments: list[str]) -> None:
         _show_neighbours(searched, arguments, pictures)
 
 
-def _show_neighbours(searched: "Index", arguments: list[str], pictures: Pictures) -> None:
-    rows = {key: row for row, key in enumerate(searched.keys)}
-    queries = [rows.get(image_files.key(argument)) for argument in arguments]
+def _show_neighbours(
+    searched: "Index | PartitionedIndex", arguments: list[str], pictures: Pictures
+) -> None:
+    keys = [image_files.key(argument) for argument in arguments]
+    rows = searched.rows(keys)
+    queries = [rows.get(key) for key in keys]
     # One more than asked for: an image that is in the file is its own nearest neighbour.
     similarities, neighbours = searched.nearest(_values(searched, arguments, queries), _FLAGS.k + 1)
     sheet = []
@@ -66,9 +70,9 @@ def _show_neighbours(searched: "Index", arguments: list[str], pictures: Pictures
         arguments, queries, neighbours, similarities, strict=True
     ):
         hits = [
-            (searched.keys[hit], float(score))
-            for hit, score in zip(best, scores, strict=True)
-            if hit != row
+            (searched.key(hit), float(score))
+            for hit, score in zip(best.tolist(), scores, strict=True)
+            if hit not in (row, -1)  # -1: an approximate search finds fewer.
         ][: _FLAGS.k]
         print(_printable(argument))
         for key, score in hits:
@@ -76,17 +80,27 @@ def _show_neighbours(searched: "Index", arguments: list[str], pictures: Pictures
         if _FLAGS.output:
             find = pictures.of_file if os.path.exists(argument) else pictures.of_key
             sheet.append(contact_sheet.Row(image_files.key(argument), find(argument), hits))
+    print(f"Searched {len(searched):,} images of {_FLAGS.embeddings} {searched.how}.")
     if _FLAGS.output:
         note = (
-            "Cosine similarity of the embeddings, most similar first; searched "
-            f"{len(searched.keys):,} images of {_FLAGS.embeddings}."
+            f"Cosine similarity of the embeddings, most similar first; searched {len(searched):,} "
+            f"images of {_FLAGS.embeddings} {searched.how}."
         )
         _write_page(sheet, pictures, "Nearest images", [note])
 
 
-def _show_duplicates(searched: "Index", pictures: Pictures) -> None:
+def _show_duplicates(searched: "Index | PartitionedIndex", pictures: Pictures) -> None:
     from serving.search import duplicates
+    from serving.search.index import Index
 
+    if not isinstance(searched, Index):
+        hours = duplicates.seconds(len(searched), searched.size) / 3600
+        cost = f"{hours / 24:,.0f} days" if hours > 48 else f"{hours:.1f} hours"
+        raise UserError(
+            f"--duplicates compares all pairs of {len(searched):,} images, which would take about "
+            f"{cost} of a processor core; embed fewer images to another file, such as one "
+            "folder at a time."
+        )
     groups = duplicates.find(searched, _FLAGS.threshold)
     for group in groups:
         print(f"{1 + len(group.others)} images")
@@ -135,7 +149,9 @@ def _printable(key: str) -> str:
     return key if key.isprintable() else key.encode("unicode_escape").decode()
 
 
-def _values(searched: "Index", arguments: list[str], rows: list[int | None]) -> np.ndarray:
+def _values(
+    searched: "Index | PartitionedIndex", arguments: list[str], rows: list[int | None]
+) -> np.ndarray:
     """Returns the queries' embeddings `[Q, D]`: from the file if possible, else by the encoder."""
     unknown = [argument for argument, row in zip(arguments, rows, strict=True) if row is None]
     for argument in unknown:
@@ -148,17 +164,17 @@ def _values(searched: "Index", arguments: list[str], rows: list[int | None]) -> 
     return np.stack([next(fresh) if row is None else searched.unit(row) for row in rows])
 
 
-def _embed(searched: "Index", files: list[str]) -> np.ndarray:
+def _embed(searched: "Index | PartitionedIndex", files: list[str]) -> np.ndarray:
     encoder = encoder_flags.open_encoder()
     identity.check_same_model(searched.about, encoder.about, _FLAGS.embeddings)
     try:
         values = encoder.client.embed(map(file_formats.read, files))
     except (EmbeddingError, OSError, ValueError) as error:
         raise UserError(f"cannot embed the query: {str(error).splitlines()[0]}") from error
-    if values.shape[1] != searched.flat.d:
+    if values.shape[1] != searched.size:
         raise UserError(
             f"the model gives embeddings of size {values.shape[1]}, but {_FLAGS.embeddings} has "
-            f"size {searched.flat.d}; give the model that made them."
+            f"size {searched.size}; give the model that made them."
         )
     if not np.isfinite(values).all():
         raise UserError("the model gives a query an embedding with NaN or infinity; retrain it.")
@@ -168,7 +184,10 @@ def _embed(searched: "Index", files: list[str]) -> np.ndarray:
 def run() -> None:
     """Defines the flags and runs the command (console entry point)."""
     flags.DEFINE_string(
-        "embeddings", None, "File that byol-embed wrote, .parquet or .npy.", required=True
+        "embeddings",
+        None,
+        "File or folder that byol-embed wrote, .parquet or .npy.",
+        required=True,
     )
     flags.DEFINE_integer("k", 10, "Number of neighbours of each query.", lower_bound=1)
     flags.DEFINE_bool(

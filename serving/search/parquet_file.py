@@ -24,6 +24,7 @@ if hasattr(pa, "PyExtensionType") and not hasattr(pa.PyExtensionType, "set_auto_
 _METADATA = b"byol_tf"
 _ROWS_AT_ONCE = 8192
 _STATS = ("size", "mtime_ns")
+_PAGE_BYTES = 1 << 30  # Half of what a page may have, and more than a row group has.
 # Embeddings hardly compress, so a file that unpacks to far more than its size is an attack. Small
 # files may unpack to this many bytes.
 _ALWAYS_ALLOWED = 1 << 30
@@ -37,20 +38,20 @@ def read(path: str) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, Any]]:
         ValueError: The file does not hold embeddings; the message says why.
     """
     with pq.ParquetFile(path) as file:
-        budget = _checked_budget(file, path)
+        budget = checked_budget(file, path)
         keys = _keys(file, budget)
-        return keys, _values(file, len(keys), budget), _stats(file, len(keys)), _about(file)
+        return keys, _values(file, len(keys), budget), _stats(file, len(keys)), about_of(file)
 
 
 def read_keys(path: str) -> tuple[list[str], int, np.ndarray, dict[str, Any]]:
     """Returns keys, D, stats int64 `[N, 2]` and `about`; decodes only the first embedding."""
     with pq.ParquetFile(path) as file:
-        keys = _keys(file, _checked_budget(file, path))
+        keys = _keys(file, checked_budget(file, path))
         ((first,),) = itertools.islice(file.iter_batches(1, columns=["embedding"]), 1)
-        return keys, _matrix(first).shape[1], _stats(file, len(keys)), _about(file)
+        return keys, matrix(first).shape[1], _stats(file, len(keys)), about_of(file)
 
 
-def _checked_budget(file: pq.ParquetFile, path: str) -> int:
+def checked_budget(file: pq.ParquetFile, path: str) -> int:
     """Checks types and claimed sizes; returns the bytes that the embeddings may unpack to."""
     schema = file.schema_arrow
     for name, is_right, what in (
@@ -87,22 +88,27 @@ def _is_list_of_floats(kind: pa.DataType) -> bool:
 def _keys(file: pq.ParquetFile, budget: int) -> list[str]:
     keys: list[str] = []
     for (column,) in file.iter_batches(_ROWS_AT_ONCE, columns=["key"]):
-        if column.null_count:
-            raise ValueError("it has a row without a key (null)")
         budget -= column.nbytes
         if budget < 0:
             raise ValueError("its keys unpack to far more than a file of its size holds")
-        keys += column.to_pylist()
+        keys += texts(column)
     if not keys:
         raise ValueError("it has no rows")
     return keys
+
+
+def texts(column: pa.Array) -> list[str]:
+    """Returns keys; raises `ValueError` if one is missing."""
+    if column.null_count:
+        raise ValueError("it has a row without a key (null)")
+    return column.to_pylist()
 
 
 def _values(file: pq.ParquetFile, count: int, budget: int) -> np.ndarray:
     values: np.ndarray | None = None
     done = 0
     for (column,) in file.iter_batches(_ROWS_AT_ONCE, columns=["embedding"]):
-        rows = _matrix(column)
+        rows = matrix(column)
         if values is None:
             if count * rows.shape[1] * 4 > budget:
                 raise ValueError(f"it unpacks to {count} embeddings of {rows.shape[1]} numbers")
@@ -118,7 +124,7 @@ def _values(file: pq.ParquetFile, count: int, budget: int) -> np.ndarray:
     return values
 
 
-def _matrix(lists: pa.Array) -> np.ndarray:
+def matrix(lists: pa.Array) -> np.ndarray:
     """Returns lists of one length as a matrix."""
     lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
     if lists.null_count or None in lengths:
@@ -130,8 +136,8 @@ def _matrix(lists: pa.Array) -> np.ndarray:
         raise ValueError("it has an embedding with an empty number (null)")
     if not lengths[0]:
         raise ValueError("it has an embedding without numbers")
-    matrix = numbers.to_numpy(zero_copy_only=False).reshape(len(lists), lengths[0])
-    return matrix.astype(np.float32, copy=False)
+    values = numbers.to_numpy(zero_copy_only=False).reshape(len(lists), lengths[0])
+    return values.astype(np.float32, copy=False)
 
 
 def _stats(file: pq.ParquetFile, count: int) -> np.ndarray:
@@ -144,23 +150,33 @@ def _stats(file: pq.ParquetFile, count: int) -> np.ndarray:
     return stats
 
 
-def _about(file: pq.ParquetFile) -> Any:
+def about_of(file: pq.ParquetFile) -> Any:
+    """Returns what the file records of its origin, not checked."""
     return json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
 
 
 def write(path: str, parts: Iterable["Embeddings"], about: dict[str, Any]) -> None:
-    """Writes parts one after the other; only one part is in memory at a time."""
+    """Writes parts one after the other; only one part is in memory at a time.
+
+    The embeddings of a row group are one page, neither compressed nor in a dictionary, which would
+    save nothing: so they lie in the file as in memory, and `Rows` maps them.
+    """
     schema = pa.schema(
         [("key", pa.string()), ("embedding", pa.list_(pa.float32()))]
         + [(name, pa.int64()) for name in _STATS],
         {_METADATA: json.dumps(about).encode()},
     )
-    with pq.ParquetWriter(path, schema) as writer:
+    compression = {"key": "snappy"}
+    with pq.ParquetWriter(
+        path, schema, compression=compression, use_dictionary=False, data_page_size=_PAGE_BYTES
+    ) as writer:
         for part in parts:
-            for start in range(0, len(part.keys), _ROWS_AT_ONCE):  # A list's offsets have 31 bits.
-                rows = slice(start, start + _ROWS_AT_ONCE)
+            size = part.values.shape[1]
+            at_once = max(1, min(_ROWS_AT_ONCE, _PAGE_BYTES // (8 * size)))
+            for start in range(0, len(part.keys), at_once):
+                rows = slice(start, start + at_once)
                 values = part.values[rows]
-                offsets = pa.array(np.arange(len(values) + 1) * values.shape[1], pa.int32())
+                offsets = pa.array(np.arange(len(values) + 1) * size, pa.int32())
                 writer.write_table(
                     pa.Table.from_arrays(
                         [

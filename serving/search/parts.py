@@ -1,14 +1,12 @@
 """Embeddings that a run has finished, kept beside its output until that is written."""
 
 import os
-from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
 from serving.errors import UserError
 from serving.search import embeddings
-from serving.search.identity import check_same_model, check_same_root
 
 
 class Parts:
@@ -19,57 +17,52 @@ class Parts:
         about: Origin of the embeddings, see `Embeddings`.
 
     Attributes:
-        stats: Size and modification time of each finished image, by key.
+        folder: Path of the folder.
+        files: Paths of the files, the newest last.
 
     Raises:
-        UserError: The folder holds embeddings of another model, or keys that start from another
-            folder, or cannot be made.
+        UserError: The folder cannot be made.
     """
 
     def __init__(self, output: str, about: dict[str, Any]):
-        self._folder = f"{output}.parts"
+        self.folder = f"{output}.parts"
         self._about = about
         try:
-            os.makedirs(self._folder, exist_ok=True)
+            os.makedirs(self.folder, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot write beside '{output}' ({error}); give another --output."
             ) from error
-        self._files = sorted(
-            os.path.join(self._folder, name)
-            for name in os.listdir(self._folder)
-            if name.endswith(".parquet")
-        )
-        self.stats: dict[str, tuple[int, int]] = {}
-        # The part that counts if an image was embedded again because its file changed.
-        self._part: dict[str, int] = {}
-        for number, file in enumerate(self._files):
-            before = embeddings.read_keys(file)
-            check_same_model(before.about, about, self._folder)
-            check_same_root(before.about, about, before.keys, self._folder)
-            self._note(number, before.keys, before.stats)
+        names = sorted(name for name in os.listdir(self.folder) if name.endswith(".parquet"))
+        self.files = [os.path.join(self.folder, name) for name in names]
+        # Above all that are there: of a run that was killed, the first may be gone already.
+        numbers = (name.removesuffix(".parquet") for name in names)
+        self._next = max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
 
-    def _note(self, number: int, keys: list[str], stats: np.ndarray) -> None:
-        self.stats.update(zip(keys, map(tuple, stats.tolist()), strict=True))
-        self._part.update(dict.fromkeys(keys, number))
-
-    def add(self, keys: list[str], values: np.ndarray, stats: np.ndarray) -> None:
-        """Saves more embeddings."""
-        file = os.path.join(self._folder, f"{len(self._files):06d}.parquet")
+    def add(self, keys: list[str], values: np.ndarray, stats: np.ndarray) -> str:
+        """Saves more embeddings; returns the path of their file."""
+        file = os.path.join(self.folder, f"{self._next:06d}.parquet")
         part = embeddings.Embeddings(keys, values, self._about, stats)
         embeddings.write(file, [part], len(keys), self._about)
-        self._note(len(self._files), keys, stats)
-        self._files.append(file)
+        self.files.append(file)
+        self._next += 1
+        return file
 
-    def without(self, dropped: Collection[str]) -> Iterator[embeddings.Embeddings]:
-        """Yields the newest embedding of each image whose key is not among `dropped`."""
-        for number, file in enumerate(self._files):
-            part = embeddings.read(file)
-            keep = [self._part[key] == number and key not in dropped for key in part.keys]
-            yield from part.where(np.array(keep))
+    def adopt(self, path: str) -> str:
+        """Moves a file of embeddings into the folder, as the oldest; returns its new path."""
+        file = os.path.join(self.folder, "-old.parquet")  # Sorted before all numbers.
+        os.rename(path, file)
+        self.files.insert(0, file)
+        return file
+
+    def clear(self) -> None:
+        """Deletes the files that were there or were added."""
+        for file in self.files:
+            os.remove(file)
+        self.files.clear()
 
     def remove(self) -> None:
         """Deletes the embeddings and the folder."""
-        for name in os.listdir(self._folder):
-            os.remove(os.path.join(self._folder, name))
-        os.rmdir(self._folder)
+        for name in os.listdir(self.folder):
+            os.remove(os.path.join(self.folder, name))
+        os.rmdir(self.folder)

@@ -306,7 +306,8 @@ def test_neighbours_are_those_of_numpy_and_the_page_shows_them(server, photos):
 def test_a_query_by_key_needs_no_model(server, photos):
     call("embed", f"--address={server.address}", "--output=out.npy", "photos", cwd=photos)
     text = call("neighbors", "--embeddings=out.npy", "--k=2", "photos/dog/0000.jpg", cwd=photos)
-    assert len(text.strip().splitlines()) == 3
+    assert len(text.strip().splitlines()) == 4
+    assert text.endswith("\nSearched 39 images of out.npy exactly.\n")
 
 
 @pytest.mark.parametrize(
