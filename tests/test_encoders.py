@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from byol_tf import build, checkpoints, encoders, export, runs
+from byol_tf import build, checkpoints, encoders, export, keras_compat, runs
 from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.evaluation.evaluated_encoder import fingerprint
@@ -74,6 +74,25 @@ def test_a_saved_model_without_config_is_evaluated_but_not_trained(run_dir):
     pretrained, config = encoders.from_saved_model(str(run_dir / "exported" / "2"))
     assert config is None and pretrained.encode(IMAGES).shape == (3, 128)
     with pytest.raises(UserError, match="'encoder' cannot be trained further"):
+        pretrained.trainable()
+
+
+def test_a_saved_model_whose_weights_are_in_another_order_gets_a_sentence(
+    trained, tmp_path, monkeypatch
+):
+    def by_layer(encoder):  # As Keras 3 lists them.
+        return [keras_compat.native(w) for layer in encoder.layers for w in layer.weights]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export.encoder, "saved_weights", by_layer)
+        export.save_encoder(
+            trained,
+            tmp_path / "1",
+            preprocessing=PREPROCESSING,
+            metadata={"config": CONFIG.to_dict()},
+        )
+    pretrained, _ = encoders.from_saved_model(str(tmp_path / "1"))
+    with pytest.raises(UserError, match=r"/1' are not in the order and shapes of .*export its run"):
         pretrained.trainable()
 
 

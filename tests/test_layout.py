@@ -17,14 +17,8 @@ MODULES = sorted(file for package in PACKAGES for file in ROOT.glob(f"{package}/
 # Those of the source tree as a whole, this file among them, cannot run on Bazel's runfiles.
 OF_THE_TREE = (
     *("test_contributing", "test_layout", "test_packaging"),
-    *(
-        "test_deploy",
-        "test_readme",
-        "test_requirements",
-        "test_make",
-        "test_runtimes",
-        "test_trixie",
-    ),
+    *("test_deploy", "test_readme", "test_requirements", "test_make", "test_matrix"),
+    *("test_runtimes", "test_trixie"),
 )
 TESTS = {t for t in ROOT.glob("tests/**/test_*.py") if t.stem not in OF_THE_TREE}
 

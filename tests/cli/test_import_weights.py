@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from commands import refusal, run_command
+from pictures import copy_photos
+from serve import Server
 
 from byol_tf import encoders, weights
+from serving.client import EmbeddingClient
 
 MODULE = "byol_tf.cli.import_weights"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -67,6 +70,35 @@ def test_byol_evaluate_takes_it_with_its_baselines(imported, images_dir):
     assert result.returncode == 0, result.stderr
     for row in ("imported", "random encoder", "raw pixels"):
         assert row in result.stdout
+
+
+@pytest.mark.slow
+def test_deepminds_weights_are_evaluated_and_served(images_dir, tmp_path):
+    name = "deepmind-resnet18.pkl"
+    path = tmp_path / "deepmind" / "1"
+    result = run_command(MODULE, GOLDEN / name, f"--output={path}")
+    assert result.returncode == 0, result.stderr
+    assert "images of 224 pixels, centre crop 0.875, bicubic" in result.stdout
+
+    # Each test image is a training image too.
+    photos = copy_photos(images_dir / "test", tmp_path / "photos", ("bird", "frog", "ship"), 4)
+    result = run_command(
+        "byol_tf.cli.evaluate",
+        *(f"--saved_model={path}", f"--train_dir={photos}", f"--test_dir={photos}"),
+        *("--protocol=knn", "--config.knn.k=1", f"--output={tmp_path / 'results.json'}"),
+    )
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert row["encoder"] == "BYOL" and row["knn"]["top_1"] == 1
+
+    flags = ("--model_name=imported", f"--model_base_path={path.parent}")
+    with (
+        Server(tmp_path / "log", *flags) as server,
+        EmbeddingClient(server.address, "imported") as client,
+    ):
+        embedding = client.embed(FILES)
+    wanted = np.load(GOLDEN / "embeddings.npz")[name]
+    np.testing.assert_allclose(embedding, wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

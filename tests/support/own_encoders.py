@@ -3,14 +3,26 @@
 import keras
 
 
-def tiny(image_size, channels=16):
-    """One strided convolution, Keras's own BatchNorm, global pooling."""
+def tiny(image_size, channels=16, blocks=1):
+    """Strided convolutions with Keras's own BatchNorm, global pooling."""
+    encoder = keras.Sequential([keras.Input((image_size, image_size, 3))])
+    for _ in range(blocks):
+        encoder.add(keras.layers.Conv2D(channels, 3, 2, use_bias=False))
+        encoder.add(keras.layers.BatchNormalization())
+        encoder.add(keras.layers.ReLU())
+    encoder.add(keras.layers.GlobalAveragePooling2D())
+    return encoder
+
+
+def mixed(image_size):
+    """Grouped convolutions, GroupNorm, LayerNorm, GELU."""
     return keras.Sequential(
         [
             keras.Input((image_size, image_size, 3)),
-            keras.layers.Conv2D(channels, 3, 2, use_bias=False),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
+            keras.layers.Conv2D(12, 3, groups=3, padding="same"),
+            keras.layers.GroupNormalization(groups=3),
+            keras.layers.LayerNormalization(),
+            keras.layers.Activation("gelu"),
             keras.layers.GlobalAveragePooling2D(),
         ]
     )
