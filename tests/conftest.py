@@ -18,6 +18,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Without TFX (the current stack on an older system) there is no pipeline to test.
 collect_ignore = [] if importlib.util.find_spec("tfx") else ["pipelines"]
 
+# Processes that tests start find the encoders and methods of tests/support by name, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT / "tests" / "support")]
+)
+
 # Two devices for MirroredStrategy; must happen before TensorFlow starts its runtime.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

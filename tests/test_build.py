@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from quick_recipe import quick
 
 from byol_tf import build, encoders
 from byol_tf.configs import cifar10_demo, simclr_cifar10, simsiam_cifar10
@@ -16,7 +17,7 @@ from byol_tf.training import pretrain
 
 
 def smoke(method, get_config=cifar10_demo.get_config):
-    config = get_config("smoke")
+    config = quick(get_config)
     config.method = method
     config.batch_size = 32
     config.knn_every_epochs = 0

@@ -11,10 +11,10 @@ import sys
 import pytest
 import tensorflow as tf
 from pictures import copy_photos
+from quick_recipe import quick
 
 from byol_tf import build, runs
 from byol_tf.checkpoints import trackable
-from byol_tf.configs import cifar10_demo
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "runtimes.md").read_text()
@@ -25,7 +25,7 @@ def test_blocks_run_as_printed(images_dir, tmp_path):
     for package in ("onnxruntime", "tf2onnx", "ai_edge_litert"):
         pytest.importorskip(package)
     run_dir = tmp_path / "demo" / "run"
-    config = cifar10_demo.get_config("smoke")
+    config = quick()
     runs.claim_run_dir(str(run_dir), config.to_dict() | {"examples": 16, "classes": []})
     saved = tf.train.Checkpoint(encoder=trackable(build.build_encoder(config)))
     tf.train.Checkpoint(model=saved).save(str(run_dir / "checkpoints" / "ckpt"))
@@ -34,7 +34,7 @@ def test_blocks_run_as_printed(images_dir, tmp_path):
     shutil.copy(images_dir / "test" / "frog" / "0001.jpg", tmp_path / "photo.jpg")
 
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    library = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    library = f"{ROOT}:{os.environ['PYTHONPATH']}"
     shells = {"python": [sys.executable, "-c"], "sh": ["sh", "-ec"]}
     blocks = re.findall(r"<!-- run -->\n```(python|sh)\n(.*?)```", PAGE, re.DOTALL)
     printed = []

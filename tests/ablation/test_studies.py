@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from quick_recipe import quick
 
 from byol_tf.ablation import report, studies
 from byol_tf.ablation.studies import KNN, LINEAR, RANK, SPREAD, Ablation
@@ -71,7 +72,7 @@ def test_methods_differ_in_nothing_but_the_method():
 
 @pytest.mark.slow
 def test_a_run_is_made_once_and_its_figures_are_read_again(images_dir, tmp_path):
-    config = cifar10_demo.get_config("smoke")
+    config = quick()
     config.batch_size = 64
     config.knn_every_epochs = 0
     protocols = evaluation.get_config()

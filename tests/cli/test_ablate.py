@@ -8,6 +8,7 @@ import pytest
 from commands import refusal, run_command
 from pictures import copy_photos
 from PIL import Image
+from quick_recipe import FLAG
 
 from byol_tf.ablation.studies import KNN, LINEAR, RANK, SPREAD
 
@@ -80,7 +81,7 @@ def test_a_missing_folder_is_named_before_anything_is_trained(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_study_is_trained_recorded_and_resumed(data, tmp_path):
-    command = [*flags(data, tmp_path), "--config.knn_every_epochs=0"]
+    command = [*flags(data, tmp_path), FLAG, "--config.knn_every_epochs=0"]
     result = ablate(*command)
     assert result.returncode == 0, result.stderr
 

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from commands import refusal, run_command
 from pictures import copy_photos
+from quick_recipe import quick
 
 from byol_tf import build, export, runs
 from byol_tf.checkpoints import trackable
-from byol_tf.configs import cifar10_demo
 
 CLASSES = ("airplane", "bird", "frog")
 
@@ -30,7 +30,7 @@ def data(images_dir, tmp_path_factory):
 def run_dir(tmp_path_factory):
     """A run with only its encoder saved, whose weights come from another seed."""
     path = tmp_path_factory.mktemp("run")
-    config = cifar10_demo.get_config("smoke")
+    config = quick()
     runs.claim_run_dir(str(path), config.to_dict())
     keras.utils.set_random_seed(7)
     encoder = build.build_encoder(config)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from commands import refusal
+from quick_recipe import quick
 
 from byol_tf import build, runs
 from byol_tf.checkpoints import trackable
-from byol_tf.configs import cifar10_demo
 from byol_tf.export import save_encoder
 
 
@@ -22,7 +22,7 @@ def export(*flags):
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    config = cifar10_demo.get_config("smoke")
+    config = quick()
     runs.claim_run_dir(str(path), config.to_dict() | {"examples": 16, "classes": []})
     encoder = build.build_encoder(config)
     step = tf.Variable(0, dtype=tf.int64)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from pictures import copy_photos
+from quick_recipe import quick
 
 from byol_tf.configs import cifar10
 from byol_tf.images.view_config import SmallCrops
@@ -14,7 +15,7 @@ from byol_tf.training import dry_run
 
 @pytest.fixture
 def smoke():
-    config = cifar10.get_config("smoke").copy_and_resolve_references()
+    config = quick(cifar10.get_config)
     config.update(precision="float32", knn_every_epochs=0, epochs=2)
     return config
 

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from pictures import copy_photos
+from quick_recipe import FLAG, quick
 
 from byol_tf import keras_compat, locks, runs
 from byol_tf.configs import cifar10, defaults
@@ -25,24 +25,10 @@ from byol_tf.training import pretrain
 from byol_tf.training.callbacks import checkpoint
 
 
-def tiny_encoder(config):
-    size = config.image_size
-    return keras.Sequential(
-        [
-            keras.Input((size, size, 3)),
-            keras.layers.Conv2D(8, 3, 2),
-            networks.BatchNorm(),
-            keras.layers.ReLU(),
-            keras.layers.GlobalAveragePooling2D(dtype="float32"),
-        ]
-    )
-
-
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny():
     """Returns the smoke recipe with an encoder that is traced in a second."""
-    monkeypatch.setattr(pretrain, "build_encoder", tiny_encoder)
-    config = cifar10.get_config("smoke")
+    config = quick(cifar10.get_config)
     config.epochs, config.knn_examples, config.precision = 2, 40, "float32"
     return config
 
@@ -183,6 +169,7 @@ def test_command_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit
         "-m",
         "byol_tf.cli.pretrain",
         "--config=cifar10:smoke",
+        FLAG,
         f"--data_dir={photos}",
         "--config.epochs=3",
         "--config.checkpoint_every_steps=2",

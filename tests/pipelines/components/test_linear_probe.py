@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from quick_recipe import quick
 
 from byol_tf import build, export
 from byol_tf.configs import cifar10, defaults
@@ -19,7 +20,7 @@ def inputs(images_dir, tmp_path):
     """An encoder, and examples of two classes; those of cats in the split train were corrupt."""
     from tfx.v1.types import standard_artifacts
 
-    config = cifar10.get_config("smoke").copy_and_resolve_references().to_dict()
+    config = quick(cifar10.get_config).to_dict()
     layers = [keras.Input((32, 32, 3)), keras.layers.AveragePooling2D(4), keras.layers.Flatten()]
     path = tmp_path / "model" / "Format-Serving"
     export.save_encoder(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from quick_recipe import quick
 
 from byol_tf.configs import cifar10
 from pipelines.runners import kubeflow_v2
@@ -28,7 +29,7 @@ FLAGS = {
 
 
 def settings(labels: str, **fields) -> Settings:
-    config = cifar10.get_config("smoke").copy_and_resolve_references().to_dict()
+    config = quick(cifar10.get_config).to_dict()
     return Settings(
         **{
             "data_dir": "gs://bucket/photos",

@@ -19,6 +19,7 @@ import time
 import ml_collections
 import pytest
 import tensorflow as tf
+from quick_recipe import FEATURES, FLAG, quick
 
 from byol_tf.build import build_encoder
 from byol_tf.configs import cifar10
@@ -65,13 +66,14 @@ class Pipeline:
 
     def start(self, *flags: str) -> subprocess.Popen:
         command = [
-            sys.executable, "-m", "pipelines.runners.local", "--config=cifar10:smoke",
+            sys.executable, "-m", "pipelines.runners.local", "--config=cifar10:smoke", FLAG,
             "--config.batch_size=16", "--config.precision=float32", "--config.knn_every_epochs=0",
             f"--data_dir={self.data}", f"--pipeline_root={self.root}",
             f"--serving_model_dir={self.serving}", "--output_splits=train=4,eval=1",
             "--labels=folders", "--min_accuracy=0.01", "--max_accuracy_loss=1", *flags,
         ]  # fmt: skip
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+        library = f"{ROOT}:{os.environ['PYTHONPATH']}"
+        environment = os.environ | {"PYTHONPATH": library, "TF_CPP_MIN_LOG_LEVEL": "2"}
         return subprocess.Popen(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -121,7 +123,7 @@ class Pipeline:
         """Returns the settings that the command's flags give, except for `changes`."""
         from pipelines.images import listing
 
-        config = cifar10.get_config("smoke").copy_and_resolve_references()
+        config = quick(cifar10.get_config)
         config.update(batch_size=16, precision="float32", knn_every_epochs=0)
         defaults = {
             "data_dir": str(self.data),
@@ -268,7 +270,7 @@ def test_pushed_model_answers_all_signatures(pipeline, images_dir):
             ("examples", "examples", tf.constant([example.SerializeToString()])),
         )
     ]
-    assert answers[0].shape == (1, 128) and abs(answers[0]).max() > 0
+    assert answers[0].shape == (1, FEATURES) and abs(answers[0]).max() > 0
     for answer in answers[1:]:
         assert abs(answer - answers[0]).max() < 1e-4
 
@@ -370,7 +372,7 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     (folder,) = (tmp_path / "root" / "CorpusEmbedder" / "embeddings").iterdir()
     table = pyarrow.parquet.read_table(folder)
     assert sorted(table["key"].to_pylist()) == sorted(p.name for p in (photos / "cat").iterdir())
-    assert len(table["embedding"][0]) == 128
+    assert len(table["embedding"][0]) == FEATURES
     report = next((pipeline.root / "reports").glob("*.html")).read_text()
     assert "Labels were ignored" in report and "LinearProbe" not in report
     assert f"{weights}, a .keras file of" in report

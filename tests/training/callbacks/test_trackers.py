@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
+from quick_recipe import quick
 
-from byol_tf.configs import cifar10_demo
 from byol_tf.errors import UserError
 from byol_tf.runs import read_history
 from byol_tf.training import pretrain
@@ -14,7 +14,7 @@ from byol_tf.training.callbacks import trackers
 
 
 def smoke(logger, epochs=2):
-    config = cifar10_demo.get_config("smoke")
+    config = quick()
     config.update(logger=logger, epochs=epochs, batch_size=64, knn_every_epochs=0)
     config.precision = "float32"
     return config
