@@ -63,7 +63,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         return self._saved_step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Saves if `every_steps` have passed."""
+        """Saves if `every_steps` have passed; the last step of an epoch is left to its end.
+
+        Until then the other callbacks have not logged the epoch: a run that was killed in between
+        would continue without its row in history.csv.
+        """
+        if batch + 1 == self.params["steps"]:
+            return
         if int(self.model.step.numpy()) // self.every_steps > self._saved_step // self.every_steps:
             self._save()
 

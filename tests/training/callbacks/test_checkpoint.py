@@ -26,6 +26,7 @@ def new_saver(folder):
     model.compile("sgd")
     saver = TrainingCheckpoint(str(folder), model, every_steps=1)
     saver.set_model(model)
+    saver.set_params({"steps": 10})
     return saver
 
 
@@ -33,6 +34,16 @@ def train_to(saver, step):
     for weight in map(keras_compat.native, saver.model.weights):
         weight.assign(tf.fill(weight.shape, tf.cast(step, weight.dtype)))
     saver.on_train_batch_end(0)
+
+
+def test_the_last_step_of_an_epoch_is_saved_when_the_epoch_has_been_logged(tmp_path):
+    saver = new_saver(tmp_path)
+    saver.restore()
+    saver.model.step.assign(10)
+    saver.on_train_batch_end(9)
+    assert checkpoints.saved(str(tmp_path)) == []
+    saver.on_epoch_end(0)
+    assert checkpoints.saved(str(tmp_path)) == [str(tmp_path / "ckpt-10")]
 
 
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(tmp_path):
