@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -56,15 +55,15 @@ class EncoderWeights:
         """
         layers = weighted_layers(encoder)
         arrays = self.layers
-        there, here = _channels(arrays.values()), encoder.input_shape[-1]
-        if there is not None and _channels(_arrays(layers)) == here != there:
+        if arrays.keys() != layers.keys() and len(arrays) == len(layers) and self.encoder is None:
+            # Keras numbers the layers that have no name of their own over a whole session.
+            arrays = dict(zip(layers, arrays.values(), strict=True))
+        here, there = _channels(layers, arrays)
+        if here == encoder.input_shape[-1] != there:
             raise UserError(
                 f"the weights in '{self.path}' are for images of {there} channels, and the encoder "
                 f"takes {here}; give --config.channels={there}, or weights for {here}."
             )
-        if arrays.keys() != layers.keys() and len(arrays) == len(layers) and self.encoder is None:
-            # Keras numbers the layers that have no name of their own over a whole session.
-            arrays = dict(zip(layers, arrays.values(), strict=True))
         difference = _first_difference(layers, arrays)
         if difference:
             raise UserError(
@@ -115,15 +114,18 @@ def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return found
 
 
-def _arrays(layers: dict[str, keras.layers.Layer]) -> Iterator[list[Any]]:
-    return (layer.weights for layer in layers.values())
+def _channels(
+    layers: dict[str, keras.layers.Layer], arrays: dict[str, list[np.ndarray]]
+) -> tuple[int | None, int | None]:
+    """Returns the input channels of the encoder's first convolution, in it and in the weights.
 
-
-def _channels(layers: Iterable[list[Any]]) -> int | None:
-    """Returns the input channels of the first convolution, None without one."""
-    kernels = (array.shape for arrays in layers for array in arrays if len(array.shape) == 4)
-    shape = next(kernels, None)
-    return None if shape is None else int(shape[2])
+    Both are None where the weights have no convolution of that name.
+    """
+    for name, layer in layers.items():
+        if any(len(weight.shape) == 4 for weight in layer.weights):
+            found = [array.shape[2] for array in arrays.get(name, []) if array.ndim == 4]
+            return (int(layer.weights[0].shape[2]), int(found[0])) if found else (None, None)
+    return None, None
 
 
 def _first_difference(

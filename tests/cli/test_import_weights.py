@@ -106,8 +106,8 @@ def test_deepminds_weights_are_evaluated_and_served(images_dir, tmp_path):
     [
         ([], "give FILE"),
         (["nowhere.pth"], "there are no weights 'nowhere.pth'"),
-        ([GOLDEN / NAME, "--mean=a,b,c"], "--mean must be three numbers"),
-        ([GOLDEN / NAME, "--std=1,1"], "std must be three finite numbers"),
+        ([GOLDEN / NAME, "--mean=a,b,c"], "--mean must be numbers, one for each channel"),
+        ([GOLDEN / NAME, "--std=1,1"], "mean has 3 values and std 2; give --mean and --std with 3"),
         ([GOLDEN / NAME, "--crop_fraction=2"], r"crop_fraction must be in"),
         ([GOLDEN / "embeddings.npz"], "is not a kind of weights that is known"),
     ],

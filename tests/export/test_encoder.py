@@ -140,7 +140,7 @@ def test_signatures_are_those_of_the_documented_table(path):
         return name, tf.dtypes.as_dtype(info.dtype).name, sizes
 
     def expected(name, dtype, shape):
-        known = {"D": 128, "3": 3}
+        known = {"D": 128, "C": 3}
         return name, dtype, [known.get(size, -1) for size in shape[1:-1].split(", ")]
 
     meta_graph = read_meta_graph(pathlib.Path(path))

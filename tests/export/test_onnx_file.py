@@ -60,7 +60,7 @@ def test_a_batch_of_any_size_is_taken(path, encoder, pictures):
 
 
 def test_input_and_output_are_those_of_the_documented_table(path):
-    row = r"\| `(\w+)`: (\w+) `(\[.*?\])` \| `(\w+)`: (\w+) `(\[.*?\])` \|"
+    row = r"\| `(\w+)`: (\w+) or uint16 `(\[.*?\])` \| `(\w+)`: (\w+) `(\[.*?\])` \|"
     ((name, dtype, shape, output, output_dtype, output_shape),) = re.findall(
         row, export.onnx_file.__doc__
     )
@@ -69,7 +69,7 @@ def test_input_and_output_are_those_of_the_documented_table(path):
     assert (given.name, given.type, dtype) == (name, "tensor(uint8)", "uint8")
     assert (result.name, result.type, output_dtype) == (output, "tensor(float)", "float32")
     sizes = [size if isinstance(size, int) else None for size in given.shape]
-    assert (sizes, shape) == ([None, None, None, 3], "[B, H, W, 3]")
+    assert (sizes, shape) == ([None, None, None, 3], "[B, H, W, C]")
     sizes = [size if isinstance(size, int) else None for size in result.shape]
     assert (sizes, output_shape) == ([None, 128], "[B, D]")
 

@@ -43,9 +43,9 @@ def test_embeddings_equal_the_keras_encoders(path, encoder, photos):
 
 
 def test_input_and_output_are_those_of_the_documented_table(path):
-    row = r"\| `(\w+)`: (\w+) `(\[.*?\])` \| `(\w+)`: (\w+) `(\[.*?\])` \|"
+    row = r"\| `(\w+)`: (\w+), .*?`(\[.*?\])` \| `(\w+)`: (\w+) `(\[.*?\])` \|"
     (documented,) = re.findall(row, export.tflite_file.__doc__)
-    assert documented == ("images", "uint8", "[1, S, S, 3]", "embedding", "float32", "[1, D]")
+    assert documented == ("images", "uint8", "[1, S, S, C]", "embedding", "float32", "[1, D]")
     runner = tflite_runner(path)
     (given,) = runner.get_input_details().items()
     (result,) = runner.get_output_details().items()

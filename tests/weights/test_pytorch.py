@@ -119,8 +119,7 @@ TWO = prefixed("left.", resnet18()) | prefixed("right.", resnet18())
         (resnet18(blocks=(2, 2, 2, 3)), "2-2-2-3 basic blocks, which is none of the depths"),
         (resnet18() | {"layer1.0.se.fc1.weight": (2, 2)}, "has 'layer1.0.se.fc1.weight', which"),
         (resnet18() | {"conv1.bias": (2,)}, "has bias, weight for the layer 'stem_conv'"),
-        (resnet18() | {"conv1.weight": (2, 4, 7, 7)}, "is 7x7 on 4 channels"),
-        (resnet18() | {"conv1.weight": (2, 3, 5, 5)}, "is 5x5 on 3 channels"),
+        (resnet18() | {"conv1.weight": (2, 3, 5, 5)}, "is 5x5; give weights of a ResNet v1"),
         (resnet18() | {"bn1.weight": (2, 2)}, "for the layer 'stem_bn'"),
     ],
 )

@@ -318,7 +318,10 @@ def test_training_starts_from_the_encoder_that_was_pushed_last(pipeline):
         for folder in (pipeline.newest("LinearProbe", "model"), measured)
     )
     assert [row["encoder"] for row in rows][1] == "before this training"
-    assert rows[1]["cells"] == before[0]["cells"] and rows[0]["cells"] != before[0]["cells"]
+    assert rows[1]["cells"] == before[0]["cells"]
+    variables = "Format-Serving/variables/variables.data-00000-of-00001"
+    new = pipeline.newest("Trainer", "model")
+    assert (new / variables).read_bytes() != (trained / variables).read_bytes()
 
 
 def test_model_that_is_not_good_enough_is_not_pushed(pipeline):
@@ -382,9 +385,9 @@ def test_unlabelled_images_are_judged_without_labels(tmp_path, photos):
     printed = pipeline.run_here(**unlabelled, min_spread=1.0)
     assert "NOT pushed" in printed and "representation std" in printed
     assert len(pipeline.versions) == 1
-    # The comparison with the last blessed encoder passed, and says that it had too little to go by.
+    # The comparison with the last blessed encoder passed, and says by how much it had to go.
     report = max((pipeline.root / "reports").glob("*.html")).read_text()
-    assert "rotation accuracy changed by" in report and "only a collapse counts" in report
+    assert re.search("rotation accuracy changed by.*(only a collapse counts|no loss)", report)
 
 
 def test_too_many_corrupt_images_are_one_sentence_and_serve_nothing(tmp_path):
