@@ -94,7 +94,7 @@ def test_what_cannot_be_converted_has_a_reason(tmp_path, monkeypatch):
             file_formats.decodable(tf.constant(content))
         assert str(raised.value) == str(of_client.value)
         assert str(raised.value) in str(of_graph.value)
-    assert of_serving._MAX_PIXELS == size_limit.MAX_PIXELS
+    assert of_serving.tiff.MAX_PIXELS == size_limit.MAX_PIXELS
 
 
 def test_training_reads_what_is_in_a_messy_folder(tmp_path, images_dir):
