@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from byol_tf.images import bands, file_formats
-
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
 _THUMBNAIL = 96  # Pixels of the longer side.
@@ -174,6 +172,9 @@ def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
     Of more bands than a PNG has, the first three are shown; these and values of 16 bits are
     stretched, each band to its own range.
     """
+    # Here, since they import TensorFlow, which a page made of thumbnails does without.
+    from byol_tf.images import bands, file_formats
+
     try:
         if file_formats.is_for_pillow(image):
             image = file_formats.convert(image, "PNG")

@@ -37,8 +37,9 @@ def examples(folder, contents, labels):
     with tf.io.TFRecordWriter(path, "GZIP") as writer:
         for number, (content, label) in enumerate(zip(contents, labels, strict=True)):
             features = {
-                "image/encoded": content, "image/format": b"PNG", "image/height": SIZE,
-                "image/width": SIZE, "image/key": b"%d" % number, "image/label": label,
+                "image/encoded": content, "image/format": b"PNG",
+                "image/pixels": b"3 channels, 8 bit", "image/height": SIZE, "image/width": SIZE,
+                "image/key": b"%d" % number, "image/label": label,
                 "image/label_text": (b"dark", b"bright")[label],
             }  # fmt: skip
             example = tf.train.Example()
