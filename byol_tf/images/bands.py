@@ -1,19 +1,15 @@
 """PNG files of images with any number of channels, which PNG by itself does not have.
 
 A PNG has one to four channels. Of others, the bands lie one below another in a grey PNG,
-`[C * H, W]`, and a chunk `baND` right after its header says how many there are. So TensorFlow's
-decoder reads such an image without loss, and viewers show its bands.
+`[C * H, W]`, and a chunk right after its header says how many there are (`band_chunk`). So
+TensorFlow's decoder reads such an image without loss, and viewers show its bands.
 """
-
-import struct
-import zlib
 
 import tensorflow as tf
 
+from byol_tf.images.band_chunk import HEADER, NAME, chunk
+
 _PNG_CHANNELS = 4  # As many as a PNG has.
-# By PNG's rules on names: ancillary, private, not to be copied by an editor that changes pixels.
-_CHUNK = b"baND"
-_HEADER = 33  # Bytes before it: the signature and the chunk IHDR.
 _ALL = 2**31 - 1
 
 
@@ -40,31 +36,19 @@ def encode_png(images: tf.Tensor, compression: int = -1) -> tf.Tensor:
 
 def marked(files: tf.Tensor, channels: int) -> tf.Tensor:
     """Returns grey PNG files, string of any shape, with the chunk that says their bands."""
-    header = tf.strings.substr(files, 0, _HEADER)
-    return tf.strings.join([header, chunk(channels), tf.strings.substr(files, _HEADER, _ALL)])
-
-
-def chunk(channels: int) -> bytes:
-    """Returns the chunk that belongs after the first 33 bytes of a grey PNG of stacked bands."""
-    content = _CHUNK + struct.pack(">I", channels)
-    return struct.pack(">I", 4) + content + struct.pack(">I", zlib.crc32(content))
-
-
-def number(png: bytes) -> int:
-    """Returns the bands that lie below one another in a PNG file; 0 of a plain one."""
-    found = png[_HEADER + 4 : _HEADER + 8] == _CHUNK
-    return int.from_bytes(png[_HEADER + 8 : _HEADER + 12], "big") if found else 0
+    header = tf.strings.substr(files, 0, HEADER)
+    return tf.strings.join([header, chunk(channels), tf.strings.substr(files, HEADER, _ALL)])
 
 
 def is_stacked(png: tf.Tensor) -> tf.Tensor:
     """Returns whether bands lie below one another in a PNG file, scalar string: scalar bool."""
-    pattern = rf"\C{{{_HEADER + 4}}}{_CHUNK.decode()}"
-    return tf.strings.regex_full_match(tf.strings.substr(png, 0, _HEADER + 8), pattern)
+    pattern = rf"\C{{{HEADER + 4}}}{NAME.decode()}"
+    return tf.strings.regex_full_match(tf.strings.substr(png, 0, HEADER + 8), pattern)
 
 
 def count(png: tf.Tensor) -> tf.Tensor:
     """Returns the bands that lie below one another in such a file, scalar int32."""
-    end = _HEADER + 12
+    end = HEADER + 12
     head = tf.io.decode_raw(tf.strings.substr(png, 0, end), tf.uint8, fixed_length=end)
     # Two bytes are enough: what claims more has not so many.
     high, low = tf.unstack(tf.cast(head[end - 2 :], tf.int32))

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from byol_tf.images import band_chunk
+
 _NEIGHBOURS = 8
 _QUERIES, _QUERIES_OF_CLASSES = 8, 10
+_COMMON = (b"\xff\xd8", b"\x89PNG", b"BM", b"GIF8")  # First bytes of what Pillow opens as it is.
 _THUMBNAIL = 96  # Pixels of the longer side.
 _MAP_POINTS = 1000  # t-SNE takes seconds for these, and a page has a thumbnail of each.
 TSNE_POINTS = 30  # t-SNE needs at least this many to have neighbourhoods to keep.
@@ -172,14 +175,14 @@ def reduced(image: bytes, side: int = _THUMBNAIL) -> bytes | None:
     Of more bands than a PNG has, the first three are shown; these and values of 16 bits are
     stretched, each band to its own range.
     """
-    # Here, since they import TensorFlow, which a page made of thumbnails does without.
-    from byol_tf.images import bands, file_formats
-
     try:
-        if file_formats.is_for_pillow(image):
+        if not image.startswith(_COMMON):
+            # Here, since it imports TensorFlow, which the pages of most runs do without.
+            from byol_tf.images import file_formats
+
             image = file_formats.convert(image, "PNG")
         opened: Image.Image = Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "BMP", "GIF"])
-        stacked = bands.number(image)
+        stacked = band_chunk.number(image)
         if stacked or opened.mode.startswith("I"):
             opened = _stretched(np.asarray(opened), max(stacked, 1))
         small = ImageOps.exif_transpose(opened).convert("RGB")

@@ -2,7 +2,7 @@
 
 import io
 
-from byol_tf.images import bands
+from byol_tf.images import band_chunk
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # By color type; a palette holds RGB.
 
@@ -24,7 +24,7 @@ def kind_of(content: bytes) -> str:
 
 
 def _of_png(content: bytes) -> tuple[int, int]:
-    return bands.number(content) or _PNG_CHANNELS[content[25]], max(content[24], 8)
+    return band_chunk.number(content) or _PNG_CHANNELS[content[25]], max(content[24], 8)
 
 
 def _of_photo(content: bytes) -> tuple[int, int]:
