@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -48,7 +48,18 @@ class EvaluatedEncoder:
 
 def fingerprint(encoder: keras.Model) -> str:
     """Returns 32 hex digits of the SHA-256 of a Keras model's layers and weights."""
-    digest = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True, default=str).encode())
+    text = json.dumps(encoder.get_config(), sort_keys=True, default=str)
+    # Keras numbers the layers that have no name of their own over a whole session.
+    for number, name in enumerate(_names(encoder)):
+        text = text.replace(f'"{name}"', f'"layer {number}"')
+    digest = hashlib.sha256(text.encode())
     for weight in encoder.get_weights():
         digest.update(weight.tobytes())
     return digest.hexdigest()[:32]
+
+
+def _names(model: keras.Model) -> Iterator[str]:
+    """Yields the names of a model and of its layers, also of those in models inside it."""
+    yield model.name
+    for layer in model.layers:
+        yield from _names(layer) if isinstance(layer, keras.Model) else (layer.name,)

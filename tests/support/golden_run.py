@@ -54,4 +54,5 @@ if __name__ == "__main__":
         variable.assign(value)
     trained.optimizer.iterations.assign(STEP)
     trained.step.assign(STEP)
+    saver.set_params({"steps": 10})
     saver.on_train_batch_end(0)

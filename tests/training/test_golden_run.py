@@ -34,6 +34,7 @@ def test_this_kerass_own_checkpoint_has_the_same_names(tmp_path):
     model = golden_run.new_model()
     saver = TrainingCheckpoint(str(tmp_path), model, every_steps=1)
     saver.set_model(model)
+    saver.set_params({"steps": 10})
     model.step.assign(1)
     saver.on_train_batch_end(0)
     ours, golden = (
