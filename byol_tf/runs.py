@@ -147,7 +147,10 @@ def _unwritable(run_dir: str, error: Exception) -> UserError:
 
 
 def _completed(config: dict) -> dict:
-    """Returns the config as JSON gives it back, with the default of every field it lacks."""
+    """Returns the config as JSON gives it back, with the default of every field it lacks.
+
+    Where there are no small crops, it has no numbers of them: recipes have others than the default.
+    """
     fields = defaults.get_config().to_dict()
     if config.get("encoder", {}).get("name", "resnet") != "resnet":
         del fields["encoder"]  # They are resnet's arguments.
@@ -160,7 +163,14 @@ def _completed(config: dict) -> dict:
         }
         return default | given | below
 
-    return json.loads(json.dumps(fill(config, fields)))
+    completed = fill(config, fields)
+    if not completed["augment"]["small_crops"]:
+        completed["augment"] = {
+            key: value
+            for key, value in completed["augment"].items()
+            if key not in ("small_crop_size", "view_small")
+        }
+    return json.loads(json.dumps(completed))
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
