@@ -161,7 +161,7 @@ def main() -> None:
             "recall": round(header.recall, 4),
             "peak_gib_after_build": resident(),
         }
-        corpus = Corpus(str(folder))  # Mapped anew: pages of the build would not leave the cache.
+        corpus = Corpus(str(folder))  # Opened again, without the pages that the build has read.
         record |= measure(folder, corpus, queries) | {"peak_gib": resident()}
         print(record, file=sys.stderr, flush=True)
         recording.append("search", record)

@@ -98,9 +98,8 @@ class _RecipeParser(flags.ArgumentParser):
         config = self._parser.parse(argument)
         try:
             getattr(config, "encoder", None)
-        except (
-            OSError
-        ) as error:  # Of ml_collections, for whoever reads a field, if there is no file.
+        except OSError as error:
+            # If there is no file, ml_collections says so where a field is read.
             raise flags.ValidationError(
                 f"--config={argument} is neither a recipe nor a file; give {_CHOICES}."
             ) from error

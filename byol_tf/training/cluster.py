@@ -10,7 +10,6 @@
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 
@@ -71,7 +70,6 @@ def lost_workers_named(run_dir: str) -> Iterator[None]:
 
 def _of_tf_config() -> tf.distribute.cluster_resolver.ClusterResolver:
     found = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    json.loads(os.environ["TF_CONFIG"]).get("cluster")
     if found.task_type is None or found.task_id is None:
         raise ValueError("there is no task.")
     found.cluster_spec().task_address(found.task_type, found.task_id)

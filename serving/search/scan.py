@@ -22,7 +22,7 @@ class Nearest:
     Attributes:
         similarities: Cosine similarities, float32 `[Q, k]`, the greatest first; -inf if fewer than
             k vectors were met.
-        rows: Their rows, int64 `[Q, k]`; -1 likewise.
+        rows: Their rows, int64 `[Q, k]`; -1 where there is none.
     """
 
     def __init__(self, queries: np.ndarray, k: int):

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -105,7 +104,7 @@ class Job:
         reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(self.run_dir / "checkpoints"))
         shapes = reader.get_variable_to_shape_map()
         # save_counter counts the attempts as well.
-        names = [name for name in shapes if re.search("VARIABLE_VALUE", name)]
+        names = [name for name in shapes if "VARIABLE_VALUE" in name]
         return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
 
 
