@@ -117,9 +117,7 @@ def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
     Args and errors are those of `load_encoder`.
     """
     try:
-        with tf.io.gfile.GFile(os.path.join(path, CARD_PATH)) as file:
-            card = json.load(file)
-        preprocessing = Preprocessing(**card["preprocessing"])
+        preprocessing, card = read_card(path)
         model = tf.saved_model.load(path)
         if not hasattr(model, "encode"):
             raise ValueError("it has no function `encode`")
@@ -129,6 +127,18 @@ def load_saved_model(path: str) -> tuple[Any, Preprocessing, dict[str, Any]]:
             "that byol-export wrote, which holds saved_model.pb."
         ) from error
     return model, preprocessing, card
+
+
+def read_card(path: str) -> tuple[Preprocessing, dict[str, Any]]:
+    """Returns the preprocessing of a SavedModel and its model card, without loading the model.
+
+    Raises:
+        OSError, tf.errors.OpError, ValueError, KeyError, TypeError: There is no card, or it is
+            damaged.
+    """
+    with tf.io.gfile.GFile(os.path.join(path, CARD_PATH)) as file:
+        card = json.load(file)
+    return Preprocessing(**card["preprocessing"]), card
 
 
 def saved_weights(encoder: keras.Model) -> list[tf.Variable]:

@@ -1,7 +1,6 @@
 """Checks that a SavedModel can be served: loads and calls it as TF Serving does. Imports no TFX."""
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from byol_tf.export import warmup
-from byol_tf.export.publish import CARD_PATH
+from byol_tf.export.encoder import read_card
 from byol_tf.images.preprocessing import Preprocessing
 from byol_tf.sources.corrupt import decoder_message
 
@@ -52,7 +51,7 @@ def problems(path: str, examples: Sequence[bytes]) -> list[str]:
         examples: Serialized tf.Examples with `image/encoded`, to make requests of.
     """
     try:
-        preprocessing = _preprocessing(path)
+        preprocessing, _ = read_card(path)
         server = Server(path)
     except Exception as error:  # Any exception would keep a server from loading the model.
         return [f"the model does not load: {_first_line(error)}"]
@@ -71,11 +70,6 @@ def contract(preprocessing: Preprocessing) -> dict[str, tuple[str, tf.DType, lis
         "pixels": ("images", preprocessing.pixel_type, pixels),
         "examples": ("examples", tf.string, [None]),
     }
-
-
-def _preprocessing(path: str) -> Preprocessing:
-    with tf.io.gfile.GFile(os.path.join(path, CARD_PATH)) as file:
-        return Preprocessing(**json.load(file)["preprocessing"])
 
 
 def _contract(server: Server, preprocessing: Preprocessing) -> list[str]:
